@@ -1,0 +1,290 @@
+"""The settings of the study: frozen pydantic models, one field a line.
+
+A profile (`book/profiles/NAME.yaml`) holds only what differs from the defaults
+here.  An unknown key or a wrong type is refused with the key's dotted name.
+The resolved settings are written into the run folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from s2f_lib import paths
+from s2f_lib.errors import ConfigError
+
+LossName = Literal["l1", "l2", "l1_l2", "contrastive"]
+SourceName = Literal["synthetic", "avspeech"]
+SimilarityName = Literal["l1", "l2", "cosine"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+    def digest(self, length: int = 12) -> str:
+        """Return a short hexadecimal digest of these settings, for folder names."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+class SyntheticConfig(Settings):
+    """The generated population (design section 3.1)."""
+
+    n_train: int = Field(480, ge=1)  # people, one clip each
+    n_test: int = Field(120, ge=1)  # people, one clip each; none of them in train
+    rho: float = Field(0.9, ge=0.0, le=1.0)  # how much of the face a voice can tell
+    width_px: int = Field(480, ge=160)  # of the video frame
+    height_px: int = Field(360, ge=120)
+    frame_rate_hz: float = Field(12.5, gt=0)
+    duration_s: float = Field(6.0, gt=0.5, le=10.0)  # AVSpeech's clips last 3 to 10 s
+    seed: int = Field(0, ge=0)
+
+
+class AVSpeechConfig(Settings):
+    """Clips of AVSpeech: a CSV and the media that it names."""
+
+    csv: Path | None = None  # rows `youtube_id,start_s,end_s,x,y`
+    media: Path | None = None  # folder of `<id>.<ext>` files, each one clip or one whole video
+    test_share: float = Field(0.05, gt=0, lt=1)  # of the videos; the report: 400 of 8,400
+
+
+class SourceConfig(Settings):
+    """Where the clips come from."""
+
+    kind: SourceName = "synthetic"
+    synthetic: SyntheticConfig = SyntheticConfig()
+    avspeech: AVSpeechConfig = AVSpeechConfig()
+
+
+class PreparationConfig(Settings):
+    """From media files to shards."""
+
+    sample_rate_hz: int = Field(16_000, ge=8_000)  # Speech2Face section 3
+    min_audio_s: float = Field(1.0, gt=0)  # refuse clips with less
+    audio_s: float = Field(6.0, gt=0)  # shorter clips are repeated up to this, longer ones cut
+    frame_positions: tuple[float, ...] = (0.25, 0.5, 0.75)  # frames looked at, as shares of the clip
+    detection_width_px: int = Field(640, ge=80)  # frames are scaled to this width for the detector
+    detection_threshold: float = 0.0  # dlib's own threshold on its confidence
+    detector: Literal["dlib", "torch"] = "dlib"
+    faces: Literal["one", "at-xy"] = "one"  # exactly one face, or the one nearest the CSV's x, y
+    crop_px: int = Field(224, ge=64)  # VGG-Face's input
+    crop_margin: float = Field(0.25, ge=0)  # dlib's face-chip padding: share of the face box added a side
+    jpeg_quality: int = Field(92, ge=50, le=100)
+    clips_per_shard: int = Field(256, ge=1)
+    workers: int = Field(0, ge=0)  # processes; 0: one a core
+
+
+class FeatureConfig(Settings):
+    """The face feature extractor, the target of the voice encoder."""
+
+    extractor: Literal["dlib_resnet", "vgg_face"] = "dlib_resnet"
+    weights: Path | None = None  # vgg_face only: a safetensors file of VGG16, 2,622 classes
+    batch_size: int = Field(32, ge=1)
+
+
+class SpectrogramConfig(Settings):
+    """The complex spectrogram (Speech2Face section 3 and supplement)."""
+
+    sample_rate_hz: int = Field(16_000, ge=8_000)
+    duration_s: float = Field(6.0, gt=0)  # shorter clips are repeated, longer ones cut
+    window_samples: int = Field(400, ge=16)  # Hann, 25 ms
+    hop_samples: int = Field(160, ge=1)  # 10 ms
+    fft_samples: int = Field(512, ge=16)
+    compression: float = Field(0.3, gt=0, le=1)  # sign(x)|x|^0.3, of re and im each
+    max_frequency_hz: float = Field(8_000.0, gt=0)  # bins above are dropped; 8 kHz keeps all 257
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of audio that one spectrogram covers."""
+        return round(self.duration_s * self.sample_rate_hz)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames, by TensorFlow's framing: 598 for 6 s."""
+        return 1 + (self.n_samples - self.window_samples) // self.hop_samples
+
+    @property
+    def n_bins(self) -> int:
+        """Frequency bins kept: 257 for 8 kHz, 129 for 4 kHz."""
+        full = self.fft_samples // 2 + 1
+        return min(full, 1 + int(self.max_frequency_hz * self.fft_samples / self.sample_rate_hz))
+
+
+class VoiceEncoderConfig(Settings):
+    """The report's table, at any width (report, "Voice Encoder Architecture")."""
+
+    width: float = Field(1.0, gt=0)  # multiplies the channels of all convolutions
+    hidden: int = Field(4096, ge=1)  # units of the first fully connected layer
+    frequency_bins: int = Field(9, ge=1)  # N: 9 is nearest the report's count, 57 is Speech2Face's
+
+
+class FaceDecoderConfig(Settings):
+    """Features to a 14x14 map, four transposed convolutions, 224x224 (report, "Decoder")."""
+
+    width: float = Field(1.0, gt=0)  # multiplies the channels
+    base_channels: int = Field(256, ge=8)  # of the 14x14 map
+
+
+class TrainingConfig(Settings):
+    """Training of the voice encoder."""
+
+    losses: tuple[LossName, ...] = ("l1", "l2", "l1_l2", "contrastive")
+    main_loss: LossName = "l1"  # used by the chapters after 03: the report's best
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    l2_weight: float = Field(10.0, ge=0)  # lambda of l1 + lambda l2
+    precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class DecoderTrainingConfig(Settings):
+    """Training of the face decoder on true features, then on the clips' own faces."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = Field(0, ge=0)
+
+
+class EvaluationConfig(Settings):
+    """Distances, retrieval and the examples that are shown."""
+
+    recall_at: tuple[int, ...] = (1, 5, 10, 20, 50)  # the report's K
+    similarities: tuple[SimilarityName, ...] = ("l1", "l2", "cosine")
+    n_bootstrap: int = Field(1_000, ge=10)  # resamples of an interval
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    n_examples: int = Field(5, ge=1)  # rows of a figure
+    top_k: int = Field(5, ge=1)  # faces retrieved for each
+    seed: int = Field(0, ge=0)
+
+
+class StudyConfig(Settings):
+    """All settings of one run."""
+
+    profile: str = "default"
+    source: SourceConfig = SourceConfig()
+    preparation: PreparationConfig = PreparationConfig()
+    features: FeatureConfig = FeatureConfig()
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    encoder: VoiceEncoderConfig = VoiceEncoderConfig()
+    decoder: FaceDecoderConfig = FaceDecoderConfig()
+    training: TrainingConfig = TrainingConfig()
+    decoder_training: DecoderTrainingConfig = DecoderTrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _same_sample_rate(self) -> StudyConfig:
+        if self.preparation.sample_rate_hz != self.spectrogram.sample_rate_hz:
+            raise ValueError(
+                f"preparation.sample_rate_hz is {self.preparation.sample_rate_hz} and "
+                f"spectrogram.sample_rate_hz is {self.spectrogram.sample_rate_hz}: they must be equal"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """Return all settings as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that the book brings."""
+    return sorted(path.stem for path in paths.profiles_dir().glob("*.yaml"))
+
+
+def load_config(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Resolve a profile and overrides into settings.
+
+    Parameters
+    ----------
+    profile
+        A name in `book/profiles`, or the path of a YAML file.
+    overrides
+        Dotted keys to values, for example ``{"training.epochs": 3}``.  A text
+        value is read as YAML, so that ``"3"`` from a command line is a number.
+
+    Raises
+    ------
+    ConfigError
+        The profile, a key or a value is not valid; the message names it.
+    """
+    name, values = _read_profile(profile)
+    for key, value in (overrides or {}).items():
+        _set_dotted(values, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    values["profile"] = name
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"profile {name}: {_explain(error)}") from None
+
+
+def setting_keys(model: type[BaseModel] = StudyConfig, prefix: str = "") -> list[str]:
+    """Return the dotted names of all settings."""
+    keys = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += setting_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Return " - did you mean X?" or a list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" - did you mean {close[0]}?" if close else f" - known: {', '.join(known)}"
+
+
+def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
+    path = Path(profile)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = paths.profiles_dir() / f"{profile}.yaml"
+        if not path.is_file():
+            raise ConfigError(f"unknown profile {str(profile)!r}{suggest(str(profile), profile_names())}")
+    if not path.is_file():
+        raise ConfigError(f"no profile file at {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return path.stem, values
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    if key not in setting_keys() or key == "profile":
+        raise ConfigError(f"unknown setting {key!r}{suggest(key, setting_keys())}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"setting {parent!r} holds {child!r}, expected a mapping")
+        values = child
+    values[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {key!r}{suggest(key, setting_keys())}")
+        else:
+            lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r})")
+    return "; ".join(lines)
