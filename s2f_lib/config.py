@@ -134,29 +134,30 @@ class FaceDecoderConfig(Settings):
     base_channels: int = Field(256, ge=8)  # of the 14x14 map
 
 
-class TrainingConfig(Settings):
+class LoopConfig(Settings):
+    """What the training loops of encoder and decoder share."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=2)  # pairs a step, over all processes
+    learning_rate: float = Field(1e-3, gt=0)  # the peak, after warm-up
+    weight_decay: float = Field(1e-4, ge=0)  # AdamW
+    warmup_share: float = Field(0.05, ge=0, lt=1)  # of the steps; a cosine to zero follows
+    validation_share: float = Field(0.1, ge=0, lt=0.9)  # of the training videos, never of test
+    precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, ge=0)
+
+
+class TrainingConfig(LoopConfig):
     """Training of the voice encoder."""
 
     losses: tuple[LossName, ...] = ("l1", "l2", "l1_l2", "contrastive")
     main_loss: LossName = "l1"  # used by the chapters after 03: the report's best
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
     l2_weight: float = Field(10.0, ge=0)  # lambda of l1 + lambda l2
-    precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class DecoderTrainingConfig(Settings):
-    """Training of the face decoder on true features, then on the clips' own faces."""
-
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = Field(0, ge=0)
+class DecoderTrainingConfig(LoopConfig):
+    """Training of the face decoder on true features and their faces."""
 
 
 class EvaluationConfig(Settings):

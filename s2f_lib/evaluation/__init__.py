@@ -1,0 +1,1 @@
+"""Distances, retrieval, statistics and reconstruction, as tables."""

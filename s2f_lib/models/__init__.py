@@ -1,0 +1,1 @@
+"""The voice encoder and the face decoder."""

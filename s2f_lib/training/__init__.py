@@ -1,0 +1,1 @@
+"""Losses, data, the training loops and checkpoints."""

@@ -1,0 +1,211 @@
+"""One run of the study: what the chapters call.
+
+Each step is made once and kept: clips and shards under `data/`, named by a
+digest of the settings that decide them; models, tables and figures in the run
+folder.  A step that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from s2f_lib import paths
+from s2f_lib.config import LossName, StudyConfig, load_config
+from s2f_lib.errors import ConfigError, DataError
+from s2f_lib.paths import RunPaths
+
+if TYPE_CHECKING:
+    from s2f_lib.evaluation.reconstruction import Triptychs
+    from s2f_lib.evaluation.tables import FeaturePairs
+    from s2f_lib.features.base import FaceFeatureExtractor
+    from s2f_lib.preparation.pipeline import PreparationSummary
+    from s2f_lib.preparation.shards import PreparedClips
+    from s2f_lib.training.decoder import TrainedDecoder
+    from s2f_lib.training.encoder import TrainedEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class Study:
+    """A resolved configuration and the steps of the study, each made when it is first asked for.
+
+    Parameters
+    ----------
+    config
+        All settings.
+    run_paths
+        The run's folders.
+    """
+
+    def __init__(self, config: StudyConfig, run_paths: RunPaths) -> None:
+        self.config = config
+        self.paths = run_paths
+
+    @classmethod
+    def open(
+        cls,
+        profile: str | Path = "quick",
+        *,
+        run_dir: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """Open a run, and write its resolved settings into its folder.
+
+        Parameters
+        ----------
+        profile
+            A name in `book/profiles`, or the path of a YAML file.
+        run_dir
+            The run's folder; by default `runs/<profile>`.
+        settings
+            Dotted overrides, for example ``{"training.epochs": 3}``.
+
+        Raises
+        ------
+        ConfigError
+            The profile or a setting is not valid.
+        """
+        config = load_config(profile, settings)
+        run_paths = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(config.profile)
+        run_paths.root.mkdir(parents=True, exist_ok=True)
+        run_paths.settings.write_text(config.to_yaml(), encoding="utf-8")
+        return cls(config, run_paths)
+
+    @functools.cached_property
+    def source_dir(self) -> Path:
+        """The folder of the synthetic clips: made here if they are not there yet."""
+        if self.config.source.kind != "synthetic":
+            raise ConfigError(
+                f"source.kind is {self.config.source.kind!r}: it has no folder of generated clips"
+            )
+        from s2f_lib.sources.synthetic.clips import make_synthetic_clips
+
+        folder = paths.data_dir() / f"synthetic-{self.config.source.synthetic.digest()}"
+        with _lock(folder):
+            make_synthetic_clips(
+                self.config.source.synthetic,
+                folder,
+                workers=self.config.preparation.workers,
+                progress=_log_progress("clips made"),
+            )
+        return folder
+
+    @functools.cached_property
+    def prepared_dir(self) -> Path:
+        """The folder of shards and ledger; the clips in it are prepared, as far as they were not yet."""
+        return self._prepare()[0]
+
+    @property
+    def preparation(self) -> PreparationSummary:
+        """What came of the clips: counts by reason, seconds by step."""
+        return self._prepare()[1]
+
+    @functools.cached_property
+    def clips(self) -> PreparedClips:
+        """All prepared clips, in the order of the list."""
+        from s2f_lib.preparation.shards import read_prepared
+
+        return read_prepared(self.prepared_dir)
+
+    def split(self, name: str) -> PreparedClips:
+        """Return the prepared clips of "train" or "test".
+
+        Raises
+        ------
+        DataError
+            The split is empty.
+        """
+        chosen = np.array([split == name for split in self.clips.splits])
+        if not chosen.any():
+            raise DataError(
+                f"no prepared clip is in split {name!r}: splits are {sorted(set(self.clips.splits))}"
+            )
+        return self.clips.subset(chosen)
+
+    @functools.cached_property
+    def extractor(self) -> FaceFeatureExtractor:
+        """The face feature extractor of the settings."""
+        from s2f_lib.features.base import make_extractor
+
+        return make_extractor(self.config.features)
+
+    def encoder(self, loss: LossName | None = None) -> TrainedEncoder:
+        """Return the voice encoder trained with a loss, by default `training.main_loss`."""
+        from s2f_lib.training.encoder import train_voice_encoder
+
+        loss = loss or self.config.training.main_loss
+        return train_voice_encoder(
+            self.split("train"), self.config, loss=loss, out=self.paths.models / f"encoder-{loss}"
+        )
+
+    def decoder(self) -> TrainedDecoder:
+        """Return the face decoder, trained on the training clips' faces."""
+        from s2f_lib.training.decoder import train_face_decoder
+
+        return train_face_decoder(self.split("train"), self.config, out=self.paths.models / "decoder")
+
+    def features(self, split: str, loss: LossName | None = None) -> FeaturePairs:
+        """Return true and predicted features of a split's clips."""
+        from s2f_lib.evaluation.tables import FeaturePairs
+        from s2f_lib.training.encoder import predict_features
+
+        clips = self.split(split)
+        predicted = predict_features(self.encoder(loss).model, clips.audio, self.config.spectrogram)
+        return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted)
+
+    def triptychs(self, split: str = "test") -> Triptychs:
+        """Return originals, renderings from the true and renderings from the predicted features."""
+        from s2f_lib.evaluation.reconstruction import Triptychs, reconstruction_cosine
+        from s2f_lib.training.decoder import render_faces
+
+        pairs = self.features(split)
+        model = self.decoder().model
+        from_face, from_voice = render_faces(model, pairs.true), render_faces(model, pairs.predicted)
+        cosine = reconstruction_cosine(from_face, from_voice, self.extractor)
+        return Triptychs(pairs.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
+
+    @functools.cache  # noqa: B019 - a study lives as long as its notebook
+    def _prepare(self) -> tuple[Path, PreparationSummary]:
+        from s2f_lib.preparation.pipeline import prepare
+        from s2f_lib.sources.avspeech import read_study_clips
+
+        config = self.config
+        media_independent = config.preparation.model_copy(update={"workers": 0})
+        digests = (config.source.digest(6), media_independent.digest(6), config.features.digest(6))
+        folder = paths.data_dir() / f"prepared-{'-'.join(digests)}"
+        generated = self.source_dir if config.source.kind == "synthetic" else None
+        clips = read_study_clips(config.source, generated)
+        with _lock(folder):
+            summary = prepare(config, clips, folder, progress=_log_progress("clips prepared"))
+        return folder, summary
+
+
+def log_to_output(level: int = logging.INFO) -> None:
+    """Send the package's log lines to the output: a line an epoch, under a notebook's cell."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("s2f_lib")
+    package.handlers[:] = [handler]
+    package.setLevel(level)
+    package.propagate = False
+
+
+def _lock(folder: Path) -> FileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_suffix(".lock"))
+
+
+def _log_progress(what: str, every: int = 100):  # noqa: ANN202
+    def report(done: int, total: int, *_: object) -> None:
+        if done % every == 0 or done == total:
+            logger.info("%d of %d %s", done, total, what)
+
+    return report
