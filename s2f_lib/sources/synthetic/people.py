@@ -1,0 +1,338 @@
+"""Who lives in the generated world: people with known face and voice latents.
+
+The generative model, in full.  Each person has four *shared* latents in two
+copies, one that the face shows and one that the voice carries:
+
+=========  ====================================  ======================================
+latent     population                            voice copy, given the face's
+=========  ====================================  ======================================
+gender     f or m, 1/2 each                      kept with probability rho, else drawn
+                                                 anew from the population
+group      `GROUPS`, 1/4 each                    as gender
+age_z      standard normal;                      rho age_z + sqrt(1 - rho^2) noise
+           years = 18 + 62 Phi(age_z)
+body       standard normal                       rho body + sqrt(1 - rho^2) noise
+=========  ====================================  ======================================
+
+So the correlation of the two copies (of the indicators, for the categories) is
+rho: at 1 the voice tells all shared latents of the face, at 0 none.  All other
+latents are idiosyncratic: drawn given the shared latents of their own side
+only, so they tell nothing about the other side beyond those.  That makes
+`log_likelihood` the exact log p(voice | face) up to a constant of the voice,
+and ranking faces by it the best possible retrieval.
+
+Everything drawn for a person comes from generators seeded by (seed, person
+index, purpose).  Faces and noise do not depend on rho, and training people not
+on the number of test people, nor the other way round.
+
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from s2f_lib.config import SyntheticConfig
+from s2f_lib.errors import InputError
+from s2f_lib.sources.clip import make_clip_id
+from s2f_lib.sources.synthetic.latents import (
+    GENDERS,
+    GROUPS,
+    OLDEST_YEARS,
+    SHARED,
+    YOUNGEST_YEARS,
+    FaceLatents,
+    VoiceLatents,
+    age_of,
+)
+
+_FIRST_TEST_INDEX = 1_000_000  # person indices of the test people start here, whatever n_train is
+_SHORTEST_S = 3.0  # AVSpeech's clips last 3 to 10 s
+_LEAST_VARIANCE = 1e-9  # of the voice's copy given the face's, at rho = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person with one clip.
+
+    Attributes
+    ----------
+    index
+        Seeds everything drawn for the person: 0, 1, ... in train, from 1,000,000 on in test.
+    person_id
+        "train-00000" and so on.
+    video_id, clip_id
+        In AVSpeech's form (11 characters) and in the form of `make_clip_id`.
+    split
+        "train" or "test".
+    duration_s
+        The clip's length, from 3 s up to the settings' `duration_s`.
+    """
+
+    index: int
+    person_id: str
+    video_id: str
+    clip_id: str
+    split: str
+    duration_s: float
+    face: FaceLatents
+    voice: VoiceLatents
+
+
+@dataclass(frozen=True, slots=True)
+class Population(Sequence[Person]):
+    """The people of one generated world, training people first."""
+
+    people: tuple[Person, ...]
+    rho: float
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, place):  # noqa: ANN001, ANN204 - as tuple's
+        return self.people[place]
+
+    def __iter__(self) -> Iterator[Person]:
+        return iter(self.people)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a person.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `person_id, video_id, clip_id, split, duration_s`; `gender, age_years, group` as the
+            face shows them; then every face latent as `face_*` and every voice latent as `voice_*`.
+        """
+        return pd.DataFrame([_row(person) for person in self.people])
+
+
+def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
+    """Return the random generator of one purpose of one person."""
+    return np.random.default_rng([seed, index, zlib.crc32(purpose.encode())])
+
+
+def draw_population(config: SyntheticConfig) -> Population:
+    """Draw the people of a world.
+
+    Parameters
+    ----------
+    config
+        `n_train`, `n_test`, `rho`, `seed` and `duration_s` are used.
+
+    Returns
+    -------
+    Population
+        Equal for equal settings.
+    """
+    people = [draw_person(config, place, "train") for place in range(config.n_train)]
+    people += [draw_person(config, place, "test") for place in range(config.n_test)]
+    return Population(tuple(people), config.rho)
+
+
+def draw_person(config: SyntheticConfig, place: int, split: str) -> Person:
+    """Draw one person by place in a split; the others need not be drawn.
+
+    Raises
+    ------
+    InputError
+        The split is neither train nor test.
+    """
+    if split not in ("train", "test"):
+        raise InputError(f"split {split!r}: expected train or test")
+    index = place if split == "train" else _FIRST_TEST_INDEX + place
+    rng = generator(config.seed, index, "clip")
+    shortest_s = min(_SHORTEST_S, config.duration_s)
+    # whole tenths of a second, so that frames and audio end together
+    duration_s = math.floor(10 * rng.uniform(shortest_s, config.duration_s) + 1e-6) / 10
+    video_id = make_video_id(config.seed, index)
+    face = draw_face(generator(config.seed, index, "face"))
+    voice = draw_voice(generator(config.seed, index, "voice"), face, rho=config.rho)
+    clip_id = make_clip_id(video_id, 0.0, duration_s)
+    return Person(index, f"{split}-{place:05d}", video_id, clip_id, split, duration_s, face, voice)
+
+
+def draw_face(rng: np.random.Generator) -> FaceLatents:
+    """Draw one face from the population."""
+    gender, group = _draw_gender(rng), _draw_group(rng)
+    age_z, body = (float(z) for z in rng.standard_normal(2))
+    age_years = age_of(age_z)
+    traits = GROUPS[group]
+    male = gender == "m"
+    z = [float(value) for value in rng.standard_normal(16)]
+    u = [float(value) for value in rng.uniform(size=8)]
+    grey = 1 / (1 + math.exp(-(age_years - 52 + 6 * z[0]) / 6))
+    styles, weights = _hair_styles(male, age_years)
+    beards = (0.45, 0.2, 0.12, 0.23) if male else (1.0, 0.0, 0.0, 0.0)
+    return FaceLatents(
+        gender=gender,
+        group=group,
+        age_z=age_z,
+        body=body,
+        age_years=age_years,
+        skin_tone=float(np.clip(traits.skin_tone + 0.05 * z[1], 0, 1)),
+        hair_tone=traits.hair[0] + (traits.hair[1] - traits.hair[0]) * u[0],
+        grey=grey,
+        hair_style=int(rng.choice(styles, p=weights)),
+        curly=u[1] < traits.curl,
+        fringe=u[2],
+        parting=2 * u[3] - 1,
+        iris_tone=u[4] * (1.0 if traits.skin_tone < 0.2 else 0.3 if traits.skin_tone < 0.5 else 0.15),
+        face_length=z[2],
+        jaw=z[3],
+        eye_distance=z[4],
+        eye_size=z[5],
+        eye_opening=0.7 * z[6] + traits.eye_opening,
+        eye_tilt=0.7 * z[7] + traits.eye_tilt,
+        brow_thickness=z[8],
+        brow_height=z[9],
+        brow_arch=z[10],
+        nose_width=0.7 * z[11] + traits.nose_width,
+        nose_length=z[12],
+        mouth_width=z[13],
+        mouth_height=z[14],
+        lip_fullness=0.7 * z[15] + traits.lip_fullness,
+        beard=int(rng.choice(4, p=beards)),
+        glasses=u[5] < 0.08 + 0.2 * (age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS),
+    )
+
+
+def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> VoiceLatents:
+    """Draw the voice of the person with this face.
+
+    Parameters
+    ----------
+    rng
+        Its draws do not depend on `rho`, so worlds of different `rho` share their noise.
+    face
+        Only its four shared latents are used.
+    rho
+        Correlation of each shared latent's two copies, in [0, 1].
+    """
+    kept = rng.uniform(size=2)
+    other_gender, other_group = _draw_gender(rng), _draw_group(rng)
+    gender = face.gender if kept[0] < rho else other_gender
+    group = face.group if kept[1] < rho else other_group
+    noise = rng.standard_normal(2)
+    age_z = rho * face.age_z + math.sqrt(1 - rho**2) * float(noise[0])
+    body = rho * face.body + math.sqrt(1 - rho**2) * float(noise[1])
+    pitch_z, rate_z, range_z, breath_z, tremor_z = (float(z) for z in rng.standard_normal(5))
+    age_years = age_of(age_z)
+    aged = (age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS)  # 0 to 1
+    male = gender == "m"
+    # women's voices fall with age, men's rise a little late in life
+    pitch_st = 1.5 * max(0.0, aged - 0.5) * 2 if male else -2.5 * aged
+    pitch_offset_st = 1.2 * pitch_z
+    return VoiceLatents(
+        gender=gender,
+        group=group,
+        age_z=age_z,
+        body=body,
+        age_years=age_years,
+        pitch_offset_st=pitch_offset_st,
+        accent=GROUPS[group].accent,
+        f0_hz=(112.0 if male else 208.0) * 2 ** ((pitch_st + pitch_offset_st - 0.4 * body) / 12),
+        # a female tract is about 15% shorter than a male one; a large body has a longer one
+        formant_ratio=(1.0 if male else 1.16) * math.exp(-0.05 * float(np.clip(body, -2.5, 2.5))),
+        rate_wpm=(195.0 - 60.0 * aged) * math.exp(0.06 * rate_z),
+        pitch_range=math.exp(0.15 * range_z),
+        breath_db=-40.0 + 18.0 * aged + 2.0 * breath_z,
+        tremor=(0.002 + 0.022 * aged**2) * math.exp(0.2 * tremor_z),
+    )
+
+
+def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: float) -> np.ndarray:
+    """Return log p(voice's shared latents | face's shared latents) of every pair.
+
+    Ranking the faces by it for each voice is the best that any retrieval can do
+    in this world.
+
+    Parameters
+    ----------
+    voice_table
+        Needs `voice_gender, voice_group, voice_age_z, voice_body`, as `Population.table` gives.
+    face_table
+        Needs `face_gender, face_group, face_age_z, face_body`.
+    rho
+        In [0, 1].  At 1 the normal latents' variance, 0, is replaced by 1e-9.
+
+    Returns
+    -------
+    (n_voices, n_faces) numpy.ndarray of float64
+        At rho = 0 every row is constant.  -inf where the pair cannot be (rho = 1 alone).
+
+    Raises
+    ------
+    InputError
+        A column is missing, or `rho` is outside [0, 1].
+    """
+    if not 0 <= rho <= 1:
+        raise InputError(f"rho is {rho}: expected a correlation in [0, 1]")
+    _need(voice_table, "voice")
+    _need(face_table, "face")
+    total = np.zeros((len(voice_table), len(face_table)))
+    for name, share in (("gender", 1 / len(GENDERS)), ("group", 1 / len(GROUPS))):
+        voice = voice_table[f"voice_{name}"].to_numpy(dtype=str)[:, None]
+        face = face_table[f"face_{name}"].to_numpy(dtype=str)[None, :]
+        with np.errstate(divide="ignore"):
+            total += np.log(rho * (voice == face) + (1 - rho) * share)
+    variance = max(1 - rho**2, _LEAST_VARIANCE)
+    for name in ("age_z", "body"):
+        voice = voice_table[f"voice_{name}"].to_numpy(dtype=float)[:, None]
+        face = face_table[f"face_{name}"].to_numpy(dtype=float)[None, :]
+        total += -0.5 * ((voice - rho * face) ** 2 / variance + math.log(2 * math.pi * variance))
+    return total
+
+
+def make_video_id(seed: int, index: int) -> str:
+    """Return the person's video id: 11 characters of [A-Za-z0-9_-], as YouTube's."""
+    digest = hashlib.sha256(f"s2f synthetic {seed} {index}".encode()).digest()
+    # an id that starts with "-" would read as an option on a command line
+    return "s" + base64.urlsafe_b64encode(digest).decode()[:10]
+
+
+def _draw_gender(rng: np.random.Generator) -> str:
+    return GENDERS[int(rng.integers(len(GENDERS)))]
+
+
+def _draw_group(rng: np.random.Generator) -> str:
+    return list(GROUPS)[int(rng.integers(len(GROUPS)))]
+
+
+def _hair_styles(male: bool, age_years: float) -> tuple[list[int], list[float]]:
+    if not male:
+        return [2, 3, 4, 5], [0.1, 0.3, 0.4, 0.2]
+    bald = 0.05 + 0.4 * max(0.0, age_years - 35) / 45
+    return [0, 1, 2], [bald, 0.6 * (1 - bald), 0.4 * (1 - bald)]
+
+
+def _row(person: Person) -> dict[str, object]:
+    face, voice = asdict(person.face), asdict(person.voice)
+    return {
+        "person_id": person.person_id,
+        "video_id": person.video_id,
+        "clip_id": person.clip_id,
+        "split": person.split,
+        "duration_s": person.duration_s,
+        "gender": person.face.gender,
+        "age_years": person.face.age_years,
+        "group": person.face.group,
+        **{f"face_{name}": value for name, value in face.items()},
+        **{f"voice_{name}": value for name, value in voice.items()},
+    }
+
+
+def _need(table: pd.DataFrame, side: str) -> None:
+    missing = [f"{side}_{name}" for name in SHARED if f"{side}_{name}" not in table.columns]
+    if missing:
+        raise InputError(
+            f"the {side} table has no column {', '.join(missing)}: give the table of a synthetic population "
+            "(latents.parquet)"
+        )
