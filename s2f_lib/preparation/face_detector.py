@@ -120,7 +120,9 @@ class DlibFaceDetector:
         return sorted(found, key=lambda face: -face.confidence)
 
 
-def make_detector(name: str, *, threshold: float = 0.0, width_px: int = 640, device: str = "cpu") -> FaceDetector:
+def make_detector(
+    name: str, *, threshold: float = 0.0, width_px: int = 640, device: str = "cpu"
+) -> FaceDetector:
     """Return a detector by its name in the settings.
 
     Parameters

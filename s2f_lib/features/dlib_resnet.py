@@ -1,0 +1,48 @@
+"""dlib's face descriptor: a 29-layer residual network, 128 numbers a face.
+
+Its weights ship with the distribution `face_recognition_models`, so it is what
+the embedded default uses.  Faces closer than 0.6 (L2) are usually one person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+
+from s2f_lib.features.base import check_faces
+from s2f_lib.preparation.face_detector import dlib_weights
+
+_CHIP_PX = 150  # what the network was trained on
+
+
+class DlibResNet:
+    """The extractor `dlib_resnet`; see `base.FaceFeatureExtractor`."""
+
+    name = "dlib_resnet"
+    dimension = 128
+    runs_in_workers = True
+
+    def __init__(self) -> None:
+        import dlib
+
+        self._weights = dlib_weights("dlib_face_recognition_resnet_model_v1.dat")
+        self._model = dlib.face_recognition_model_v1(str(self._weights))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights' file, 16 digits."""
+        return hashlib.sha256(self._weights.read_bytes()).hexdigest()[:16]
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        """Compute (n, 128) float32 descriptors of (n, 224, 224, 3) uint8 RGB faces."""
+        import cv2
+
+        check_faces(faces)
+        if len(faces) == 0:
+            return np.zeros((0, self.dimension), np.float32)
+        chips = [cv2.resize(face, (_CHIP_PX, _CHIP_PX), interpolation=cv2.INTER_AREA) for face in faces]
+        return np.array(self._model.compute_face_descriptor(chips), np.float32).reshape(
+            len(faces), self.dimension
+        )

@@ -1,0 +1,315 @@
+"""Sound and frames of a media file, by PyAV: seek, and decode only what is needed.
+
+Times are seconds from the file's own start.  Whatever is wrong with a file
+comes out as `ClipRefused` with its reason, never as a decoder's error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from s2f_lib.errors import ClipRefused, RefusalReason
+
+# Formats that hold a video with sound.  Playlists and text formats are left out on
+# purpose: they name other files, and a downloaded file must not choose what we open.
+_FORMATS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp"
+
+SHORTFALL_S = 0.5  # how much a file may end before the clip does: the two tracks rarely end together
+_SILENCE_PEAK = 2  # of 32,768: what a codec may make of digital silence
+_SEEK_GAP_S = 2.0  # targets nearer than this are reached by decoding on: a key frame comes about as often
+_SEEK_EARLY_S = 1.0  # formats without an index land near the target; two groups of pictures before is safe
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a file says about itself.
+
+    Attributes
+    ----------
+    duration_s
+        Length in seconds; 0.0 where the file does not say.
+    has_audio, has_video
+        Whether there is a track of each.
+    width_px, height_px
+        Of the coded frame, before rotation; 0 without video.
+    """
+
+    duration_s: float
+    has_audio: bool
+    has_video: bool
+    width_px: int
+    height_px: int
+
+
+def probe(path: Path) -> MediaInfo:
+    """Return what a file says about itself, without decoding.
+
+    Raises
+    ------
+    ClipRefused
+        MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 cut before its index).
+    """
+    with _opened(path) as container:
+        video = next(iter(container.streams.video), None)
+        return MediaInfo(
+            duration_s=_duration_s(container),
+            has_audio=bool(container.streams.audio),
+            has_video=video is not None,
+            width_px=video.codec_context.width if video else 0,
+            height_px=video.codec_context.height if video else 0,
+        )
+
+
+def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
+    """Decode some seconds of sound, mixed to mono.
+
+    Parameters
+    ----------
+    path
+        A media file.
+    start_s, end_s
+        Seconds from the file's start.
+    sample_rate_hz
+        Rate of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) int16, n at most `round((end_s - start_s) * sample_rate_hz)`.
+
+    Raises
+    ------
+    ClipRefused
+        NO_AUDIO, SILENT, TRUNCATED (the sound ends more than 0.5 s early), and those of `probe`.
+    """
+    import av
+
+    n_wanted = round((end_s - start_s) * sample_rate_hz)
+    with _opened(path) as container:
+        if not container.streams.audio:
+            raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
+        stream = container.streams.audio[0]
+        stream.thread_type = "NONE"  # the clips run in parallel, not the codec
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
+        parts = []
+        for frame in _audio_frames(container, stream, start_s=start_s, end_s=end_s):
+            parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        if parts:  # the tail that the resampler still holds
+            parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    audio = np.concatenate(parts)[:n_wanted] if parts else np.zeros(0, np.int16)
+    found_s = len(audio) / sample_rate_hz
+    if found_s < (end_s - start_s) - SHORTFALL_S:
+        raise ClipRefused(
+            RefusalReason.TRUNCATED,
+            f"{path.name}: the sound ends {found_s:.2f} s into the clip, expected {end_s - start_s:.2f} s",
+        )
+    if len(audio) == 0 or np.abs(audio.astype(np.int32)).max() <= _SILENCE_PEAK:
+        raise ClipRefused(RefusalReason.SILENT, f"{path.name}: {found_s:.2f} s of digital silence")
+    return np.ascontiguousarray(audio)
+
+
+def read_frames(path: Path, *, times_s: Sequence[float]) -> list[np.ndarray]:
+    """Decode the frames nearest some times.
+
+    Parameters
+    ----------
+    path
+        A media file.
+    times_s
+        Seconds from the file's start, ascending.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One (height, width, 3) uint8 RGB a time, turned upright by the file's rotation mark.
+
+    Raises
+    ------
+    ClipRefused
+        NO_VIDEO, TRUNCATED (the video ends more than 0.5 s before a time), and those of `probe`.
+    """
+    with _opened(path) as container:
+        if not container.streams.video:
+            raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        return [_upright_rgb(frame) for frame in _frames_at(container, stream, times_s, name=path.name)]
+
+
+def repeat_to(audio: np.ndarray, n_samples: int) -> np.ndarray:
+    """Repeat a short sound, or cut a long one, to a length (Speech2Face section 3).
+
+    Parameters
+    ----------
+    audio
+        (n,) samples, n >= 1.
+    n_samples
+        Length wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_samples,), same dtype.
+    """
+    if len(audio) == 0:
+        raise ValueError("repeat_to: given no samples, expected at least one")
+    return np.resize(audio, n_samples)  # numpy's resize repeats from the start
+
+
+def _audio_frames(container, stream, *, start_s: float, end_s: float) -> Iterator:
+    """Yield the decoded frames that overlap [start_s, end_s), the ends trimmed to the sample."""
+    import av
+
+    origin_s = _origin_s(container)
+    frames = _decoded(container, stream)
+    if start_s > _SEEK_GAP_S:
+        frames, frame = _after_seek(container, stream, start_s, origin_s)
+        frames = itertools.chain([frame] if frame is not None else [], frames)
+    for frame in frames:
+        if frame.pts is None:
+            continue
+        first_s = float(frame.pts * frame.time_base) - origin_s
+        skip = max(0, round((start_s - first_s) * frame.sample_rate))
+        keep = min(frame.samples, round((end_s - first_s) * frame.sample_rate))
+        if keep <= 0:
+            return
+        if skip >= frame.samples:
+            continue
+        if skip or keep < frame.samples:
+            samples = frame.to_ndarray()
+            channels = 1 if frame.format.is_planar else len(frame.layout.channels)
+            cut = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[:, skip * channels : keep * channels]),
+                format=frame.format.name,
+                layout=frame.layout.name,
+            )
+            cut.sample_rate, cut.time_base = frame.sample_rate, frame.time_base
+            frame = cut
+        frame.pts = None  # the resampler then counts samples, and adds no silence for gaps
+        yield frame
+
+
+def _frames_at(container, stream, times_s: Sequence[float], *, name: str) -> Iterator:
+    """Yield, for each ascending time, the decoded frame nearest to it."""
+    origin_s = _origin_s(container)
+    half_frame_s = 0.5 / float(stream.average_rate or 25)
+    frames, frame, now_s = _decoded(container, stream), None, 0.0
+    for time_s in times_s:
+        if time_s - now_s > _SEEK_GAP_S:
+            frames, frame = _after_seek(container, stream, time_s, origin_s)
+            now_s = _time_s(frame, origin_s) if frame is not None else now_s
+        while frame is None or now_s < time_s - half_frame_s:
+            following = next(frames, None)
+            if following is None:
+                break
+            frame, now_s = following, _time_s(following, origin_s)
+        if frame is None or now_s < time_s - SHORTFALL_S:
+            raise ClipRefused(
+                RefusalReason.TRUNCATED,
+                f"{name}: the video ends at {now_s:.2f} s, expected a frame at {time_s:.2f} s",
+            )
+        yield frame
+
+
+def _after_seek(container, stream, time_s: float, origin_s: float):
+    """Seek to before a time; where the file lands after it instead, start from its beginning."""
+    for target_s in (max(0.0, time_s - _SEEK_EARLY_S), 0.0):
+        _seek(container, stream, target_s)
+        frames = _decoded(container, stream)
+        frame = next(frames, None)
+        if frame is not None and _time_s(frame, origin_s) <= time_s:
+            break
+    return frames, frame
+
+
+def _decoded(container, stream) -> Iterator:
+    """Yield decoded frames until the file ends.
+
+    A packet that does not decode is passed over: after a seek in an MPEG file the
+    first is often half a frame.  The callers measure what is missing in the end.
+    """
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # the container itself is broken from here on
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            continue
+
+
+def _seek(container, stream, time_s: float) -> None:
+    import av
+
+    target = round((time_s + _origin_s(container)) / stream.time_base)
+    try:
+        container.seek(target, stream=stream, backward=True)
+    except av.error.FFmpegError:
+        container.seek(0)
+
+
+def _time_s(frame, origin_s: float) -> float:
+    return (float(frame.time) if frame.time is not None else 0.0) - origin_s
+
+
+def _origin_s(container) -> float:
+    """Return the time stamp that the file starts at; MPEG files rarely start at 0."""
+    return (container.start_time or 0) / 1e6
+
+
+def _duration_s(container) -> float:
+    if container.duration:
+        return container.duration / 1e6
+    lengths = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
+    return max(lengths, default=0.0)
+
+
+def _upright_rgb(frame) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarter_turns))  # both count anticlockwise
+
+
+@contextmanager
+def _opened(path: Path):
+    """Open a media file, or refuse the clip with the reason."""
+    import av
+
+    if not path.is_file():
+        raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no file at {path}")
+    try:
+        container = av.open(str(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    with container:
+        if not container.streams.audio and not container.streams.video:
+            raise ClipRefused(RefusalReason.NOT_MEDIA, f"{path.name} holds neither sound nor video")
+        yield container
+
+
+def _unreadable(path: Path, error: Exception) -> ClipRefused:
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if head[4:8] == b"ftyp":  # an MP4 whose index, at its end, is gone
+        return ClipRefused(
+            RefusalReason.TRUNCATED,
+            f"{path.name} starts as an MP4 but has no index: it was cut; fetch it again",
+        )
+    said = getattr(error, "strerror", None) or type(error).__name__
+    return ClipRefused(
+        RefusalReason.NOT_MEDIA, f"{path.name} ({path.stat().st_size} bytes) is not a media file: {said}"
+    )
