@@ -54,6 +54,7 @@ class AVSpeechConfig(Settings):
 
     csv: Path | None = None  # rows `youtube_id,start_s,end_s,x,y`
     media: Path | None = None  # folder of `<id>.<ext>` files, each one clip or one whole video
+    splits: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video id
     test_share: float = Field(0.05, gt=0, lt=1)  # of the videos; the report: 400 of 8,400
 
 

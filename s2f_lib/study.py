@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from s2f_lib.features.base import FaceFeatureExtractor
     from s2f_lib.preparation.pipeline import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
+    from s2f_lib.sources.avspeech import BadRow
+    from s2f_lib.sources.clip import ClipRef
     from s2f_lib.training.decoder import TrainedDecoder
     from s2f_lib.training.encoder import TrainedEncoder
 
@@ -175,17 +177,29 @@ class Study:
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def _prepare(self) -> tuple[Path, PreparationSummary]:
         from s2f_lib.preparation.pipeline import prepare
-        from s2f_lib.sources.avspeech import read_study_clips
 
         config = self.config
         media_independent = config.preparation.model_copy(update={"workers": 0})
         digests = (config.source.digest(6), media_independent.digest(6), config.features.digest(6))
         folder = paths.data_dir() / f"prepared-{'-'.join(digests)}"
-        generated = self.source_dir if config.source.kind == "synthetic" else None
-        clips = read_study_clips(config.source, generated)
+        clips = self._listed_clips()
         with _lock(folder):
             summary = prepare(config, clips, folder, progress=_log_progress("clips prepared"))
         return folder, summary
+
+    def _listed_clips(self) -> Iterator[ClipRef | BadRow]:
+        from s2f_lib.sources.avspeech import load_clips
+
+        if self.config.source.kind == "synthetic":
+            folder = self.source_dir
+            return load_clips(folder / "clips.csv", folder / "media", splits_csv=folder / "splits.csv")
+        source = self.config.source.avspeech
+        if source.csv is None:
+            raise ConfigError(
+                "source.avspeech.csv is not set: say where the clip list and the media are, "
+                "for example -p source.avspeech.csv=clips.csv -p source.avspeech.media=media"
+            )
+        return load_clips(source.csv, source.media, test_share=source.test_share, splits_csv=source.splits)
 
 
 def log_to_output(level: int = logging.INFO) -> None:
@@ -203,7 +217,7 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder.with_suffix(".lock"))
 
 
-def _log_progress(what: str, every: int = 100):  # noqa: ANN202
+def _log_progress(what: str, every: int = 100) -> Callable[..., None]:
     def report(done: int, total: int, *_: object) -> None:
         if done % every == 0 or done == total:
             logger.info("%d of %d %s", done, total, what)

@@ -46,7 +46,8 @@ def pair_distances(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndar
     """
     if np.shape(true) != np.shape(predicted):
         raise InputError(
-            f"true and predicted features must have one shape, found {np.shape(true)} and {np.shape(predicted)}"
+            "true and predicted features must have one shape, "
+            f"found {np.shape(true)} and {np.shape(predicted)}"
         )
     true, predicted = unit(true), unit(predicted)
     difference = true - predicted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from s2f_lib.config import FaceDecoderConfig
@@ -39,7 +41,7 @@ class FaceDecoder(nn.Module):
             nn.Linear(feature_dimension, self._base * MAP_SIZE * MAP_SIZE), nn.ReLU(inplace=True)
         )
         layers: list[nn.Module] = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in itertools.pairwise(channels):
             layers += [
                 nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1),
                 nn.BatchNorm2d(after),

@@ -28,8 +28,8 @@ _LAYERS: tuple[tuple[int, int, bool], ...] = (
     (512, 2, False),  # 6 x 57, then the average over time: 1 x 57
 )
 
-#: The least that leaves one position after the nine layers: 2.6 s and 31 bins.
-MIN_FRAMES, MIN_BINS = 260, 31
+#: The least that leaves one position after the nine layers: 2.6 s at 10 ms a frame, and 31 bins.
+MIN_FRAMES, MIN_BINS = 259, 31
 
 #: A debug size: the same layers, a few channels.
 DEBUG_ENCODER = VoiceEncoderConfig(width=1 / 16, hidden=32, frequency_bins=3)
@@ -61,7 +61,7 @@ class VoiceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         spectrogram = spectrogram or SpectrogramConfig()
-        frames, bins = encoder_output_size(spectrogram.n_frames, spectrogram.n_bins)
+        _, bins = encoder_output_size(spectrogram.n_frames, spectrogram.n_bins)
         if config.frequency_bins > bins:
             raise ConfigError(
                 f"encoder.frequency_bins is {config.frequency_bins}, but a spectrogram of "

@@ -1,0 +1,58 @@
+"""Intervals cover, tables are whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from s2f_lib.config import EvaluationConfig
+from s2f_lib.errors import InputError
+from s2f_lib.evaluation.statistics import bootstrap_interval, recall_interval
+from s2f_lib.evaluation.tables import FeaturePairs, distance_table, rank_table, recall_table
+
+CONFIG = EvaluationConfig(recall_at=(1, 5), n_bootstrap=200)
+
+
+def _pairs(n: int, noise: float) -> FeaturePairs:
+    rng = np.random.default_rng(n)
+    true = rng.normal(size=(n, 6))
+    predicted = true + noise * rng.normal(size=(n, 6))
+    return FeaturePairs(tuple(f"clip{i}" for i in range(n)), true, predicted)
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(100):
+        interval = bootstrap_interval(rng.normal(size=60), n_resamples=200, seed=trial)
+        hits += interval.low <= 0 <= interval.high
+    assert 87 <= hits <= 100
+
+
+def test_interval_holds_its_value_and_repeats_by_seed():
+    values = np.random.default_rng(0).random(30)
+    one, two = bootstrap_interval(values, seed=1), bootstrap_interval(values, seed=1)
+    assert one == two
+    assert one.low < one.value < one.high
+    assert f"{recall_interval(np.array([1, 2, 9]), 9):.1f}" == "1.0 [1.0, 1.0]"
+    with pytest.raises(InputError, match="at least 2 values"):
+        bootstrap_interval(np.array([1.0]))
+
+
+def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
+    pairs = {"train": _pairs(40, 0.1), "test": _pairs(20, 3.0)}
+    distances = distance_table(pairs, CONFIG)
+    assert len(distances) == 2 * 3
+    recall = recall_table(rank_table(pairs, CONFIG), CONFIG)
+    assert len(recall) == 2 * 3 * 2
+    assert not recall.isna().any().any()
+    at_one = recall[(recall.k == 1) & (recall.measure == "cosine")].set_index("name")
+    assert at_one.loc["train", "chance"] == 1 / 40
+    assert at_one.loc["test", "chance"] == 1 / 20
+    assert at_one.loc["train", "value"] > at_one.loc["test", "value"]
+    assert ((recall.low <= recall.value) & (recall.value <= recall.high)).all()
+
+
+def test_pairs_that_are_not_as_many_are_refused():
+    with pytest.raises(InputError, match="2 clip ids, 3 true and 3 predicted"):
+        FeaturePairs(("a", "b"), np.ones((3, 2)), np.ones((3, 2)))

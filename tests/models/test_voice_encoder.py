@@ -1,0 +1,81 @@
+"""The report's encoder: its sizes, its counts, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from s2f_lib.config import SpectrogramConfig, VoiceEncoderConfig
+from s2f_lib.errors import ConfigError
+from s2f_lib.models.voice_encoder import (
+    DEBUG_ENCODER,
+    MIN_BINS,
+    MIN_FRAMES,
+    SPEECH2FACE_ENCODER,
+    VoiceEncoder,
+    count_parameters,
+    encoder_output_size,
+    summarize,
+)
+
+SHORT = SpectrogramConfig(duration_s=3.0, max_frequency_hz=4000)
+
+
+@pytest.mark.parametrize(
+    ("bins", "count"), [(1, 30_622_464), (8, 45_302_528), (9, 47_399_680), (57, 148_062_976)]
+)
+def test_parameters_follow_the_table(bins, count):
+    """The report's 46,593,664 lies between N=8 and N=9: its table cannot give it."""
+    with torch.device("meta"):
+        encoder = VoiceEncoder(VoiceEncoderConfig(frequency_bins=bins), feature_dimension=4096)
+    assert count_parameters(encoder) == count == 28_525_312 + 2_097_152 * bins
+    assert count != 46_593_664
+
+
+def test_speech2face_own_size_is_57_bins():
+    with torch.device("meta"):
+        encoder = VoiceEncoder(SPEECH2FACE_ENCODER, feature_dimension=4096)
+    assert count_parameters(encoder) == 148_062_976
+
+
+def test_sizes_of_the_report_table():
+    assert encoder_output_size(598, 257) == (6, 57)
+    with torch.device("meta"):
+        encoder = VoiceEncoder(VoiceEncoderConfig(), feature_dimension=4096)
+    rows = summarize(encoder.to_empty(device="meta"), SpectrogramConfig())
+    sizes = [row.output.split(" x ", 1)[1] for row in rows if row.layer in {"Conv2d", "MaxPool2d"}]
+    assert sizes == [
+        "595 x 254", "592 x 251", "589 x 248", "294 x 248", "291 x 245", "145 x 245", "142 x 242", "71 x 242",
+        "68 x 239", "34 x 239", "31 x 236", "14 x 117", "6 x 57",
+    ]  # fmt: skip
+    assert sum(row.parameters for row in rows) == count_parameters(encoder)
+    first = rows[0]  # 4x4 kernel over 2 channels, a multiply and an add each
+    assert first.mega_flops == pytest.approx(595 * 254 * 64 * 2 * 16 * 2 / 1e6)
+
+
+def test_forward_gives_one_feature_vector_a_clip_and_gradients_reach_every_parameter():
+    encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=128, spectrogram=SHORT)
+    features = encoder(torch.randn(4, 2, 298, 129))
+    assert features.shape == (4, 128)
+    features.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def test_evaluation_does_not_depend_on_the_rest_of_the_batch():
+    encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=16, spectrogram=SHORT).eval()
+    batch = torch.randn(3, 2, 298, 129)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(batch)[1:2], encoder(batch[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_smallest_spectrogram():
+    assert encoder_output_size(MIN_FRAMES, MIN_BINS) == (1, 1)
+    with pytest.raises(ConfigError, match="use at least 259 frames and 31 bins"):
+        encoder_output_size(MIN_FRAMES - 1, MIN_BINS)
+    with pytest.raises(ConfigError, match="too small"):
+        encoder_output_size(MIN_FRAMES, MIN_BINS - 1)
+
+
+def test_more_bins_than_the_map_has_are_refused():
+    with pytest.raises(ConfigError, match=r"frequency_bins is 57, .* leaves 25 bins: choose at most 25"):
+        VoiceEncoder(SPEECH2FACE_ENCODER, feature_dimension=8, spectrogram=SHORT)

@@ -1,0 +1,125 @@
+"""Profiles, overrides, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s2f_lib.config import (
+    SpectrogramConfig,
+    StudyConfig,
+    load_config,
+    profile_names,
+    setting_keys,
+)
+from s2f_lib.errors import ConfigError, InputError
+
+
+def test_every_profile_of_the_book_resolves():
+    assert {"quick", "avspeech", "gpu"} <= set(profile_names())
+    for name in profile_names():
+        assert load_config(name).profile == name
+
+
+def test_a_profile_holds_only_what_differs_from_the_defaults():
+    defaults = StudyConfig().model_dump(mode="json")
+    for name in profile_names():
+        resolved = load_config(name).model_dump(mode="json")
+        text = (Path(__file__).parents[1] / "book" / "profiles" / f"{name}.yaml").read_text()
+        for section, values in (yaml.safe_load(text) or {}).items():
+            for key, value in _leaves(values):
+                assert _at(resolved[section], key) == value
+                assert _at(defaults[section], key) != value, (
+                    f"{name}: {section}.{'.'.join(key)} is the default"
+                )
+
+
+def _leaves(values, prefix=()):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def _at(values, key):
+    for part in key:
+        values = values[part]
+    return values
+
+
+def test_overrides_are_typed_and_text_is_read_as_yaml():
+    config = load_config(
+        "quick", {"training.epochs": "3", "source.synthetic.rho": 0, "training.losses": "[l1, l2]"}
+    )
+    assert config.training.epochs == 3
+    assert config.source.synthetic.rho == 0.0
+    assert config.training.losses == ("l1", "l2")
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "message"),
+    [
+        ("quik", {}, "unknown profile 'quik' - did you mean quick?"),
+        ("nowhere/profile.yaml", {}, "no profile file at nowhere/profile.yaml"),
+        ("quick", {"trainig.epochs": 3}, "unknown setting 'trainig.epochs' - did you mean training.epochs?"),
+        ("quick", {"training": 3}, "unknown setting 'training'"),
+        ("quick", {"training.epochs": "many"}, "training.epochs: .*valid integer.*given: 'many'"),
+        ("quick", {"training.epochs": 0}, "training.epochs: .*greater than or equal to 1.*given: 0"),
+        ("quick", {"source.synthetic.rho": 1.5}, "source.synthetic.rho: .*less than or equal to 1"),
+        ("quick", {"training.losses": "[l3]"}, "training.losses.0: .*'l1', 'l2'"),
+        ("quick", {"spectrogram.sample_rate_hz": 8000}, "must be equal"),
+    ],
+)
+def test_what_is_wrong_is_named(profile, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(profile, overrides)
+
+
+def test_unknown_key_in_a_profile_file_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training:\n  epoch: 3\n")
+    with pytest.raises(
+        ConfigError, match=r"mine: unknown setting 'training.epoch' - did you mean training.epochs"
+    ):
+        load_config(path)
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(InputError, match="expected a mapping of settings, found list"):
+        load_config(path)
+    path.write_text("a: [1\n")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(path)
+
+
+def test_settings_are_frozen_and_their_digest_follows_them():
+    config = StudyConfig()
+    with pytest.raises(ValueError, match="frozen"):
+        config.profile = "other"
+    assert config.training.digest() == StudyConfig().training.digest()
+    assert config.training.digest() != config.training.model_copy(update={"epochs": 21}).digest()
+
+
+def test_resolved_settings_can_be_read_back(tmp_path):
+    config = load_config("quick")
+    path = tmp_path / "quick.yaml"
+    path.write_text(config.to_yaml())
+    values = yaml.safe_load(path.read_text())
+    assert StudyConfig.model_validate(values) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "bins"),
+    [({}, 598, 257), ({"duration_s": 3.0, "max_frequency_hz": 4000}, 298, 129)],
+)
+def test_size_of_the_spectrogram(settings, frames, bins):
+    config = SpectrogramConfig(**settings)
+    assert (config.n_frames, config.n_bins) == (frames, bins)
+
+
+def test_setting_keys_are_dotted_leaves():
+    keys = setting_keys()
+    assert "source.synthetic.rho" in keys
+    assert "training.epochs" in keys
+    assert "training" not in keys

@@ -1,0 +1,77 @@
+"""Importing the package is light; packaging files agree with one another."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import s2f_lib
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("dlib", "yt_dlp", "ray", "av", "librosa", "torch", "cv2")
+
+
+def test_import_takes_none_of_the_heavy_libraries():
+    script = f"import sys, s2f_lib; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_public_name_can_be_had():
+    for name in s2f_lib.__all__:
+        assert getattr(s2f_lib, name) is not None
+    assert set(s2f_lib.__all__) == set(dir(s2f_lib))
+
+
+def _name(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-")
+
+
+def _pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_conda_environment_is_in_step_with_pyproject():
+    project = _pyproject()["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    # what conda-forge names otherwise than PyPI
+    renamed = {"dlib-bin": "dlib", "opencv-python-headless": "py-opencv", "torch": "pytorch-gpu"}
+    wanted = {_name(r): r for r in project["dependencies"]}
+    have = {_name(entry) for entry in conda} | {_name(entry) for entry in pip if not entry.startswith("-")}
+    missing = [name for name in wanted if renamed.get(name, name) not in have]
+    assert not missing, f"environment.yml lacks {missing}"
+    python = next(entry for entry in conda if entry.startswith("python"))
+    assert python.removeprefix("python") == project["requires-python"]
+    bounds = {_name(e): e.split(_name(e), 1)[1].replace(" ", "") for e in conda if _name(e) in wanted}
+    for name, bound in bounds.items():
+        assert bound == wanted[name].lower().split(name, 1)[-1], f"{name}: environment.yml says {bound!r}"
+
+
+def test_lock_pins_every_requirement_with_hashes_and_names_no_index():
+    lock = (ROOT / "requirements.lock").read_text()
+    project = _pyproject()["project"]
+    pinned = {_name(line) for line in lock.splitlines() if re.match(r"[a-z0-9]", line)}
+    extras = [r for group in project["optional-dependencies"].values() for r in group]
+    for requirement in project["dependencies"] + extras:
+        assert _name(requirement) in pinned, f"requirements.lock lacks {requirement}: run `make lock`"
+    assert "--hash=sha256:" in lock
+    assert "index-url" not in lock
+    assert "://" not in re.sub(r"#.*", "", lock)
+
+
+def test_no_file_of_the_project_names_a_package_index():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    hosts = re.compile(r"pypi\.org|files\.pythonhosted|index-url\s*[=h]|download\.pytorch\.org|registry\.npm")
+    for name in listed.split():
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".lock", ".txt", ""} and path.is_file():
+            if path == Path(__file__).resolve():
+                continue
+            assert not hosts.search(path.read_text(encoding="utf-8")), f"{name} names a package index"

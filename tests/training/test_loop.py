@@ -1,0 +1,151 @@
+"""The loop on a tiny regression: it learns, repeats, resumes, and stops where it must."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from s2f_lib.config import LoopConfig
+from s2f_lib.errors import CheckpointError, TrainingError
+from s2f_lib.training.checkpoint import load_model
+from s2f_lib.training.data import PairedArrays, validation_mask
+from s2f_lib.training.loop import EpochSampler, Task, fit, warmup_cosine
+
+CONFIG = LoopConfig(epochs=4, batch_size=4, learning_rate=0.02, device="cpu")
+
+
+def _task(scale: float = 1.0) -> Task:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(18, 3)).astype(np.float32)
+    targets = inputs @ np.array([[1.0], [-2.0], [0.5]], dtype=np.float32) * scale
+    torch.manual_seed(0)
+    # dropout draws random numbers, so a resumed run is only equal if their state is kept
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def loss(network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return (network(batch[0]) - batch[1]).square().mean()
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return {"validation_loss": float(loss(network, (torch.tensor(inputs), torch.tensor(targets))))}
+
+    return Task(model, PairedArrays(inputs, targets), loss, validate)
+
+
+def _losses(metrics: pd.DataFrame) -> list[float]:
+    return [*metrics["train_loss"], *metrics["validation_loss"]]
+
+
+def test_learns_and_writes_a_row_an_epoch(tmp_path):
+    metrics = fit(_task(), CONFIG.model_copy(update={"epochs": 30}), out=tmp_path, digest="d")
+    assert list(metrics["epoch"]) == list(range(1, 31))
+    assert metrics["validation_loss"].iloc[-1] < 0.3 * metrics["validation_loss"].iloc[0]
+    stored = pd.read_csv(tmp_path / "metrics.csv")
+    np.testing.assert_allclose(stored["train_loss"], metrics["train_loss"])
+
+
+def test_same_seed_same_losses_other_seed_others(tmp_path):
+    first = fit(_task(), CONFIG, out=tmp_path / "a", digest="d")
+    second = fit(_task(), CONFIG, out=tmp_path / "b", digest="d")
+    other = fit(_task(), CONFIG.model_copy(update={"seed": 1}), out=tmp_path / "c", digest="d")
+    assert _losses(first) == _losses(second)
+    assert _losses(first) != _losses(other)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
+    whole = fit(_task(), CONFIG, out=tmp_path / "whole", digest="d")
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch: int, epochs: int, row: dict[str, float]) -> None:
+        if epoch == stop_after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(_task(), CONFIG, out=tmp_path / "cut", digest="d", progress=interrupt)
+    task = _task()
+    resumed = fit(task, CONFIG, out=tmp_path / "cut", digest="d")
+    assert _losses(resumed) == _losses(whole)
+    other = _task()
+    load_model(tmp_path / "whole" / "model.safetensors", other.model)
+    for name, tensor in task.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    fit(_task(), CONFIG, out=tmp_path, digest="d")
+    seen = []
+    fit(_task(), CONFIG, out=tmp_path, digest="d", progress=lambda *args: seen.append(args))
+    assert seen == []
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path):
+    fit(_task(), CONFIG, out=tmp_path, digest="one")
+    with pytest.raises(CheckpointError, match=r"other settings \(digest one, expected two\)"):
+        fit(_task(), CONFIG, out=tmp_path, digest="two")
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    fit(_task(), CONFIG, out=tmp_path, digest="d")
+    state = tmp_path / "checkpoint" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
+        fit(_task(), CONFIG, out=tmp_path, digest="d")
+    model = tmp_path / "checkpoint" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="truncated or no safetensors"):
+        load_model(model, _task().model)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_model(tmp_path / "model.safetensors", nn.Linear(2, 2))
+
+
+def test_checkpoint_left_aside_by_a_kill_between_two_renames_is_used(tmp_path):
+    whole = fit(_task(), CONFIG, out=tmp_path, digest="d")
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint-old")
+    seen = []
+    resumed = fit(_task(), CONFIG, out=tmp_path, digest="d", progress=lambda *args: seen.append(args))
+    assert seen == []
+    assert _losses(resumed) == _losses(whole)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at epoch 1, step 1"):
+        fit(_task(scale=float("inf")), CONFIG, out=tmp_path, digest="d")
+
+
+def test_fewer_clips_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="18 training examples are fewer than a batch of 32"):
+        fit(_task(), CONFIG.model_copy(update={"batch_size": 32}), out=tmp_path, digest="d")
+
+
+def test_sampler_draws_each_once_and_another_order_each_epoch():
+    sampler = EpochSampler(50, seed=3)
+    first = list(sampler)
+    sampler.epoch = 1
+    second = list(sampler)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    sampler.epoch = 0
+    assert list(sampler) == first
+
+
+def test_learning_rate_goes_up_a_line_and_down_a_cosine():
+    factor = warmup_cosine(100, 0.1)
+    assert [factor(0), factor(4), factor(9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(100) == pytest.approx(0.0)
+
+
+def test_validation_takes_whole_videos_and_stays_when_clips_are_added():
+    videos = [f"video{i // 3:06d}" for i in range(3000)]
+    mask = validation_mask(videos, share=0.2, seed=0)
+    assert mask.mean() == pytest.approx(0.2, abs=0.05)
+    for start in range(0, 3000, 3):
+        assert len(set(mask[start : start + 3])) == 1
+    assert (validation_mask(videos[:30], share=0.2, seed=0) == mask[:30]).all()
+    assert (validation_mask(videos, share=0.2, seed=1) != mask).any()
+    assert not validation_mask(videos, share=0.0, seed=0).any()
