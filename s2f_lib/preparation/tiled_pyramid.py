@@ -80,9 +80,9 @@ class PyramidLayout:
         (n,) int64
             The first tile that holds the point, or else the nearest one.
         """
-        left, top, right, bottom = (
-            np.array([getattr(tile, side) for tile in self.tiles]) for side in ("left", "top", "right", "bottom")
-        )
+        left, top, right, bottom = np.array(
+            [(tile.left, tile.top, tile.right, tile.bottom) for tile in self.tiles]
+        ).T
         dx = x[:, None] - np.clip(x[:, None], left, right)  # (n, tiles)
         dy = y[:, None] - np.clip(y[:, None], top, bottom)
         return np.argmin(dx * dx + dy * dy, axis=1)
