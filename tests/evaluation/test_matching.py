@@ -1,0 +1,63 @@
+"""Matching against brute force; strata; verification."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from s2f_lib.errors import InputError
+from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verification_auc
+
+
+def _similarity(n: int, signal: float) -> np.ndarray:
+    return np.random.default_rng(n).normal(size=(n, n)) + signal * np.eye(n)
+
+
+@pytest.mark.parametrize("n_candidates", [2, 3, 5])
+def test_exact_expectation_equals_all_draws(n_candidates):
+    similarity = _similarity(8, 1.0)
+    wins = matching_accuracy(similarity, n_candidates)
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        draws = [
+            all(similarity[i, i] > similarity[i, j] for j in chosen)
+            for chosen in combinations(others, n_candidates - 1)
+        ]
+        assert wins[i] == pytest.approx(np.mean(draws))
+
+
+def test_noise_is_at_chance_and_truth_wins():
+    assert np.nanmean(matching_accuracy(_similarity(300, 0.0), 5)) == pytest.approx(0.2, abs=0.05)
+    assert np.nanmean(matching_accuracy(_similarity(50, 100.0), 10)) == 1.0
+
+
+def test_strata_take_the_attribute_away():
+    labels = np.array(["f", "m"] * 100)
+    rng = np.random.default_rng(0)
+    same = labels[:, None] == labels[None, :]
+    similarity = 3.0 * same + rng.normal(size=(200, 200))  # the voice tells the gender, and nothing else
+    assert np.mean(matching_accuracy(similarity, 2)) > 0.7
+    assert np.mean(matching_accuracy(similarity, 2, strata=labels)) == pytest.approx(0.5, abs=0.07)
+    assert verification_auc(similarity) > 0.7
+    assert verification_auc(similarity, strata=labels) == pytest.approx(0.5, abs=0.07)
+    ranks, sizes = ranks_within(similarity, labels)
+    assert set(sizes) == {100}
+    assert ranks.mean() == pytest.approx(50.5, abs=7)
+
+
+def test_strata_that_are_too_small_give_no_number():
+    labels = ["a", "a", "b"]
+    wins = matching_accuracy(np.eye(3), 2, strata=labels)
+    assert np.isnan(wins[2])
+    assert wins[0] == 1.0
+    with pytest.raises(InputError, match="two people in a stratum"):
+        verification_auc(np.eye(2), strata=["a", "b"])
+    with pytest.raises(InputError, match="2 strata for 3 queries"):
+        ranks_within(np.eye(3), ["a", "b"])
+
+
+def test_auc_by_hand():
+    # own 0.9 beats 0.1 and 0.5; own 0.3 beats 0.1 alone: 3 of 4
+    assert verification_auc(np.array([[0.9, 0.1], [0.5, 0.3]])) == pytest.approx(0.75)
