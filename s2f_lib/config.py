@@ -77,6 +77,7 @@ class PreparationConfig(Settings):
     detection_threshold: float = 0.0  # dlib's own threshold on its confidence
     detector: Literal["dlib", "torch"] = "dlib"
     faces: Literal["one", "at-xy"] = "one"  # exactly one face, or the one nearest the CSV's x, y
+    min_face_px: int = Field(32, ge=1)  # of the file's own pixels; a smaller face would be all blur
     crop_px: int = Field(224, ge=64)  # VGG-Face's input
     crop_margin: float = Field(0.25, ge=0)  # dlib's face-chip padding: share of the face box added a side
     jpeg_quality: int = Field(92, ge=50, le=100)

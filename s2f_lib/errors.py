@@ -58,6 +58,7 @@ class RefusalReason(StrEnum):
     NO_FACE = "no-face"
     SEVERAL_FACES = "several-faces"
     FACE_TOO_SMALL = "face-too-small"
+    CRASHED = "crashed"  # a decoder or detector failed on it unexpectedly
     BAD_ROW = "bad-row"  # a malformed row of the clip list
     # download (yt-dlp's messages, told apart)
     PRIVATE = "private"

@@ -37,7 +37,7 @@ class VGGFace:
     network
         torchvision's VGG16 with `N_IDENTITIES` classes, in its training's RGB order.
     device
-        Where it runs.
+        A torch device; "auto" is a GPU where there is one.
     batch_size
         Faces a pass.
     fingerprint
@@ -58,6 +58,8 @@ class VGGFace:
     ) -> None:
         import torch
 
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.fingerprint = fingerprint or fingerprint_of(network)

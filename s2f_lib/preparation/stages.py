@@ -1,0 +1,237 @@
+"""The stages of preparation, each a pure function: one clip in, one row or `ClipRefused` out.
+
+The local pipeline and a cluster call the same functions, so the same rows come out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from s2f_lib.config import PreparationConfig
+from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
+from s2f_lib.features.base import FaceFeatureExtractor
+from s2f_lib.preparation import media
+from s2f_lib.preparation.face_crop import FaceCrop, align_face, choose_face
+from s2f_lib.preparation.face_detector import Detection, FaceDetector
+from s2f_lib.preparation.shards import PreparedRow, decode_jpeg, encode_jpeg
+from s2f_lib.sources.clip import ClipRef
+
+logger = logging.getLogger(__name__)
+
+_CLIP_SLACK_S = 2.0  # a file longer than its clip by more is a whole video: cutting tools add less
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """What is decoded of a clip.
+
+    Attributes
+    ----------
+    audio
+        (n,) int16 mono, as long as the clip has it, at most `audio_s`.
+    frames
+        (height, width, 3) uint8 RGB each.
+    times_s
+        Of the frames, seconds of the file.
+    """
+
+    audio: np.ndarray
+    frames: list[np.ndarray]
+    times_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a clip: a row, or a reason with one line for a person; and seconds by stage."""
+
+    row: PreparedRow | None
+    reason: RefusalReason | None = None
+    detail: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def prepare_clip(
+    clip: ClipRef,
+    config: PreparationConfig,
+    *,
+    detector: FaceDetector,
+    extractor: FaceFeatureExtractor | None = None,
+) -> Outcome:
+    """Take one clip through all stages; never raises for the clip's own sake.
+
+    Parameters
+    ----------
+    clip
+        With its media file.
+    config
+        How to prepare.
+    detector
+        Finds the faces.
+    extractor
+        Computes the features; without one the row's `features` are None.
+
+    Raises
+    ------
+    StudyError
+        Something is wrong that is not the clip's fault, such as missing weights.
+    """
+    seconds: dict[str, float] = {}
+    try:
+        with _timed(seconds, "decode"):
+            decoded = decode_clip(clip, config)
+        with _timed(seconds, "detect"):
+            index, detection = find_face(decoded, clip, config, detector)
+        with _timed(seconds, "align"):
+            crop = cut_face(decoded.frames[index], detection, config)
+            row = make_row(clip, config, decoded=decoded, index=index, detection=detection, crop=crop)
+        if extractor is not None:
+            with _timed(seconds, "features"):
+                row = with_features([row], extractor)[0]
+        return Outcome(row, seconds=seconds)
+    except ClipRefused as refusal:
+        return Outcome(None, refusal.reason, refusal.detail, seconds)
+    except StudyError:
+        raise
+    except Exception as error:  # a fault of ours or of a codec must not stop the other clips
+        logger.exception("clip %s failed", clip.clip_id)
+        return Outcome(None, RefusalReason.CRASHED, f"{type(error).__name__}: {error}", seconds)
+
+
+def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
+    """Return where in its file a clip lies, in seconds.
+
+    A file is the whole video where it lasts until the clip's end, or lasts more than 2 s longer than
+    the clip does; then `start_s` and `end_s` are places in it.  Else it is the clip alone, from its start.
+
+    Raises
+    ------
+    ClipRefused
+        TRUNCATED: the file ends more than 0.5 s before the clip does.
+    """
+    whole = duration_s >= clip.end_s or duration_s > clip.duration_s + _CLIP_SLACK_S
+    start_s, end_s = (clip.start_s, clip.end_s) if whole else (0.0, clip.duration_s)
+    if duration_s < end_s - media.SHORTFALL_S:
+        raise ClipRefused(
+            RefusalReason.TRUNCATED,
+            f"{clip.media.name if clip.media else clip.clip_id} lasts {duration_s:.2f} s, "
+            f"expected the clip to end at {end_s:.2f} s",
+        )
+    return start_s, min(end_s, duration_s)
+
+
+def decode_clip(clip: ClipRef, config: PreparationConfig) -> DecodedClip:
+    """Decode a clip's sound and the frames that the detector looks at.
+
+    Raises
+    ------
+    ClipRefused
+        MEDIA_MISSING, NOT_MEDIA, TRUNCATED, NO_AUDIO, NO_VIDEO, SILENT or TOO_SHORT.
+    """
+    if clip.media is None:
+        raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no media file for {clip.video_id}")
+    path = Path(clip.media)
+    info = media.probe(path)
+    if not info.has_video:
+        raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
+    if not info.has_audio:
+        raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
+    start_s, end_s = locate_clip(clip, info.duration_s)
+    audio = media.read_audio(
+        path,
+        start_s=start_s,
+        end_s=min(end_s, start_s + config.audio_s),
+        sample_rate_hz=config.sample_rate_hz,
+    )
+    if len(audio) < config.min_audio_s * config.sample_rate_hz:
+        raise ClipRefused(
+            RefusalReason.TOO_SHORT,
+            f"{len(audio) / config.sample_rate_hz:.2f} s of sound; expected at least {config.min_audio_s:g} s",
+        )
+    times_s = [start_s + share * (end_s - start_s) for share in sorted(config.frame_positions)]
+    return DecodedClip(audio, media.read_frames(path, times_s=times_s), times_s)
+
+
+def find_face(
+    decoded: DecodedClip, clip: ClipRef, config: PreparationConfig, detector: FaceDetector
+) -> tuple[int, Detection]:
+    """Return which frame shows the speaker best, and the face in it.
+
+    Raises
+    ------
+    ClipRefused
+        NO_FACE, SEVERAL_FACES or FACE_TOO_SMALL.
+    """
+    index, detection = choose_face(
+        detector.detect(decoded.frames),
+        faces=config.faces,
+        x=clip.x,
+        y=clip.y,
+        frame_sizes=[frame.shape[:2] for frame in decoded.frames],
+    )
+    if detection.width < config.min_face_px:
+        raise ClipRefused(
+            RefusalReason.FACE_TOO_SMALL,
+            f"the face is {detection.width:.0f} px wide; expected at least {config.min_face_px} px",
+        )
+    return index, detection
+
+
+def cut_face(frame: np.ndarray, detection: Detection, config: PreparationConfig) -> FaceCrop:
+    """Cut the aligned face out of its frame."""
+    return align_face(frame, detection, size_px=config.crop_px, margin=config.crop_margin)
+
+
+def make_row(
+    clip: ClipRef,
+    config: PreparationConfig,
+    *,
+    decoded: DecodedClip,
+    index: int,
+    detection: Detection,
+    crop: FaceCrop,
+) -> PreparedRow:
+    """Put a row together; the sound is repeated or cut to `audio_s`."""
+    n_samples = round(config.audio_s * config.sample_rate_hz)
+    return PreparedRow(
+        clip_id=clip.clip_id,
+        video_id=clip.video_id,
+        split=clip.split,
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        x=clip.x,
+        y=clip.y,
+        media=Path(clip.media).name,
+        audio=media.repeat_to(decoded.audio, n_samples),
+        n_audio_samples=min(len(decoded.audio), n_samples),
+        crop=encode_jpeg(crop.image, quality=config.jpeg_quality),
+        box=(detection.left, detection.top, detection.right, detection.bottom),
+        detection_confidence=detection.confidence,
+        eye_angle_deg=crop.eye_angle_deg,
+        frame_time_s=decoded.times_s[index],
+    )
+
+
+def with_features(rows: list[PreparedRow], extractor: FaceFeatureExtractor) -> list[PreparedRow]:
+    """Return the rows with features of their *stored* faces.
+
+    So another extractor that is run over the shards later sees the very same pixels.
+    """
+    faces = np.stack([decode_jpeg(row.crop) for row in rows])
+    features = extractor(faces).astype(np.float16)  # (n, dimension)
+    return [replace(row, features=vector) for row, vector in zip(rows, features, strict=True)]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = round(time.perf_counter() - begun, 4)
