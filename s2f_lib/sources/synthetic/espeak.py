@@ -30,7 +30,9 @@ _one_at_a_time = threading.Lock()
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-def synthesize(text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50, pitch_range: int = 50) -> np.ndarray:
+def synthesize(
+    text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50, pitch_range: int = 50
+) -> np.ndarray:
     """Speak a text with espeak-ng.
 
     Parameters
@@ -58,7 +60,7 @@ def synthesize(text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50,
     """
     chunks: list[np.ndarray] = []
 
-    def keep(samples, count, _events):  # noqa: ANN001, ANN202 - called from C
+    def keep(samples, count, _events):
         if samples and count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
@@ -67,7 +69,9 @@ def synthesize(text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50,
     with _one_at_a_time, _library() as library:
         library.espeak_SetSynthCallback(callback)
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise InputError(f"espeak-ng has no voice {voice!r}: give a language code of its data, such as en-us")
+            raise InputError(
+                f"espeak-ng has no voice {voice!r}: give a language code it knows, such as en-us"
+            )
         for parameter, value in ((_RATE, rate_wpm), (_PITCH, pitch), (_RANGE, pitch_range)):
             library.espeak_SetParameter(parameter, round(value), 0)
         data = text.encode() + b"\0"
@@ -79,7 +83,7 @@ def synthesize(text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50,
 
 
 @contextmanager
-def _library():  # noqa: ANN202
+def _library():
     """Load espeak-ng with fresh state, and unload it."""
     import espeakng_loader
 
@@ -102,7 +106,7 @@ def _library():  # noqa: ANN202
 
 
 @contextmanager
-def _short_path(path: Path):  # noqa: ANN202
+def _short_path(path: Path):
     """Give a path short enough for espeak-ng: the path itself, or a link to it."""
     if len(str(path)) <= _LONGEST_PATH:
         yield path

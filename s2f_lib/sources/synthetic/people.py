@@ -96,7 +96,7 @@ class Population(Sequence[Person]):
     def __len__(self) -> int:
         return len(self.people)
 
-    def __getitem__(self, place):  # noqa: ANN001, ANN204 - as tuple's
+    def __getitem__(self, place):
         return self.people[place]
 
     def __iter__(self) -> Iterator[Person]:

@@ -20,7 +20,9 @@ _FORMANT_BOUNDS = (0.6, 1.6)
 _GAP_S = 0.12  # of silence between two sentences
 
 
-def speak(voice: VoiceLatents, text: str, *, sample_rate_hz: int = SAMPLE_RATE_HZ, noise_seed: int = 0) -> np.ndarray:
+def speak(
+    voice: VoiceLatents, text: str, *, sample_rate_hz: int = SAMPLE_RATE_HZ, noise_seed: int = 0
+) -> np.ndarray:
     """Let a voice say a text.
 
     Parameters

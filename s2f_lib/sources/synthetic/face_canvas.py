@@ -1,0 +1,129 @@
+"""A small painter: soft-edged polygons on a float picture with transparency."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+_SHIFT = 4  # fractional bits of cv2's polygon corners
+
+
+class Canvas:
+    """A picture in face units that grows layer by layer.
+
+    Parameters
+    ----------
+    width_px, height_px
+        Of the picture.
+    centre_px
+        Where the face units' origin lies, x and y in pixels.
+    px_per_unit
+        Pixels of one face unit.
+
+    Attributes
+    ----------
+    colour
+        (height, width, 3) float32, sRGB in [0, 1].
+    alpha
+        (height, width) float32, 1 where something is painted.
+    x, y
+        Face units of the columns (width,) and rows (height,), float32.
+    """
+
+    def __init__(
+        self, width_px: int, height_px: int, *, centre_px: tuple[float, float], px_per_unit: float
+    ) -> None:
+        self.centre_px = centre_px
+        self.px_per_unit = px_per_unit
+        self.colour = np.zeros((height_px, width_px, 3), np.float32)
+        self.alpha = np.zeros((height_px, width_px), np.float32)
+        self.x = ((np.arange(width_px) - centre_px[0]) / px_per_unit).astype(np.float32)
+        self.y = ((np.arange(height_px) - centre_px[1]) / px_per_unit).astype(np.float32)
+
+    def fill(
+        self,
+        points: np.ndarray,
+        colour: np.ndarray | tuple[float, float, float],
+        *,
+        opacity: float = 1.0,
+        soft: float = 0.0,
+        light: np.ndarray | None = None,
+        inside: np.ndarray | None = None,
+    ) -> None:
+        """Paint a polygon.
+
+        Parameters
+        ----------
+        points
+            (n, 2), x and y in face units.
+        colour
+            sRGB in [0, 1].
+        opacity
+            0 to 1.
+        soft
+            Standard deviation of the edge's blur, face units.
+        light
+            (height, width) float32 factor on the colour, over the whole picture.
+        inside
+            (height, width) float32 in [0, 1]: paint only there.
+        """
+        box, mask = self.mask(points, soft=soft)
+        if mask.size == 0:
+            return
+        if inside is not None:
+            mask = mask * inside[box]
+        self.blend(box, mask * opacity, colour, light=light)
+
+    def mask(self, points: np.ndarray, *, soft: float = 0.0) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Return where a polygon lies and how much of each pixel there it covers, float32."""
+        pixels = np.asarray(points, np.float64) * self.px_per_unit + self.centre_px
+        blur = soft * self.px_per_unit
+        margin = 2 + 3 * blur
+        low = np.maximum(np.floor(pixels.min(axis=0) - margin), 0).astype(int)
+        high = np.minimum(np.ceil(pixels.max(axis=0) + margin) + 1, self.alpha.shape[::-1]).astype(int)
+        size = np.maximum(high - low, 0)
+        box = (slice(low[1], low[1] + size[1]), slice(low[0], low[0] + size[0]))
+        covered = np.zeros((size[1], size[0]), np.uint8)
+        if covered.size:
+            corners = np.round((pixels - low) * 2**_SHIFT).astype(np.int32)
+            cv2.fillPoly(covered, [corners], 255, lineType=cv2.LINE_AA, shift=_SHIFT)
+            if blur > 0.3:
+                covered = cv2.GaussianBlur(covered, (0, 0), blur)
+        return box, covered.astype(np.float32) / 255
+
+    def blend(
+        self,
+        box: tuple[slice, slice],
+        mask: np.ndarray,
+        colour: np.ndarray | tuple[float, float, float],
+        *,
+        light: np.ndarray | None = None,
+    ) -> None:
+        """Lay a colour (one, or a picture) over a box of the picture, by `mask`."""
+        over = np.asarray(colour, np.float32)
+        if over.ndim == 3:
+            over = over[box]
+        if light is not None:
+            over = over * light[box][..., None]
+        part = self.colour[box]
+        part += mask[..., None] * (over - part)
+        covered = self.alpha[box]
+        np.maximum(covered, mask, out=covered)
+
+
+def ellipse(x: float, y: float, half_width: float, half_height: float, n: int = 40) -> np.ndarray:
+    """Return an ellipse as a polygon, (n, 2)."""
+    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.column_stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)])
+
+
+def mirrored(points: np.ndarray, side: int) -> np.ndarray:
+    """Return the points for the right (+1) or left (-1) half of the face."""
+    return np.asarray(points) * (side, 1)
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
+    """Return smooth noise of deviation near 1 with about `cells` (rows, columns) bumps, float32."""
+    coarse = rng.standard_normal(cells).astype(np.float32)
+    fine = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return fine / max(float(fine.std()), 1e-6)
