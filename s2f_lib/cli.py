@@ -90,7 +90,9 @@ def prepare(
     splits: Annotated[
         Path | None, typer.Option(help="Stored split, CSV clip_id,split; else drawn by video id.")
     ] = None,
-    profile: ProfileOption = "default",
+    profile: Annotated[
+        str | None, typer.Option(help="Take settings from a profile or a YAML file. [default: the library's]")
+    ] = None,
     parameter: ParameterOption = None,
     faces: Annotated[
         str | None,
@@ -101,6 +103,8 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: one a core.")] = None,
 ) -> None:
     """Prepare clips: audio, face crop and features into Parquet shards; refusals into the ledger."""
+    from s2f_lib.preparation.ledger import Ledger
+    from s2f_lib.preparation.pipeline import LEDGER_NAME
     from s2f_lib.preparation.pipeline import prepare as prepare_clips
     from s2f_lib.sources.avspeech import load_clips
 
@@ -118,10 +122,11 @@ def prepare(
     with _progress_bar("clips") as report:
         summary = prepare_clips(config, clips, out, progress=report)
     _print_table(summary.table(), title=f"Clips of {csv.name}")
-    for row in summary.refusals():
-        console.print(
-            f"  {row.clip_id}: {row.reason} - {row.detail}", soft_wrap=True, markup=False, highlight=False
-        )
+    with Ledger(out / LEDGER_NAME) as ledger:
+        for row in ledger.rows():
+            if row["reason"]:
+                line = f"  {row['clip_id']}: {row['reason']} - {row['detail']}"
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"Shards and ledger are in {out}.", soft_wrap=True)
     if not summary.n_done:
         raise StudyError("no clip was prepared: see the reasons above")

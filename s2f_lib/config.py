@@ -207,13 +207,13 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in paths.profiles_dir().glob("*.yaml"))
 
 
-def load_config(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
     """Resolve a profile and overrides into settings.
 
     Parameters
     ----------
     profile
-        A name in `book/profiles`, or the path of a YAML file.
+        A name in `book/profiles`, the path of a YAML file, or None for the defaults alone.
     overrides
         Dotted keys to values, for example ``{"training.epochs": 3}``.  A text
         value is read as YAML, so that ``"3"`` from a command line is a number.
@@ -223,7 +223,7 @@ def load_config(profile: str | Path, overrides: Mapping[str, Any] | None = None)
     ConfigError
         The profile, a key or a value is not valid; the message names it.
     """
-    name, values = _read_profile(profile)
+    name, values = ("default", {}) if profile is None else _read_profile(profile)
     for key, value in (overrides or {}).items():
         _set_dotted(values, key, yaml.safe_load(value) if isinstance(value, str) else value)
     values["profile"] = name

@@ -1,0 +1,86 @@
+"""The whole way on a tiny population: clips, shards, models, tables, triptychs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from s2f_lib.errors import ConfigError, DataError
+from s2f_lib.evaluation.tables import distance_table, rank_table, recall_table
+from s2f_lib.study import Study
+
+TINY = {
+    "source.synthetic.n_train": 10,
+    "source.synthetic.n_test": 5,
+    "source.synthetic.duration_s": 3.5,
+    "preparation.workers": 2,
+    "training.epochs": 2,
+    "training.batch_size": 4,
+    "training.validation_share": 0.2,
+    "decoder.width": 0.0625,
+    "decoder_training.epochs": 1,
+    "decoder_training.batch_size": 4,
+    "evaluation.recall_at": [1, 5],
+    "evaluation.n_bootstrap": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A run of the quick profile, made small, in a workspace of its own."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S2F_WORKSPACE", str(workspace))
+        yield Study.open("quick", settings=TINY)
+
+
+def test_clips_become_shards_with_splits_and_features(study):
+    assert len(study.clips) + study.preparation.n_refused == 15
+    train, test = study.split("train"), study.split("test")
+    assert len(train) >= 9
+    assert len(test) >= 4
+    assert not set(train.video_ids) & set(test.video_ids)
+    assert train.audio.shape[1] == 6 * 16_000
+    assert train.features.shape[1] == study.extractor.dimension == 128
+    # stored features are those of the stored faces, within float16
+    np.testing.assert_allclose(study.extractor(test.crops()), test.features, atol=2e-3)
+    with pytest.raises(DataError, match="no prepared clip is in split 'validation'"):
+        study.split("validation")
+
+
+def test_the_same_settings_are_prepared_once(study):
+    again = Study.open("quick", settings=TINY)
+    shards = {path: path.stat().st_mtime_ns for path in study.prepared_dir.glob("*.parquet")}
+    assert shards
+    assert again.prepared_dir == study.prepared_dir
+    assert {path: path.stat().st_mtime_ns for path in again.prepared_dir.glob("*.parquet")} == shards
+
+
+def test_every_loss_trains_and_the_tables_are_whole(study):
+    pairs = {}
+    for loss in study.config.training.losses:
+        trained = study.encoder(loss)
+        assert len(trained.metrics) == 2
+        assert np.isfinite(trained.metrics["train_loss"]).all()
+        pairs[loss] = study.features("test", loss)
+        assert np.isfinite(pairs[loss].predicted).all()
+    assert len({pair.predicted.tobytes() for pair in pairs.values()}) == len(pairs)
+    distances = distance_table(pairs, study.config.evaluation)
+    recall = recall_table(rank_table(pairs, study.config.evaluation), study.config.evaluation)
+    assert not distances.isna().any().any()
+    assert not recall.isna().any().any()
+
+
+def test_triptychs_are_faces_with_a_cosine(study):
+    triptychs = study.triptychs()
+    assert triptychs.original.shape == triptychs.from_voice.shape == triptychs.from_face.shape
+    assert (np.abs(triptychs.cosine) <= 1).all()
+    ranked = triptychs.cosine[triptychs.by_rank(3)]
+    assert list(ranked) == sorted(ranked, reverse=True)
+    assert ranked[0] == triptychs.cosine.max()
+    assert ranked[-1] == triptychs.cosine.min()
+
+
+def test_a_source_that_is_not_set_is_named(study):
+    with pytest.raises(ConfigError, match=r"source.avspeech.csv is not set: .* -p source.avspeech.csv="):
+        Study.open("quick", settings=TINY | {"source.kind": "avspeech"}).clips  # noqa: B018
