@@ -218,7 +218,8 @@ class Ledger:
         self, position: int, status: str, reason: str | None, detail: str | None, seconds: Mapping[str, float]
     ) -> None:
         self._db.execute(
-            "UPDATE clips SET status = ?, reason = ?, detail = ?, seconds = ?, updated = ? WHERE position = ?",
+            "UPDATE clips SET status = ?, reason = ?, detail = ?, seconds = ?, updated = ?"
+            " WHERE position = ?",
             (status, reason, detail, json.dumps(dict(seconds)), time.time(), position),
         )
 

@@ -150,9 +150,9 @@ def decode_clip(clip: ClipRef, config: PreparationConfig) -> DecodedClip:
         sample_rate_hz=config.sample_rate_hz,
     )
     if len(audio) < config.min_audio_s * config.sample_rate_hz:
+        found_s = len(audio) / config.sample_rate_hz
         raise ClipRefused(
-            RefusalReason.TOO_SHORT,
-            f"{len(audio) / config.sample_rate_hz:.2f} s of sound; expected at least {config.min_audio_s:g} s",
+            RefusalReason.TOO_SHORT, f"{found_s:.2f} s of sound; expected at least {config.min_audio_s:g} s"
         )
     times_s = [start_s + share * (end_s - start_s) for share in sorted(config.frame_positions)]
     return DecodedClip(audio, media.read_frames(path, times_s=times_s), times_s)
