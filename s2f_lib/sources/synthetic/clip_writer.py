@@ -44,10 +44,12 @@ def write_clip(
         with av.open(str(partial), "w", format="mp4") as container:
             # one thread, because x264's threads change the bytes; the clips are what runs in parallel
             video = container.add_stream(
-                "libx264", rate=rate, options={"preset": "veryfast", "crf": "21", "threads": "1"}
+                "libx264", rate=rate, options={"preset": "superfast", "crf": "20", "threads": "1"}
             )
             video.pix_fmt = "yuv420p"
-            sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+            sound = container.add_stream(
+                "aac", rate=sample_rate_hz, layout="mono", options={"aac_coder": "fast"}
+            )
             sound.bit_rate = _AUDIO_BIT_RATE
             for number, picture in enumerate(frames):
                 if number == 0:

@@ -85,7 +85,8 @@ def paint_brows(
     arch = g.brow_y - g.brow_arch * np.sin(np.pi * np.clip(t, 0, 1) ** 1.3) * 1.6 + 0.035 * t**2
     half = g.brow_half_thickness * (1 - 0.75 * t**2)
     points = np.concatenate([np.column_stack([x, arch - half]), np.column_stack([x, arch + half])[::-1]])
-    colour = 0.75 * hair
+    # always darker than the skin: a light brow is what makes the detector miss a face
+    colour = np.minimum(0.75 * hair, 0.62 * skin_colour(face.skin_tone))
     for side in (1, -1):
         canvas.fill(mirrored(points, side), colour, opacity=0.85, soft=0.008, light=light)
 
@@ -115,7 +116,7 @@ def paint_mouth(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nd
     x = g.mouth_half_width * t
     bow = (1 - t**2) ** 0.7
     gap = MOUTH_GAP * (1 - t**2)
-    line = g.mouth_y + 0.012 - 0.024 * t**2  # the corners a little up
+    line = g.mouth_line(t)
     upper_edge = line - g.upper_lip * bow * (1.05 - 0.3 * np.exp(-((t / 0.16) ** 2)))
     lower_line = line + gap
     lower_edge = lower_line + g.lower_lip * bow

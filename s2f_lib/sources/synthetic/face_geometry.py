@@ -13,6 +13,7 @@ import numpy as np
 from s2f_lib.sources.synthetic.latents import OLDEST_YEARS, YOUNGEST_YEARS, FaceLatents
 
 MOUTH_GAP = 0.09  # between the lips where the mouth is drawn open
+FACE_CENTRE_Y = 0.14  # between eyes and mouth: the middle of the box that a detector draws
 _TEMPLE_Y = -0.2  # the head is widest here
 
 
@@ -42,6 +43,10 @@ class FaceGeometry:
     upper_lip: float
     lower_lip: float
     hairline_y: float
+
+    def mouth_line(self, across: np.ndarray) -> np.ndarray:
+        """Lower edge of the upper lip at `across`, -1 to 1 from corner to corner: the corners a little up."""
+        return self.mouth_y + 0.012 - 0.024 * across**2
 
     def width_at(self, y: np.ndarray) -> np.ndarray:
         """Half the head's width at each y, 0 outside the head; shape and dtype of `y`."""

@@ -12,7 +12,7 @@ _PALETTE = np.array(
     [(0.07, 0.06, 0.06), (0.20, 0.13, 0.09), (0.36, 0.22, 0.13), (0.60, 0.36, 0.18), (0.86, 0.68, 0.40)],
     np.float32,
 )
-_GREY = np.array((0.78, 0.78, 0.79), np.float32)
+_GREY = np.array((0.66, 0.66, 0.67), np.float32)
 BALD, SHORT, FULL, BOB, LONG, TIED = range(6)
 _PAD = {SHORT: (0.045, 0.02), FULL: (0.17, 0.05), BOB: (0.12, 0.11), LONG: (0.12, 0.09), TIED: (0.06, 0.035)}
 
@@ -34,8 +34,9 @@ def hair_light(
     lx, ly, lz = np.asarray(direction) / np.linalg.norm(direction)
     lambert = np.clip(lx * nx + ly * ny + lz * nz, 0, 1)
     gloss = lambert ** (8 if face.curly else 14)
-    strands = 1 + (0.15 if face.curly else 0.14) * grain
-    return ((0.5 + 0.6 * lambert + 0.5 * gloss) * strands).astype(np.float32)
+    strands = 1 + (0.11 if face.curly else 0.14) * grain
+    shine = 0.2 if face.curly else 0.5
+    return ((0.5 + 0.6 * lambert + shine * gloss) * strands).astype(np.float32)
 
 
 def paint_back_hair(

@@ -19,8 +19,8 @@ _SKIN = np.array(
         (0.91, 0.73, 0.58),
         (0.78, 0.56, 0.40),
         (0.60, 0.40, 0.27),
-        (0.44, 0.28, 0.19),
-        (0.32, 0.20, 0.14),
+        (0.46, 0.30, 0.205),
+        (0.37, 0.235, 0.165),
     ],
     dtype=np.float32,
 )
@@ -99,7 +99,7 @@ def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair) -> np.ndarray:
     # forehead: four lines, bent a little
     bent = y + 0.03 * np.cos(4 * x)
     waves = np.cos(2 * np.pi * (bent + 0.44) / 0.085)
-    z += 0.011 * old * waves * np.exp(-(((bent + 0.44) / 0.13) ** 2)) * np.exp(-((x / 0.36) ** 4))
+    z += 0.009 * old * waves * np.exp(-(((bent + 0.44) / 0.13) ** 2)) * np.exp(-((x / 0.36) ** 4))
     # crow's feet
     outer = side - (g.eye_x + g.eye_half_width + 0.09)
     fan = np.cos(2 * np.pi * (y - g.eye_y - 0.25 * outer) / 0.055)
@@ -135,7 +135,7 @@ def shade(height: np.ndarray, *, px_per_unit: float, light: tuple[float, float, 
     # skin scatters light, so the terminator is soft: wrap the cosine
     wrapped = np.clip((lambert + 0.3) / 1.3, 0, 1)
     shine = np.clip(lambert, 0, 1) ** 18
-    return (0.32 + 0.76 * wrapped + 0.07 * shine).astype(np.float32)
+    return (0.36 + 0.74 * wrapped + 0.07 * shine).astype(np.float32)
 
 
 def skin_layer(

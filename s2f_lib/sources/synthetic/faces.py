@@ -17,7 +17,7 @@ import numpy as np
 from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic import face_features, face_hair
 from s2f_lib.sources.synthetic.face_canvas import Canvas, ellipse, mirrored, smooth_noise
-from s2f_lib.sources.synthetic.face_geometry import MOUTH_GAP, FaceGeometry, measure
+from s2f_lib.sources.synthetic.face_geometry import FACE_CENTRE_Y, MOUTH_GAP, FaceGeometry, measure
 from s2f_lib.sources.synthetic.face_surface import head_height, shade, skin_colour, skin_layer
 from s2f_lib.sources.synthetic.latents import FaceLatents
 
@@ -78,7 +78,7 @@ class Scene:
     warmth: float = 0.0
     centre_x: float = 0.5
     centre_y: float = 0.5
-    head_share: float = 0.64
+    head_share: float = 0.7
     clothes: tuple[float, float, float] = (0.25, 0.32, 0.45)
     background_seed: int = 0
 
@@ -91,8 +91,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         exposure=float(rng.uniform(0.93, 1.07)),
         warmth=float(rng.normal(0, 0.02)),
         centre_x=float(rng.uniform(0.40, 0.60)),
-        centre_y=float(rng.uniform(0.47, 0.52)),
-        head_share=float(rng.uniform(0.60, 0.70)),
+        centre_y=float(rng.uniform(0.49, 0.53)),
+        head_share=float(rng.uniform(0.66, 0.74)),
         clothes=(float(hue[0]), float(hue[1]), float(hue[2])),
         background_seed=int(rng.integers(2**31)),
     )
@@ -127,7 +127,8 @@ class Portrait:
         moved = cv2.remap(self.person, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         # premultiplied alpha: background * (1 - alpha) + person
         left = cv2.cvtColor(255 - moved[..., 3], cv2.COLOR_GRAY2RGB)
-        return cv2.add(cv2.multiply(self.background, left, scale=1 / 255), moved[..., :3])
+        behind = cv2.multiply(self.background, left, scale=1 / 255)
+        return cv2.add(behind, cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB))
 
     def eyes_px(self, pose: Pose) -> np.ndarray:
         """Return the eyes' corners in one pose.
@@ -143,8 +144,8 @@ class Portrait:
         return np.array([self._place(x, g.eye_y + y, pose) for x, y in points])
 
     def centre(self, pose: Pose) -> tuple[float, float]:
-        """Return the face's centre (between eyes and mouth) as shares of the frame's width and height."""
-        x, y = self._place(0.0, 0.5 * self.geometry.mouth_y, pose)
+        """Return the face's centre as shares of the frame's width and height."""
+        x, y = self._place(0.0, FACE_CENTRE_Y, pose)
         return x / self.background.shape[1], y / self.background.shape[0]
 
     def _maps(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
@@ -157,19 +158,26 @@ class Portrait:
         # the surface's depth carries its points aside; the body below the neck stays
         map_x = f["x"] - scale * yaw * f["depth"] + (roll * f["head"]) * (f["y"] - f["neck_px"])
         map_y = f["y"] - scale * pitch * f["depth"] - (roll * f["head"]) * (f["x"] - self.centre_px[0])
-        opened = min(max(pose.mouth_open, 0.0), 1.0)
-        # the mouth is drawn open: closing it fetches the lower lip from further down
-        g = self.geometry
-        across = (map_x - self.centre_px[0]) * (1 / (scale * g.mouth_half_width))
-        gap = (scale * MOUTH_GAP) * np.maximum(1 - across * across, 0)
-        below = map_y - (self.centre_px[1] + scale * g.mouth_y)
-        climb = np.clip(below / np.maximum(max(opened, 0.12) * gap, 1e-3), 0, 1)
-        jaw_px = scale * (g.chin_y - g.mouth_y - MOUTH_GAP)
-        fade = np.clip((scale * (g.chin_y - g.mouth_y) - below) * (1 / jaw_px), 0, 1)
-        map_y += (1 - opened) * gap * climb * fade
+        self._close_mouth(map_x, map_y, opened=min(max(pose.mouth_open, 0.0), 1.0))
         map_x -= scale * pose.shift_x
         map_y -= scale * pose.shift_y
         return map_x, map_y
+
+    def _close_mouth(self, map_x: np.ndarray, map_y: np.ndarray, *, opened: float) -> None:
+        """Change the maps in place: the mouth is drawn open, so fetch the lower lip from further down."""
+        g, scale = self.geometry, self.px_per_unit
+        reach = 0.35 * scale  # farther than any pose moves the mouth
+        columns = _span(self.centre_px[0], g.mouth_half_width * scale + reach, map_x.shape[1])
+        middle = self.centre_px[1] + 0.5 * scale * (g.mouth_y + g.chin_y)
+        rows = _span(middle, 0.5 * scale * (g.chin_y - g.mouth_y) + reach, map_x.shape[0])
+        x, y = map_x[rows, columns], map_y[rows, columns]
+        across = (x - self.centre_px[0]) * (1 / (scale * g.mouth_half_width))
+        gap = (scale * MOUTH_GAP) * np.maximum(1 - across * across, 0)
+        below = y - (self.centre_px[1] + scale * g.mouth_line(np.clip(across, -1, 1)))
+        climb = np.clip(below / np.maximum(max(opened, 0.12) * gap, 1e-3), 0, 1)
+        jaw_px = scale * (g.chin_y - g.mouth_y - MOUTH_GAP)
+        fade = np.clip((scale * (g.chin_y - g.mouth_y) - below) * (1 / jaw_px), 0, 1)
+        y += (1 - opened) * gap * climb * fade
 
     def _place(self, x: float, y: float, pose: Pose) -> tuple[float, float]:
         """Return the posed place, in pixels, of a point of the face's surface."""
@@ -316,6 +324,11 @@ def _background(width: int, height: int, scene: Scene) -> np.ndarray:
     picture = cv2.blur(cv2.blur(picture, (width // 24, width // 24)), (width // 24, width // 24))
     picture *= scene.exposure
     return np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+
+
+def _span(middle: float, half: float, size: int) -> slice:
+    """Return the pixels within `half` of `middle` that lie in the picture."""
+    return slice(min(max(0, int(middle - half)), size), max(0, min(size, int(middle + half) + 1)))
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:

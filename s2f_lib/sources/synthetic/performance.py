@@ -8,7 +8,7 @@ import numpy as np
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.sources.synthetic.clip_writer import AUDIO_RATE_HZ
-from s2f_lib.sources.synthetic.face_geometry import measure
+from s2f_lib.sources.synthetic.face_geometry import FACE_CENTRE_Y
 from s2f_lib.sources.synthetic.faces import Pose, Scene, draw_portrait, draw_scene
 from s2f_lib.sources.synthetic.people import Person, generator
 from s2f_lib.sources.synthetic.sentences import shuffled_sentences
@@ -67,7 +67,7 @@ def clip_scene(person: Person, *, seed: int, take: int = 0) -> Scene:
 def face_centre(person: Person, config: SyntheticConfig) -> tuple[float, float]:
     """Return the face's centre in the clip, head held straight, as shares of width and height."""
     scene = clip_scene(person, seed=config.seed)
-    below = 0.5 * measure(person.face).mouth_y * 0.5 * scene.head_share
+    below = FACE_CENTRE_Y * 0.5 * scene.head_share
     return round(scene.centre_x, 6), round(scene.centre_y + below, 6)
 
 

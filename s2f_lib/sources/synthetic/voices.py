@@ -60,7 +60,9 @@ def speak(
         pitch_range=int(np.clip(50 * voice.pitch_range, 0, 99)),
     )
     samples = _trim(samples)
-    samples = _set_tract_and_pitch(samples, f0_hz=voice.f0_hz, formant_ratio=voice.formant_ratio)
+    samples = _set_tract_and_pitch(
+        samples, f0_hz=voice.f0_hz, formant_ratio=voice.formant_ratio, seed=noise_seed
+    )
     samples = _add_tremor(samples, voice.tremor, rng)
     samples = _add_breath(samples, voice.breath_db, rng)
     if sample_rate_hz != SAMPLE_RATE_HZ:
@@ -116,12 +118,19 @@ def _trim(samples: np.ndarray) -> np.ndarray:
     return samples[max(0, loud[0] - margin) : loud[-1] + margin]
 
 
-def _set_tract_and_pitch(samples: np.ndarray, *, f0_hz: float, formant_ratio: float) -> np.ndarray:
+def _set_tract_and_pitch(
+    samples: np.ndarray, *, f0_hz: float, formant_ratio: float, seed: int = 0
+) -> np.ndarray:
     """Apply Praat's "Change gender": move the formants, set the median pitch."""
     import parselmouth
 
     sound = parselmouth.Sound(samples.astype(np.float64), SAMPLE_RATE_HZ)
-    changed = parselmouth.praat.call(sound, "Change gender", 50, 300, formant_ratio, f0_hz, 1.0, 1.0)
+    # Praat fills unvoiced stretches with randomly chosen periods
+    parselmouth.praat.run(f"random_initializeWithSeedUnsafelyButPredictably ({seed})")
+    try:
+        changed = parselmouth.praat.call(sound, "Change gender", 50, 300, formant_ratio, f0_hz, 1.0, 1.0)
+    finally:
+        parselmouth.praat.run("random_initializeSafelyAndUnpredictably ()")
     return changed.values[0]
 
 
