@@ -144,10 +144,11 @@ def random_vgg_face(seed: int) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            # He's scale keeps activations alive through 15 layers
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            scale = (2 / fan_in) ** 0.5 if parameter.ndim > 1 else 0.0
-            parameter.normal_(0.0, 1.0, generator=generator).mul_(scale)
+            if parameter.ndim == 1:  # biases
+                parameter.zero_()
+            else:  # He's scale keeps activations alive through 15 layers
+                bound = (6 / parameter[0].numel()) ** 0.5
+                parameter.uniform_(-bound, bound, generator=generator)
     return network
 
 

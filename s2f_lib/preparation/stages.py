@@ -108,13 +108,16 @@ def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
     """Return where in its file a clip lies, in seconds.
 
     A file is the whole video where it lasts until the clip's end, or lasts more than 2 s longer than
-    the clip does; then `start_s` and `end_s` are places in it.  Else it is the clip alone, from its start.
+    the clip does; then `start_s` and `end_s` are places in it.  Else, and where a file does not say how
+    long it is (0), it is the clip alone, from its start.
 
     Raises
     ------
     ClipRefused
         TRUNCATED: the file ends more than 0.5 s before the clip does.
     """
+    if duration_s <= 0:
+        return 0.0, clip.duration_s  # reading then finds out where it ends
     whole = duration_s >= clip.end_s or duration_s > clip.duration_s + _CLIP_SLACK_S
     start_s, end_s = (clip.start_s, clip.end_s) if whole else (0.0, clip.duration_s)
     if duration_s < end_s - media.SHORTFALL_S:

@@ -1,0 +1,78 @@
+"""The seventeen real clips, with the real network: fifteen crops, two refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.preparation.face_crop import measure_eyes
+from s2f_lib.preparation.face_detector import make_detector
+from s2f_lib.preparation.ledger import Ledger
+from s2f_lib.preparation.media import read_frames
+from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.shards import read_prepared
+from s2f_lib.sources.avspeech import load_clips
+
+
+@pytest.fixture(scope="module")
+def prepared(shared_data, tmp_path_factory):
+    folder = shared_data / "clips"
+    if not folder.is_dir():
+        pytest.skip("needs the real clips in ../shared/data/clips")
+    out = tmp_path_factory.mktemp("real")
+    # the network of dlib's detector, at the three frames and the width of the settings
+    config = StudyConfig(preparation=PreparationConfig(detector="torch", workers=1))
+    return out, prepare(config, load_clips(folder / "avspeech_clips.csv", folder), out)
+
+
+def test_fifteen_are_prepared_and_two_refused(prepared):
+    out, summary = prepared
+    assert (summary.n_clips, summary.n_done) == (17, 15)
+    assert summary.by_reason == {"no-face": 1, "several-faces": 1}
+    with Ledger(out / LEDGER_NAME) as ledger:
+        refused = {row["video_id"]: (row["reason"], row["detail"]) for row in ledger.rows() if row["reason"]}
+    assert refused["two_faces_1"][0] == "several-faces"
+    assert refused["no_face_001"] == (
+        "no-face",
+        "0, 0, 0 faces in the frames looked at; expected one in each",
+    )
+    assert [path.name for path in out.glob("*.parquet")] == ["shard-00000.parquet"]
+
+
+def test_the_faces_fill_their_crops_with_level_eyes(prepared):
+    clips = read_prepared(prepared[0])
+    faces = clips.crops()
+    found = make_detector("torch", width_px=224).detect(list(faces))
+    for clip_id, face, boxes in zip(clips.clip_ids, faces, found, strict=True):
+        eyes = measure_eyes(face)
+        assert abs(eyes.angle_deg) < 10, clip_id
+        assert eyes.distance_share > 0.25, clip_id
+        assert len(boxes) == 1, clip_id
+        assert boxes[0].width > 0.5 * 224, clip_id
+        assert boxes[0].centre == pytest.approx((112, 112), abs=25), clip_id
+
+
+def test_sound_is_six_seconds_and_features_are_of_different_people(prepared):
+    clips = read_prepared(prepared[0])
+    assert clips.audio.shape == (15, 96_000)
+    seconds = clips.table()["n_audio_samples"] / 16_000
+    assert seconds.between(2.9, 6.0).all()
+    assert (np.abs(clips.audio.astype(int)).max(1) > 1_000).all()
+    distance = np.linalg.norm(clips.features[:, None] - clips.features[None], axis=2)
+    apart = distance[~np.eye(15, dtype=bool)]
+    assert apart.min() > 0.4  # dlib takes 0.6 for the border between one person and two
+    assert np.median(apart) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "time_s", "n_faces"), [("grid_bbaf2n.mpg", 1.49, 1), ("no_face_001.mp4", 3.0, 0)]
+)
+def test_the_reference_detector_agrees(shared_data, name, time_s, n_faces):
+    frames = read_frames(shared_data / "clips" / name, times_s=[time_s])
+    (reference,) = make_detector("dlib").detect(frames)
+    (found,) = make_detector("torch").detect(frames)
+    assert len(reference) == len(found) == n_faces
+    for expected, face in zip(reference, found, strict=True):
+        assert face.centre == pytest.approx(expected.centre, abs=4)
+        assert face.confidence == pytest.approx(expected.confidence, abs=0.1)
