@@ -52,17 +52,33 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
     import torch
 
     audio = _fit(audio, config.n_samples)
-    scale = INT16_SCALE if audio.dtype == torch.int16 else 1.0
-    audio = audio.to(torch.float64) * scale
+    n_pad = config.fft_samples - config.window_samples
     window = torch.hann_window(config.window_samples, periodic=True, dtype=torch.float64, device=audio.device)
-    frames = audio.unfold(-1, config.window_samples, config.hop_samples) * window  # (n, frames, window)
-    spectrum = torch.fft.rfft(frames, n=config.fft_samples)[..., : config.n_bins]  # zeros fill the end
-    parts = torch.view_as_real(spectrum).to(
-        torch.float32
-    )  # (n, frames, bins, 2); relative precision suffices now
-    magnitude = parts.abs().clamp(min=LINEAR_BELOW)
-    compressed = parts * magnitude.pow(config.compression - 1)
-    return compressed.permute(0, 3, 1, 2).contiguous()  # (n, 2, frames, bins)
+    window = torch.nn.functional.pad(window, (0, n_pad))  # zeros fill the FFT's end
+    result = torch.empty(
+        (len(audio), 2, config.n_frames, config.n_bins), dtype=torch.float32, device=audio.device
+    )
+    # A clip's 2.4 MB of frames stay in a CPU's cache; a GPU wants many at once, yet not all of them.
+    n_together = 1 if audio.device.type == "cpu" else 64
+    for first in range(0, len(audio), n_together):
+        part = slice(first, first + n_together)
+        result[part] = _compressed(audio[part], window, config)
+    return result
+
+
+def _compressed(audio: torch.Tensor, window: torch.Tensor, config: SpectrogramConfig) -> torch.Tensor:
+    """Return (n, 2, frames, bins) float32 of (n, n_samples) audio; `window` is as long as the FFT."""
+    import torch
+
+    scale = INT16_SCALE if audio.dtype == torch.int16 else 1.0
+    n_pad = config.fft_samples - config.window_samples
+    samples = torch.nn.functional.pad(audio.to(torch.float64) * scale, (0, n_pad))
+    frames = samples.unfold(-1, config.fft_samples, config.hop_samples) * window  # (n, frames, fft)
+    spectrum = torch.fft.rfft(frames)[..., : config.n_bins]
+    parts = torch.view_as_real(spectrum).to(torch.float32)  # (n, frames, bins, 2); now float32 suffices
+    # |x|^(p-1) as exp((p-1) log|x|): three times as fast as pow on a CPU, and as exact as float32 is
+    slope = parts.abs().clamp_(min=LINEAR_BELOW).log_().mul_(config.compression - 1).exp_()
+    return parts.mul_(slope).permute(0, 3, 1, 2)  # (n, 2, frames, bins)
 
 
 def complex_spectrogram_librosa(audio: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
