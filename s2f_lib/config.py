@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from s2f_lib import paths
 from s2f_lib.errors import ConfigError
 
-LossName = Literal["l1", "l2", "l1_l2", "contrastive"]
+# the report's four, then symmetric InfoNCE and Speech2Face's full loss
+LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"]
 SourceName = Literal["synthetic", "avspeech"]
 SimilarityName = Literal["l1", "l2", "cosine"]
 
@@ -49,6 +50,38 @@ class SyntheticConfig(Settings):
     seed: int = Field(0, ge=0)
 
 
+class DownloadConfig(Settings):
+    """Fetching clips with yt-dlp; see `sources.download`."""
+
+    url_template: str = "https://www.youtube.com/watch?v={id}"  # also {clip_id}, {start_s}, {end_s}
+    whole_file: bool | None = None  # None: yes for links to a file (.../{id}.mp4), else the clip's seconds
+    max_height_px: int = Field(360, ge=144)  # faces of AVSpeech are large; 720p is four times the bytes
+    cookies: Path | None = None  # Netscape cookies.txt of a signed-in browser, for age-gated videos
+    concurrency: int = Field(4, ge=1, le=64)  # clips in work at once, a thread each
+    max_clips_per_s: float | None = Field(None, ge=0)  # clips begun; None: 1 from YouTube; 0: no limit
+    max_bytes_per_s: float = Field(0, ge=0)  # of all threads together, whole files only; 0: no limit
+    max_attempts: int = Field(4, ge=1, le=20)  # of a clip in one run, the first included
+    backoff_s: float = Field(1.0, ge=0)  # before the second attempt; doubles each time, with jitter
+    max_backoff_s: float = Field(60.0, ge=0)
+    max_retry_after_s: float = Field(120.0, ge=0)  # a server that asks for a longer wait gets a later run
+    socket_timeout_s: float = Field(20.0, gt=0)  # without a byte: a stall
+    max_clip_s: float = Field(600.0, gt=0)  # by the clock, with all attempts; a slow trickle ends here
+    stop_after_throttled: int = Field(20, ge=1)  # refusals in a row, then no more is asked in this run
+    duration_tolerance_s: float = Field(0.5, gt=0)  # how far a file may be from the clip's length
+
+    @model_validator(mode="after")
+    def _template_names_the_clip(self) -> DownloadConfig:
+        example = {"id": "0" * 11, "clip_id": "0" * 11 + "_0-1", "start_s": 0.0, "end_s": 1.0}
+        known = "{" + "}, {".join(example) + "}"
+        try:
+            url = self.url_template.format_map(example)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ValueError(f"url_template may hold {known}; found {error}") from None
+        if not url.startswith(("http://", "https://")) or example["id"] not in url:
+            raise ValueError("url_template has to start with http(s):// and to hold {id} or {clip_id}")
+        return self
+
+
 class AVSpeechConfig(Settings):
     """Clips of AVSpeech: a CSV and the media that it names."""
 
@@ -56,6 +89,7 @@ class AVSpeechConfig(Settings):
     media: Path | None = None  # folder of `<id>.<ext>` files, each one clip or one whole video
     splits: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video id
     test_share: float = Field(0.05, gt=0, lt=1)  # of the videos; the report: 400 of 8,400
+    download: DownloadConfig = DownloadConfig()  # for clips that `media` does not hold
 
 
 class SourceConfig(Settings):
@@ -141,13 +175,61 @@ class LoopConfig(Settings):
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=2)  # pairs a step, over all processes
+    accumulation_steps: int = Field(1, ge=1)  # a batch is computed in so many parts, one after the other
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)  # the peak, after warm-up
-    weight_decay: float = Field(1e-4, ge=0)  # AdamW
-    warmup_share: float = Field(0.05, ge=0, lt=1)  # of the steps; a cosine to zero follows
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # of SGD; AdamW's beta1
+    adam_eps: float = Field(1e-8, gt=0)
+    schedule: Literal["cosine", "exponential"] = "cosine"  # after the warm-up: to zero, or by steps
+    warmup_share: float = Field(0.05, ge=0, lt=1)  # of the steps
+    decay_factor: float = Field(0.95, gt=0, le=1)  # exponential: each decay_steps; Speech2Face's
+    decay_steps: int = Field(10_000, ge=1)
+    clip_norm: float | None = Field(None, gt=0)  # longest gradient over all parameters; None: as it is
+    ema_decay: float | None = Field(None, gt=0, lt=1)  # moving average of the weights, a step; None: off
     validation_share: float = Field(0.1, ge=0, lt=0.9)  # of the training videos, never of test
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation loss; None: all epochs
     precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
+    channels_last: bool = False  # memory format of images and maps
+    compile: bool = False  # torch.compile
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    loader_threads: int = Field(1, ge=0)  # that gather batches ahead; 0: in step with training
+    checkpoint_every_steps: int | None = Field(None, ge=1)  # beside one at each epoch's end
+    checkpoint_every_s: float | None = Field(300.0, gt=0)
+    keep_checkpoints: int = Field(2, ge=1)  # the last ones; the best is kept too
+    tensorboard: bool = False  # event files beside metrics.csv
     seed: int = Field(0, ge=0)
+
+    def result_digest(self) -> str:
+        """Return a digest of the settings that decide the result, not of those that say how it is kept."""
+        bookkeeping = {
+            "loader_threads",
+            "checkpoint_every_steps",
+            "checkpoint_every_s",
+            "keep_checkpoints",
+            "tensorboard",
+        }
+        text = json.dumps(self.model_dump(mode="json", exclude=bookkeeping), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class AugmentationConfig(Settings):
+    """Random changes of the training batches, made on the device; all off in the report's set-up."""
+
+    random_crop: bool = False  # of clips longer than the spectrogram; else their start
+    gain_db: float = Field(0.0, ge=0)  # uniform in -gain_db to gain_db
+    noise_snr_db: tuple[float, float] | None = None  # white noise, ratio uniform between the two
+    time_masks: int = Field(0, ge=0)  # SpecAugment (Park et al. 2019, section 2)
+    time_mask_frames: int = Field(40, ge=1)  # the longest mask; 40 frames are 0.4 s
+    frequency_masks: int = Field(0, ge=0)
+    frequency_mask_bins: int = Field(24, ge=1)  # the widest mask; 24 bins are 750 Hz
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return bool(
+            self.random_crop or self.gain_db or self.noise_snr_db or self.time_masks or self.frequency_masks
+        )
 
 
 class TrainingConfig(LoopConfig):
@@ -156,6 +238,8 @@ class TrainingConfig(LoopConfig):
     losses: tuple[LossName, ...] = ("l1", "l2", "l1_l2", "contrastive")
     main_loss: LossName = "l1"  # used by the chapters after 03: the report's best
     l2_weight: float = Field(10.0, ge=0)  # lambda of l1 + lambda l2
+    temperature: float = Field(0.07, gt=0)  # info_nce: where the learned one starts (Radford et al. 2021)
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class DecoderTrainingConfig(LoopConfig):

@@ -30,7 +30,7 @@ class TrainedDecoder:
 
 def decoder_digest(config: StudyConfig, *, data_digest: str) -> str:
     """Return the digest of everything that decides a trained decoder."""
-    return "-".join((data_digest, config.decoder.digest(), config.decoder_training.digest()))
+    return "-".join((data_digest, config.decoder.digest(), config.decoder_training.result_digest()))
 
 
 def train_face_decoder(

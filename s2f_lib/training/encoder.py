@@ -39,7 +39,7 @@ class TrainedEncoder:
 def encoder_digest(config: StudyConfig, *, loss: LossName, data_digest: str) -> str:
     """Return the digest of everything that decides a trained encoder."""
     training = config.training.model_copy(update={"losses": (loss,), "main_loss": loss})
-    parts = (data_digest, config.spectrogram.digest(), config.encoder.digest(), training.digest())
+    parts = (data_digest, config.spectrogram.digest(), config.encoder.digest(), training.result_digest())
     return "-".join(parts)
 
 
