@@ -1,0 +1,46 @@
+"""Lets the book build from chapters that were not executed, and says so on each page.
+
+Without a run there are no numbers to glue, no figures and no tables.  Their
+places are marked; in a build from executed copies this does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MARKER = Path("book") / "executed.json"  # written by s2f_lib.report.build beside executed copies
+
+NOTE = (
+    ":::{{warning}}\n"
+    "This page shows no run: the chapters were not executed. `make book` runs them and puts numbers, "
+    "tables and figures here.\n"
+    ":::\n"
+)
+_PLACE = "\u2026"  # stands where a number would
+_GLUED_TEXT = re.compile(r"\{glue:text\}`[^`]*`")
+_GLUED_BLOCK = re.compile(r"^```\{glue:\w*\}.*?^```\s*$", re.MULTILINE | re.DOTALL)
+_REFERENCE = re.compile(r"\{numref\}`(?:[^`<]*<)?((?:fig|tab)-[^`>]*)>?`")
+
+
+def mark_places(source: str, *, is_chapter: bool) -> str:
+    """Return a page's source with every place of a number, figure or table marked as empty."""
+    source = _GLUED_BLOCK.sub("", source)
+    source = _GLUED_TEXT.sub(_PLACE, source)
+    source = _REFERENCE.sub(lambda found: f"({found[1]})", source)
+    if not is_chapter:
+        return source
+    title = re.search(r"^# .*$", source, re.MULTILINE)
+    end = title.end() if title else 0
+    return f"{source[:end]}\n\n{NOTE.format()}\n{source[end:]}"
+
+
+def _on_source_read(app, docname: str, source: list[str]) -> None:
+    if not (Path(app.srcdir) / MARKER).exists():
+        source[0] = mark_places(source[0], is_chapter=docname.startswith("book/notebooks/"))
+
+
+def setup(app) -> dict[str, bool]:
+    """Listen to each page as it is read."""
+    app.connect("source-read", _on_source_read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,306 @@
+"""The figures of the chapters: each takes a table or arrays and returns a `Figure`.
+
+No titles on axes: the caption is on the page.  Colours are seaborn's
+colour-blind palette; what differs by colour differs by marker or line as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+PALETTE = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], PALETTE[7]
+WIDTH_IN = 7.0  # of the text column
+
+_STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def training_curves(
+    metrics: Mapping[str, pd.DataFrame], columns: Mapping[str, str], *, y_label: str
+) -> Figure:
+    """Draw metrics over epochs, a panel a model.
+
+    Parameters
+    ----------
+    metrics
+        Model's name to its table, a row an epoch, with a column `epoch`.
+    columns
+        Column of the table to its name in the legend; those that a table lacks are left out.
+    y_label
+        With its unit, if it has one.
+    """
+    with rc_context(_STYLE):
+        n_columns = min(2, len(metrics))
+        n_rows = -(-len(metrics) // n_columns)
+        figure = Figure(figsize=(WIDTH_IN, 2.7 * n_rows))
+        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).ravel()
+        for axis, (name, table) in zip(axes, metrics.items(), strict=False):
+            for place, (column, label) in enumerate(columns.items()):
+                if column in table:
+                    _line(axis, table["epoch"], table[column], label, place)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_xlabel("epoch")
+            axis.set_ylabel(f"{y_label}, {name}" if len(metrics) > 1 else y_label)
+            axis.legend()
+        for axis in axes[len(metrics) :]:
+            axis.set_visible(False)
+        return figure
+
+
+def compared_curves(metrics: Mapping[str, pd.DataFrame], column: str, *, y_label: str) -> Figure:
+    """Draw one metric of several models over epochs, in one panel."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.0))
+        axis = figure.subplots()
+        for place, (name, table) in enumerate(metrics.items()):
+            if column in table:
+                _line(axis, table["epoch"], table[column], name, place)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="epoch", ylabel=y_label)
+        axis.legend(ncols=2)
+        return figure
+
+
+def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw recall at K over K with chance and its interval, a panel a split.
+
+    Parameters
+    ----------
+    ranks
+        Columns name (split), measure, rank, gallery; as `evaluation.tables.rank_table` gives.
+    k_max
+        The largest K; no more than the smallest gallery.
+    band
+        Split to a table of chance: columns k, value, low, high, as shares.
+    """
+    with rc_context(_STYLE):
+        names = list(dict.fromkeys(ranks["name"]))
+        figure = Figure(figsize=(WIDTH_IN, 3.1))
+        axes = figure.subplots(1, len(names), squeeze=False, sharey=True).ravel()
+        for axis, name in zip(axes, names, strict=True):
+            chance = band[name]
+            axis.fill_between(chance["k"], chance["low"], chance["high"], color=GREY, alpha=0.35, lw=0)
+            axis.plot(chance["k"], chance["value"], color="black", ls=":", label="chance, 95% of guesses")
+            rows = ranks[ranks["name"] == name]
+            for place, (measure, group) in enumerate(rows.groupby("measure", sort=False)):
+                steps = np.arange(1, k_max + 1)
+                recall = (group["rank"].to_numpy()[:, None] <= steps).mean(axis=0)
+                axis.plot(steps, recall, color=PALETTE[place], ls=("-", "--", "-.")[place % 3], label=measure)
+            gallery = int(rows["gallery"].iloc[0])
+            axis.set_xlabel(f"K, faces retrieved of {gallery:,} ({name})")
+            axis.set_xlim(1, k_max)
+        axes[0].set_ylim(0, 1)
+        axes[0].set_ylabel("recall at K, % of queries")
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        axes[0].legend(loc="upper left")
+        return figure
+
+
+def measured_beside_chance(table: pd.DataFrame, *, x_label: str, percent: bool = True) -> Figure:
+    """Draw values with intervals beside chance or a baseline, a row each.
+
+    Parameters
+    ----------
+    table
+        Columns label, value, low, high, and chance (missing where there is none).
+    x_label
+        With its unit.
+    percent
+        The values are shares, to be written in percent.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.34 * len(table)))
+        axis = figure.subplots()
+        rows = np.arange(len(table))[::-1]
+        errors = np.abs([table["value"] - table["low"], table["high"] - table["value"]])
+        axis.errorbar(table["value"], rows, xerr=errors, fmt="o", color=BLUE, capsize=3, label="this run")
+        if "chance" in table:
+            axis.plot(table["chance"], rows, ls="", marker="|", ms=14, mew=2, color=ORANGE, label="chance")
+            figure.legend(loc="outside upper right", ncols=2)
+        axis.set_yticks(rows, table["label"])
+        axis.set_ylim(-0.6, len(table) - 0.4)
+        axis.set_xlim(left=0)
+        axis.set_xlabel(x_label)
+        if percent:
+            axis.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        return figure
+
+
+def bars(table: pd.DataFrame, *, label: str, value: str, x_label: str) -> Figure:
+    """Draw a bar a row, with its number at its end."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.8 + 0.32 * len(table)))
+        axis = figure.subplots()
+        rows = np.arange(len(table))[::-1]
+        drawn = axis.barh(rows, table[value], color=BLUE, height=0.65)
+        axis.bar_label(drawn, [_short(number) for number in table[value]], padding=3)
+        axis.set_yticks(rows, table[label])
+        axis.set_xlabel(x_label)
+        axis.margins(x=0.12)
+        axis.grid(axis="y", visible=False)
+        return figure
+
+
+def histogram(
+    values: np.ndarray,
+    *,
+    x_label: str,
+    y_label: str,
+    band: tuple[float, float] | None = None,
+    band_label: str = "",
+) -> Figure:
+    """Draw a histogram with its median, and a band to compare with."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.8))
+        axis = figure.subplots()
+        if band is not None:
+            axis.axvspan(*band, color=ORANGE, alpha=0.25, lw=0, label=band_label)
+        axis.hist(values, bins=min(30, max(8, len(values) // 5)), color=BLUE, edgecolor="white", lw=0.5)
+        axis.axvline(float(np.median(values)), color="black", ls="--", label="median of this run")
+        axis.set(xlabel=x_label, ylabel=y_label)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper right", ncols=2)
+        return figure
+
+
+def spectrograms(
+    complex_parts: np.ndarray, *, labels: Sequence[str], duration_s: float, max_frequency_hz: float
+) -> Figure:
+    """Draw compressed complex spectrograms, real part above the imaginary one.
+
+    Parameters
+    ----------
+    complex_parts
+        `(n, 2, frames, bins)` float, compressed; channel 0 is real, 1 imaginary.
+    labels
+        `n` names of the voices.
+    duration_s, max_frequency_hz
+        The extent of time and of frequency.
+    """
+    with rc_context(_STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(WIDTH_IN, 4.0))
+        axes = figure.subplots(2, len(labels), squeeze=False, sharex=True, sharey=True)
+        limit = float(np.quantile(np.abs(complex_parts), 0.995)) or 1.0
+        extent = (0.0, duration_s, 0.0, max_frequency_hz / 1_000)
+        for column, label in enumerate(labels):
+            for row, part in enumerate(("real part", "imaginary part")):
+                axis = axes[row, column]
+                shown = axis.imshow(
+                    complex_parts[column, row].T,  # (bins, frames)
+                    origin="lower",
+                    aspect="auto",
+                    extent=extent,
+                    cmap="RdBu_r",
+                    vmin=-limit,
+                    vmax=limit,
+                    interpolation="nearest",
+                )
+                axis.set_xlabel(f"time, s ({label})" if row == 1 else "")
+                axis.set_ylabel(f"kHz, {part}" if column == 0 else "")
+        figure.colorbar(shown, ax=axes, shrink=0.8, label="compressed amplitude")
+        return figure
+
+
+def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
+    """Draw faces in a grid without space for anything else.
+
+    Parameters
+    ----------
+    faces
+        `(n, height, width, 3)` uint8 RGB.
+    """
+    rows = -(-len(faces) // columns)
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows))
+    for place, face in enumerate(faces):
+        left, bottom = (place % columns) / columns, 1 - (place // columns + 1) / rows
+        axis = figure.add_axes((left + 0.001, bottom + 0.001, 1 / columns - 0.002, 1 / rows - 0.002))
+        axis.imshow(face)
+        axis.set_axis_off()
+    return figure
+
+
+def face_rows(
+    faces: np.ndarray, *, headings: Sequence[str], notes: Sequence[str] = (), marked: np.ndarray | None = None
+) -> Figure:
+    """Draw rows of faces under headings: retrieval results, triptychs.
+
+    Parameters
+    ----------
+    faces
+        `(rows, columns, height, width, 3)` uint8 RGB.
+    headings
+        A text a column.
+    notes
+        A text a row, to its right.
+    marked
+        `(rows, columns)` bool: faces in a frame.
+    """
+    n_rows, n_columns = faces.shape[:2]
+    note_in = 1.1 if notes else 0.0
+    cell_in = min(1.35, (WIDTH_IN - note_in) / n_columns)
+    size = (cell_in * n_columns + note_in, cell_in * n_rows + 0.4)
+    with rc_context(_STYLE | {"figure.constrained_layout.use": False, "axes.grid": False}):
+        figure = Figure(figsize=size)
+        for row in range(n_rows):
+            bottom = (cell_in * (n_rows - 1 - row)) / size[1]
+            for column in range(n_columns):
+                gap = 0.035
+                place = (cell_in * column + gap) / size[0], bottom + gap / size[1]
+                axis = figure.add_axes((*place, (cell_in - 2 * gap) / size[0], (cell_in - 2 * gap) / size[1]))
+                axis.imshow(faces[row, column])
+                _frame(axis, marked is not None and bool(marked[row, column]))
+            if notes:
+                x, y = (cell_in * n_columns + 0.08) / size[0], bottom + cell_in / 2 / size[1]
+                figure.text(x, y, notes[row], va="center", ha="left", fontsize=8.5)
+        for column, heading in enumerate(headings):
+            x = cell_in * (column + 0.5) / size[0]
+            figure.text(x, 1 - 0.3 / size[1], heading, ha="center", va="bottom", fontsize=8.5)
+        return figure
+
+
+def withheld(faces: np.ndarray) -> np.ndarray:
+    """Return plain grey tiles in the shape of pictures that must not be shown: those of real people."""
+    return np.full_like(faces, 200)
+
+
+def _line(axis: Axes, x: pd.Series, y: pd.Series, label: str, place: int) -> None:
+    every = max(1, len(x) // 12)
+    axis.plot(x, y, marker=_MARKERS[place % 6], markevery=every, color=PALETTE[place % 10], label=label)
+
+
+def _frame(axis: Axes, marked: bool) -> None:
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(marked)
+        spine.set(color=GREEN, linewidth=3.5)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number == round(number) else f"{number:,.3g}"

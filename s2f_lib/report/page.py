@@ -1,0 +1,193 @@
+"""What a chapter puts on its page: numbers for the prose, numbered tables, figures.
+
+Numbers and figures are glued (MyST-NB), so that the text names them by key.
+Tables are written as CSV and come out as numbered tables with a caption; a
+notebook that is opened in Jupyter shows tables and figures as well.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import logging
+import numbers
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from s2f_lib.errors import InputError
+from s2f_lib.report.provenance import provenance_table
+from s2f_lib.study import Study, log_to_output
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIGURE_DPI = 200
+_GLUED = "application/papermill.record/"  # hides a value that is meant for the prose
+
+
+class Page:
+    """A chapter's page, over the study that it reports.
+
+    Parameters
+    ----------
+    study
+        The run.
+    name
+        `NN_topic`: tables and figures are files `NN_<key>` in the run's folders.
+    """
+
+    def __init__(self, study: Study, name: str) -> None:
+        self.study = study
+        self.name = name
+        self._started = time.perf_counter()
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        profile: str | Path,
+        run_dir: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Page:
+        """Open a run for a chapter, send the package's log lines under the cells, and start the clock.
+
+        The profile's name and the source of the clips are glued as `profile` and `source`.
+        """
+        log_to_output(logging.INFO)
+        page = cls(Study.open(profile, run_dir=run_dir, settings=settings), name)
+        kinds = {"synthetic": "synthetic people", "avspeech": "AVSpeech clips"}
+        kind = page.study.config.source.kind
+        page.numbers(profile=page.study.config.profile, source=kinds.get(kind, kind))
+        return page
+
+    @property
+    def shows_faces(self) -> bool:
+        """Whether pictures of people may be on the page: those of generated people alone."""
+        return self.study.config.source.kind == "synthetic"
+
+    def numbers(self, **values: float | int | str) -> None:
+        """Glue values for the prose, each under its name.
+
+        Raises
+        ------
+        InputError
+            A value is neither a number nor a text, or is not finite.
+        """
+        from IPython.display import display
+
+        for key, value in values.items():
+            data = {f"{_GLUED}text/plain": repr(_plain(key, value))}
+            display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUED}})
+
+    def table(self, table: pd.DataFrame, *, key: str, caption: str, digits: int = 2) -> None:
+        """Write a table as CSV, and show it with a number and a caption.
+
+        Parameters
+        ----------
+        table
+            Columns are shown as they are named; numbers with `digits` decimals, where
+            they are no integers; what is missing as a dash.
+        key
+            The text refers to it as ``{numref}`tab-KEY```; the file is `NN_KEY.csv`.
+        caption
+            One sentence: what was measured, on what.
+        """
+        from IPython.display import display
+
+        path = self.study.paths.tables / f"{self._number}_{key}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+        texts = as_texts(table, digits=digits)
+        name = f"tab-{key.replace('_', '-')}"
+        data = {
+            "text/markdown": _markdown(texts, name=name, caption=caption),
+            "text/html": f"<p>{html.escape(caption)}</p>{texts.to_html(index=False)}",
+            "text/plain": texts.to_string(index=False),
+        }
+        display(data, raw=True)
+
+    def figure(self, figure: Figure, *, key: str) -> None:
+        """Write a figure as PNG, show it in Jupyter, and glue it as `fig_KEY` for the text."""
+        from IPython.display import display
+
+        path = self.study.paths.figures / f"{self._number}_{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_FIGURE_DPI)
+        path.write_bytes(buffer.getvalue())
+        width_px = round(figure.get_figwidth() * 100)
+        data = {"image/png": _base64(buffer.getvalue()), "text/plain": f"figure {key}"}
+        metadata = {"scrapbook": {"name": f"fig_{key}", "mime_prefix": ""}, "image/png": {"width": width_px}}
+        display(data, raw=True, metadata=metadata)
+
+    def provenance(self) -> None:
+        """Show what the page was made with: the last call of a chapter."""
+        config = self.study.config
+        table = provenance_table(config, wall_s=time.perf_counter() - self._started)
+        key = f"provenance_{self._number}"
+        self.table(table, key=key, caption=f"What this page was made with, profile {config.profile}.")
+
+    @property
+    def _number(self) -> str:
+        return self.name.split("_")[0]
+
+
+def as_texts(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
+    """Return a table of texts as a reader sees it: numbers rounded, what is missing a dash."""
+    return table.apply(lambda column: column.map(lambda value: _as_text(value, digits)))
+
+
+def _as_text(value: object, digits: int) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        return f"{float(value):,.{digits}f}"
+    return str(value)
+
+
+def _markdown(texts: pd.DataFrame, *, name: str, caption: str) -> str:
+    """Return a MyST table with number, name and caption; columns of numbers at the right."""
+    numeric = [texts[column].map(_looks_numeric).all() for column in texts.columns]
+    lines = [
+        _row(str(column) for column in texts.columns),
+        _row("---:" if right else ":---" for right in numeric),
+        *(_row(row) for row in texts.itertuples(index=False)),
+    ]
+    return f"```{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n```"
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _looks_numeric(text: str) -> bool:
+    return text == "-" or text.lstrip("-+").replace(",", "").replace(".", "").isdigit() or text[:1].isdigit()
+
+
+def _plain(key: str, value: object) -> float | int | str:
+    """Return a value of Python's own types, which `{glue:text}` can format."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if number != number or number in (float("inf"), float("-inf")):
+            raise InputError(f"number {key!r} of the prose is {number}: expected a finite one")
+        return number
+    raise InputError(f"{key!r} of the prose is a {type(value).__name__}: expected a number or a text")
+
+
+def _base64(data: bytes) -> str:
+    from base64 import b64encode
+
+    return b64encode(data).decode()
