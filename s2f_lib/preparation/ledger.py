@@ -121,11 +121,12 @@ class Ledger:
     def enter(self, clips: Iterable[ClipRef | BadRow]) -> None:
         """Enter a clip list; clips that are there already keep their place and status.
 
-        A pending clip takes over the list's media and split.  A clip refused for missing
-        media whose media now exists is pending again, at a new place.
+        A pending clip takes over the list's media and split.  A refused clip is pending again, at a
+        new place, where its media turned up or were replaced since.  Bad rows are those of this list.
         """
         place = self._next_place()
         self._db.execute("BEGIN")
+        self._db.execute("DELETE FROM clips WHERE position IS NULL")
         for count, clip in enumerate(clips, 1):
             if isinstance(clip, ClipRef):
                 place += self._enter_clip(clip, place)
@@ -138,7 +139,7 @@ class Ledger:
 
     def _enter_clip(self, clip: ClipRef, place: int) -> int:
         known = self._db.execute(
-            "SELECT status, reason FROM clips WHERE clip_id = ?", (clip.clip_id,)
+            "SELECT status, reason, updated FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
         media = str(clip.media) if clip.media else None
         if known is None:
@@ -163,7 +164,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?", (media, clip.split, clip.clip_id)
             )
-        elif known == (REFUSED, RefusalReason.MEDIA_MISSING.value) and clip.media and clip.media.is_file():
+        elif known[0] == REFUSED and _media_are_new(clip, reason=known[1], refused_at=known[2]):
             self._db.execute(
                 "UPDATE clips SET status = 'pending', reason = NULL, detail = NULL, position = ?, media = ?,"
                 " split = ?, updated = ? WHERE clip_id = ?",
@@ -309,3 +310,11 @@ class Ledger:
         for values in cursor:
             row = dict(zip(names, values, strict=True))
             yield row | {"seconds": json.loads(row["seconds"] or "{}")}
+
+
+def _media_are_new(clip: ClipRef, *, reason: str, refused_at: float) -> bool:
+    """Return whether a refused clip's media turned up, or were changed or copied in, since."""
+    if clip.media is None or not clip.media.is_file():
+        return False
+    state = clip.media.stat()
+    return reason == RefusalReason.MEDIA_MISSING.value or max(state.st_mtime, state.st_ctime) > refused_at

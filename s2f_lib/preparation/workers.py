@@ -146,13 +146,11 @@ _worker: ClipWorker | None = None
 def _start_worker(config: StudyConfig, with_features: bool) -> None:
     """Set a process up: one thread, no part in Ctrl-C, and no life after its parent."""
     import cv2
-    import threadpoolctl
 
     global _arguments
     _arguments = (config, with_features)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run in order
     cv2.setNumThreads(1)
-    threadpoolctl.threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -84,14 +85,26 @@ def test_a_longer_list_goes_on_in_an_open_block(ledger):
 
 
 def test_media_that_turned_up_are_tried_again_at_a_new_place(ledger, tmp_path):
-    ledger.enter(_clips(0, 3))
-    for place in range(3):
-        ledger.refuse(place, RefusalReason.MEDIA_MISSING if place else RefusalReason.NO_FACE, "", seconds={})
     found = tmp_path / "a.mp4"
     found.touch()
-    ledger.enter([replace(clip, media=found) for clip in _clips(0, 2)] + _clips(2, 3))
+    ledger.enter(_clips(0, 3))
+    time.sleep(0.02)  # the file is older than the refusals
+    for place in range(3):
+        ledger.refuse(place, RefusalReason.MEDIA_MISSING if place else RefusalReason.NO_FACE, "", seconds={})
+    longer = [replace(clip, media=found) for clip in _clips(0, 2)] + _clips(2, 3)
+    ledger.enter(longer)
     assert [clip.clip_id for _, clip in ledger.pending()] == ["clip-01"]  # not no-face, not still missing
     assert ledger.counts()[("refused", "media-missing")] == 1
+    time.sleep(0.02)
+    found.write_bytes(b"fetched again")
+    ledger.enter(longer)
+    assert {clip.clip_id for _, clip in ledger.pending()} == {"clip-00", "clip-01"}
+
+
+def test_bad_rows_are_those_of_the_list_given_last(ledger):
+    ledger.enter([_clip(0), BadRow(2, "x", "row 2: 1 columns"), BadRow(3, "y", "row 3: 1 columns")])
+    ledger.enter([_clip(0), BadRow(3, "y", "row 3: 1 columns"), _clip(1)])
+    assert [row["clip_id"] for row in ledger.rows()] == ["clip-00", "clip-01", "row 3"]
 
 
 def test_a_lost_shard_is_pending_again_at_its_places(ledger):

@@ -141,7 +141,9 @@ def test_a_second_run_does_nothing_and_a_longer_list_only_what_is_new(prepared, 
     with (longer / "clips.csv").open("a") as stream:
         stream.write("another0000,0.0,1.5,0.5,0.5\n")
     more = prepare(_config(), _clips(longer), out)
-    assert (more.n_this_run, more.n_done, more.n_clips) == (2, N_GOOD + 2, 18)
+    # three: the new clip, the file that turned up, and the text file, whose copy may have been mended
+    assert (more.n_this_run, more.n_done, more.n_clips) == (3, N_GOOD + 2, 18)
+    assert more.by_reason == {"bad-row": 1, "not-media": 1}
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}.items()
     clips = read_prepared(out)
     assert clips.video_ids[N_GOOD:] == ["notthere000", "another0000"]
