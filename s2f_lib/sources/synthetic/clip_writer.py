@@ -65,6 +65,6 @@ def write_clip(
                 frame.pts, frame.time_base = start, Fraction(1, sample_rate_hz)
                 container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

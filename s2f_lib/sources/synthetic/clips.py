@@ -141,7 +141,8 @@ def make_clip(person: Person, config: SyntheticConfig, media: Path) -> None:
 def _check(config: SyntheticConfig, workers: int) -> None:
     if config.width_px % 2 or config.height_px % 2:
         raise InputError(
-            f"synthetic clips of {config.width_px} x {config.height_px} pixels: H.264 needs an even width and height"
+            f"synthetic clips of {config.width_px} x {config.height_px} pixels: "
+            "H.264 needs an even width and height"
         )
     if workers < 0:
         raise InputError(f"workers is {workers}: expected 0 (one a core) or more")
@@ -195,7 +196,7 @@ def _write_tables(population: Population, config: SyntheticConfig, clips: Synthe
     table = population.table()
     partial = clips.latents.with_suffix(".part")
     table.to_parquet(partial, index=False)
-    os.replace(partial, clips.latents)
+    partial.replace(clips.latents)
     _replace(clips.root / "latents.csv", table.to_csv(index=False, float_format="%.4f"))
     _replace(clips.splits, table[["clip_id", "split"]].to_csv(index=False))
 
@@ -235,4 +236,4 @@ def _write_marker(path: Path, config: SyntheticConfig, *, finished: bool) -> Non
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)

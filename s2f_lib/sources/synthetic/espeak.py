@@ -22,7 +22,8 @@ from s2f_lib.errors import InputError, StudyError
 
 SAMPLE_RATE_HZ = 22_050  # of espeak-ng's own output
 _LONGEST_PATH = 140  # espeak-ng has room for 160 characters, file name included
-_RETRIEVAL, _DONT_EXIT, _UTF8 = 1, 0x8000, 1  # enum values of espeak-ng's speak_lib.h
+# enum values of speak_lib.h; the synchronous mode starts no thread, which makes unloading safe
+_SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def synthesize(
         data = text.encode() + b"\0"
         library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
         library.espeak_Synchronize()
-    if not chunks:
+    if not chunks or not any(chunk.any() for chunk in chunks):
         raise InputError(f"espeak-ng had nothing to say for the text {text!r}: give at least one word")
     return np.concatenate(chunks).astype(np.float32) / 32768
 
@@ -90,7 +91,7 @@ def _library():
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
         with _short_path(Path(espeakng_loader.get_data_path())) as data:
-            rate = library.espeak_Initialize(_RETRIEVAL, 0, str(data).encode(), _DONT_EXIT)
+            rate = library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), _DONT_EXIT)
             if rate != SAMPLE_RATE_HZ:
                 raise StudyError(
                     f"espeak-ng did not start with its data in {data} (it answered {rate}, expected "

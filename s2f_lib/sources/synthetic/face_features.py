@@ -46,21 +46,20 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
         )
         # the upper lid's shadow on the ball
         lid = mirrored(np.column_stack([x, upper + g.eye_y]), side)
-        band = np.concatenate([lid, lid[::-1] + (0, 0.028)])
+        band = np.concatenate([lid, lid[::-1] + np.array([0, 0.028])])
         canvas.fill(band, (0.1, 0.07, 0.06), opacity=0.45, soft=0.01, inside=inside)
         canvas.fill(
             ellipse(middle + 0.022, centre_y - 0.024, 0.013, 0.013), (1, 1, 1), opacity=0.9, inside=inside
         )
         # lid line with lashes (thicker on women), crease above, line below
         thick = 0.013 + 0.013 * (1 - g.male)
-        lashes = np.concatenate([lid, lid[::-1] - (0, thick)])
-        if not g.male:
-            lashes = np.concatenate([lid, mirrored([[g.eye_x + 1.2 * g.eye_half_width, -g.eye_tilt * 1.4 - 0.02]], side),
-                                     lid[::-1] - (0, thick)])  # fmt: skip
+        corner = [[g.eye_x + 1.12 * g.eye_half_width, g.eye_y - 1.3 * g.eye_tilt - 0.012]]
+        wing = mirrored(corner, side) if not g.male else lid[:0]
+        lashes = np.concatenate([lid, wing, lid[::-1] - np.array([0, thick])])
         canvas.fill(lashes, 0.25 * skin * (0.4 + 0.6 * g.male), opacity=0.9, soft=0.003)
-        crease = lid - (0, 0.036 - 0.01 * g.aged)
+        crease = lid - np.array([0, 0.036 - 0.01 * g.aged])
         canvas.fill(
-            np.concatenate([crease, crease[::-1] - (0, 0.012)]),
+            np.concatenate([crease, crease[::-1] - np.array([0, 0.012])]),
             0.5 * skin,
             opacity=0.5,
             soft=0.006,
@@ -68,7 +67,7 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
         )
         below = mirrored(np.column_stack([x, lower + g.eye_y]), side)
         canvas.fill(
-            np.concatenate([below, below[::-1] + (0, 0.009)]),
+            np.concatenate([below, below[::-1] + np.array([0, 0.009])]),
             0.5 * skin,
             opacity=0.55,
             soft=0.004,
@@ -129,7 +128,7 @@ def paint_mouth(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nd
         return np.concatenate([np.column_stack([x, top]), np.column_stack([x, bottom])[::-1]])
 
     canvas.fill(between(line, lower_line), (0.16, 0.05, 0.05))
-    canvas.fill(between(line, line + 0.4 * gap), (0.88, 0.86, 0.82), opacity=0.85, soft=0.006)
+    canvas.fill(between(line + 0.12 * gap, line + 0.45 * gap), (0.88, 0.86, 0.82), opacity=0.85, soft=0.006)
     canvas.fill(between(upper_edge, line), 0.88 * lip, soft=0.005, light=light)
     canvas.fill(between(lower_line, lower_edge), lip, soft=0.006, light=light)
     shine = between(

@@ -49,8 +49,8 @@ def paint_back_hair(
         wide = g.half_width + (0.2 if face.hair_style == BOB else 0.17) + puff
         u = np.linspace(-np.pi, 0, 30)
         arc = np.column_stack([wide * np.cos(u), -0.25 + (0.87 + 0.6 * puff) * np.sin(u)])
-        bottom = np.array([(wide + 0.03, 0.3), (0.94 * wide, end), (0.4, end + 0.06), (-0.4, end + 0.06), (-0.94 * wide, end),
-                           (-wide - 0.03, 0.3)])  # fmt: skip
+        right = np.array([(wide + 0.03, 0.3), (0.94 * wide, end), (0.4, end + 0.06)])
+        bottom = np.concatenate([right, mirrored(right, -1)[::-1]])
         canvas.fill(_bumpy(np.concatenate([arc, bottom]), face), 0.72 * colour, light=light, soft=0.01)
     elif face.hair_style == TIED:
         size = 0.3 if face.curly else 0.22
@@ -82,7 +82,7 @@ def paint_top_hair(
         low = -0.36 - 0.08 * (face.fringe - 0.6)
     edge_y = np.array([sideburn, 0.0, -0.25, -0.42, low - 0.02 - 0.22 * max(0.0, -0.6 - low), low])
     edge_y[0:2] = np.minimum(edge_y[0:2], (sideburn, max(-0.05, min(0.0, sideburn))))
-    edge_x = np.array([0.98, 0.93, 0.87, 0.8, 0.52, 0.16]) * g.half_width
+    edge_x = np.array([0.98, 0.93, 0.87, 0.8, 0.52, 0.24]) * g.half_width
     if face.hair_style in (BOB, LONG):
         edge_x[0] = g.half_width + 0.9 * side_pad  # the lock tapers
     right, left = np.column_stack([edge_x, edge_y]), np.column_stack([-edge_x, edge_y])
@@ -91,7 +91,13 @@ def paint_top_hair(
     crown = np.array([(shift, low - 0.035)])
     inner = _rounded(np.concatenate([left, crown, right[::-1]]))
     outline = np.concatenate([_bumpy(outer, face), mirrored(_bumpy(outer, face), -1)[::-1], inner])
-    canvas.fill(outline + (0, 0.025), (0.05, 0.03, 0.02), opacity=0.3, soft=0.025, inside=canvas.alpha.copy())
+    canvas.fill(
+        outline + np.array([0, 0.025]),
+        (0.05, 0.03, 0.02),
+        opacity=0.3,
+        soft=0.025,
+        inside=canvas.alpha.copy(),
+    )
     canvas.fill(outline, colour, light=light, soft=0.010 if face.hair_style != SHORT else 0.02)
 
 
@@ -102,7 +108,7 @@ def _bumpy(points: np.ndarray, face: FaceLatents) -> np.ndarray:
     dense = _rounded(points, 8)
     place = np.arange(len(dense))
     bump = 0.018 * np.sin(place * 1.1) + 0.012 * np.sin(place * 2.3 + 1)
-    away = dense - (0, -0.2)
+    away = dense - np.array([0, -0.2])
     return dense + away * bump[:, None]
 
 

@@ -174,7 +174,10 @@ class Portrait:
         across = (x - self.centre_px[0]) * (1 / (scale * g.mouth_half_width))
         gap = (scale * MOUTH_GAP) * np.maximum(1 - across * across, 0)
         below = y - (self.centre_px[1] + scale * g.mouth_line(np.clip(across, -1, 1)))
-        climb = np.clip(below / np.maximum(max(opened, 0.12) * gap, 1e-3), 0, 1)
+        # a nearly closed mouth shows the dark under the upper lip and skips the teeth: climb late
+        climb = np.clip(below / np.maximum(max(opened, 0.12) * gap, 1e-3), 0, 1) ** (
+            6 if opened < 0.15 else 1
+        )
         jaw_px = scale * (g.chin_y - g.mouth_y - MOUTH_GAP)
         fade = np.clip((scale * (g.chin_y - g.mouth_y) - below) * (1 / jaw_px), 0, 1)
         y += (1 - opened) * gap * climb * fade
@@ -286,7 +289,7 @@ def _paint_body(canvas: Canvas, g: FaceGeometry, scene: Scene, skin: np.ndarray)
     folds = 1 + 0.06 * np.cos(7 * canvas.x[None, :] + 3 * canvas.y[:, None])
     cloth = (round_light[None, :] * folds).astype(np.float32)
     u = np.linspace(0, np.pi, 40)
-    shoulder_y = g.chin_y + 0.42
+    shoulder_y = g.chin_y + 0.24
     top = np.column_stack([g.shoulder_width * np.cos(u), shoulder_y + 0.5 - 0.5 * np.sin(u) ** 0.6])
     low = np.array([(-1.1 * g.shoulder_width, 4.0), (1.1 * g.shoulder_width, 4.0)])
     canvas.fill(np.concatenate([top, low]), np.asarray(scene.clothes, np.float32), light=cloth)

@@ -115,7 +115,10 @@ def _trim(samples: np.ndarray) -> np.ndarray:
     if not len(loud):
         return samples
     margin = SAMPLE_RATE_HZ // 50
-    return samples[max(0, loud[0] - margin) : loud[-1] + margin]
+    words = samples[max(0, loud[0] - margin) : loud[-1] + margin]
+    # Praat's pitch analysis needs three periods of its lowest pitch
+    missing = max(0, SAMPLE_RATE_HZ // 10 - len(words))
+    return np.pad(words, (missing // 2, missing - missing // 2))
 
 
 def _set_tract_and_pitch(
