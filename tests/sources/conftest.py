@@ -1,0 +1,69 @@
+"""Small real videos, and the server that hands them out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests are no package; this finds misbehaving_server
+
+SAMPLE_RATE_HZ = 16_000
+
+
+def write_video(
+    path: Path,
+    duration_s: float,
+    *,
+    size_px: int = 64,
+    rate_hz: int = 10,
+    gop: int = 10,
+    faststart: bool = True,
+) -> Path:
+    """Write an MP4 whose every frame says its time, and whose sound starts again each second.
+
+    The picture's grey is 40 + 4 a second; the tone is 200 Hz in the first second, and 100 Hz higher
+    in each that follows.
+    """
+    import av
+
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as file:
+        video = file.add_stream("libx264", rate=rate_hz)
+        video.width = video.height = size_px
+        video.pix_fmt = "yuv420p"
+        video.options = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "preset": "ultrafast"}
+        audio = file.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        for index in range(round(duration_s * rate_hz)):
+            grey = 40 + 4 * index / rate_hz
+            frame = av.VideoFrame.from_ndarray(
+                np.full((size_px, size_px, 3), round(grey), np.uint8), format="rgb24"
+            )
+            frame.pts = index
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+        times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+        tone = np.sin(2 * np.pi * (200 + 100 * np.floor(times_s)) * times_s)
+        sound = av.AudioFrame.from_ndarray((8000 * tone).astype(np.int16)[None], format="s16", layout="mono")
+        sound.sample_rate, sound.pts = SAMPLE_RATE_HZ, 0
+        file.mux(audio.encode(sound))
+        file.mux(audio.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """A function of `write_video`'s arguments that returns the file's bytes; each is made once."""
+    made: dict[tuple, bytes] = {}
+
+    def make(duration_s: float, **options: object) -> bytes:
+        key = (duration_s, *sorted(options.items()))
+        if key not in made:
+            path = tmp_path_factory.mktemp("video") / "video.mp4"
+            made[key] = write_video(path, duration_s, **options).read_bytes()
+        return made[key]
+
+    return make

@@ -1,0 +1,203 @@
+"""A real HTTP server on 127.0.0.1 that hands out clips and misbehaves as told.
+
+Each path `/<id>.mp4` has a `Behaviour`; the server counts what it was asked for and
+what it gave.  It serves ranges, and drops its connections when it is closed, so that
+no test hangs on a stall.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>No video here.</body></html>"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How one id is served.
+
+    Attributes
+    ----------
+    fault
+        None: as it should be; else one of the `_serve_...` methods of the handler.
+    times
+        The fault shows in the first so many answers, then it is gone; None: always.
+    """
+
+    fault: str | None = None
+    times: int | None = None
+
+
+class MisbehavingServer(ThreadingHTTPServer):
+    """Serves `files[id]` at `/<id>.mp4`, by `behaviours[id]`.
+
+    Attributes
+    ----------
+    requests
+        GET requests by id, hops of a redirect loop included.
+    complete
+        By id: how often the last byte of the right file was sent.
+    bytes_sent
+        Bytes of bodies by id.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, files: dict[str, bytes], behaviours: dict[str, Behaviour] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files, self.behaviours = files, behaviours or {}
+        self.requests: Counter[str] = Counter()
+        self.complete: Counter[str] = Counter()
+        self.bytes_sent: Counter[str] = Counter()
+        self.seen_headers: list[dict[str, str]] = []
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> MisbehavingServer:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def template(self) -> str:
+        """The URL template for `DownloadConfig`."""
+        return f"http://127.0.0.1:{self.server_port}/{{id}}.mp4"
+
+    def forget(self) -> None:
+        """Set the counts to zero."""
+        with self.lock:
+            for counter in (self.requests, self.complete, self.bytes_sent):
+                counter.clear()
+            self.seen_headers.clear()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients hang up on us by design: no traceback."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.0"  # a connection an answer: a cut body ends the connection
+    server: MisbehavingServer
+
+    def do_GET(self) -> None:
+        self.key = self.path.strip("/").partition(".")[0]
+        with self.server.lock:
+            self.server.requests[self.key] += 1
+            self.server.seen_headers.append(dict(self.headers))
+            count = self.server.requests[self.key]
+        behaviour = self.server.behaviours.get(self.key, Behaviour())
+        if ".mp4" not in self.path:
+            self._serve_player()
+        elif behaviour.fault is not None and (behaviour.times is None or count <= behaviour.times):
+            name, _, argument = behaviour.fault.partition(":")
+            getattr(self, f"_serve_{name}")(*filter(None, [argument]))
+        elif self.key in self.server.files:
+            self._serve_file(self.server.files[self.key])
+        else:
+            self._serve_status("404")
+
+    def _serve_player(self) -> None:
+        """A page with a player in it, which names the file."""
+        source = f'<video><source src="/{self.key}.mp4" type="video/mp4"></video>'
+        page = f"<!DOCTYPE html><html><head><title>t</title></head><body>{source}</body></html>".encode()
+        self._answer(200, {"Content-Type": "text/html", "Content-Length": str(len(page))})
+        self._send(page)
+
+    def _serve_file(self, data: bytes) -> None:
+        start = 0
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, stop = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1) + 1
+            if start >= len(data):
+                self._answer(416, {"Content-Range": f"bytes */{len(data)}"})
+                return
+            self._answer(206, {
+                "Content-Type": "video/mp4",
+                "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}",
+                "Content-Length": str(stop - start),
+            })  # fmt: skip
+        else:
+            stop = len(data)
+            self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
+        self._send(data[start:stop])
+        if stop == len(data):
+            with self.server.lock:
+                self.server.complete[self.key] += 1
+
+    def _serve_status(self, status: str, *headers: str) -> None:
+        self._answer(int(status), {"Content-Length": "0"} | dict(h.split("=") for h in headers))
+
+    def _serve_throttle(self, retry_after: str) -> None:
+        self._serve_status("429", f"Retry-After={retry_after}")
+
+    def _serve_busy(self, retry_after: str) -> None:
+        self._serve_status("503", f"Retry-After={retry_after}")
+
+    def _serve_stall(self) -> None:
+        """Half of the body, then silence."""
+        data = self.server.files[self.key]
+        self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
+        self._send(data[: len(data) // 2])
+        self.server.closing.wait(20)
+
+    def _serve_silence(self) -> None:
+        """Not even a status line."""
+        self.server.closing.wait(20)
+
+    def _serve_cut(self) -> None:
+        """Half of the body, then the end of the connection; ranges are not served."""
+        data = self.server.files[self.key]
+        self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
+        self._send(data[: len(data) // 2])
+
+    def _serve_short(self) -> None:
+        """A Content-Length of half the body: what arrives agrees with it, and is half a file."""
+        data = self.server.files[self.key]
+        self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data) // 2)})
+        self._send(data[: len(data) // 2])
+
+    def _serve_html(self) -> None:
+        """A page in place of a video, with the status and the type of a video."""
+        self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(HTML))})
+        self._send(HTML)
+
+    def _serve_page(self) -> None:
+        """A page that says that it is one."""
+        self._answer(200, {"Content-Type": "text/html", "Content-Length": str(len(HTML))})
+        self._send(HTML)
+
+    def _serve_loop(self) -> None:
+        self._answer(302, {"Location": self.path, "Content-Length": "0"})
+
+    def _serve_trickle(self) -> None:
+        """A little now and then."""
+        data = self.server.files[self.key]
+        self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
+        for place in range(0, len(data), 100):  # 2 kB/s: no socket timeout ever sees it
+            self._send(data[place : place + 100])
+            if self.server.closing.wait(0.05):
+                return
+
+    def _answer(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _send(self, data: bytes) -> None:
+        for place in range(0, len(data), 65536):  # so that what a client did not take is not counted
+            part = data[place : place + 65536]
+            self.wfile.write(part)
+            with self.server.lock:
+                self.server.bytes_sent[self.key] += len(part)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the terminal clean."""
