@@ -285,11 +285,6 @@ def face_rows(
         return figure
 
 
-def withheld(faces: np.ndarray) -> np.ndarray:
-    """Return plain grey tiles in the shape of pictures that must not be shown: those of real people."""
-    return np.full_like(faces, 200)
-
-
 def _line(axis: Axes, x: pd.Series, y: pd.Series, label: str, place: int) -> None:
     every = max(1, len(x) // 12)
     axis.plot(x, y, marker=_MARKERS[place % 6], markevery=every, color=PALETTE[place % 10], label=label)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from s2f_lib.errors import InputError
@@ -69,6 +70,15 @@ class Page:
     def shows_faces(self) -> bool:
         """Whether pictures of people may be on the page: those of generated people alone."""
         return self.study.config.source.kind == "synthetic"
+
+    @property
+    def run(self) -> str:
+        """How captions name the run: its profile."""
+        return f"profile {self.study.config.profile}"
+
+    def shown(self, faces: np.ndarray) -> np.ndarray:
+        """Return pictures as the page may show them: grey tiles in the place of real people."""
+        return faces if self.shows_faces else np.full_like(faces, 200)
 
     def numbers(self, **values: float | int | str) -> None:
         """Glue values for the prose, each under its name.
@@ -126,9 +136,11 @@ class Page:
         display(data, raw=True, metadata=metadata)
 
     def provenance(self) -> None:
-        """Show what the page was made with: the last call of a chapter."""
+        """Show what the page was made with, and glue `wall_min`: the last call of a chapter."""
         config = self.study.config
-        table = provenance_table(config, wall_s=time.perf_counter() - self._started)
+        wall_s = time.perf_counter() - self._started
+        self.numbers(wall_min=wall_s / 60)
+        table = provenance_table(config, wall_s=wall_s)
         key = f"provenance_{self._number}"
         self.table(table, key=key, caption=f"What this page was made with, profile {config.profile}.")
 

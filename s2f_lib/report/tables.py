@@ -6,20 +6,74 @@ interval; nothing is formatted beyond that, `page.Page.table` does the rest.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from s2f_lib.config import SpectrogramConfig, StudyConfig, VoiceEncoderConfig
-from s2f_lib.evaluation.audit import audit_recall, largest_mean_l2
-from s2f_lib.evaluation.statistics import Interval, chance_interval
-from s2f_lib.report.reference import ARCHITECTURE, LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
+from s2f_lib.config import SpectrogramConfig, StudyConfig
+from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
+from s2f_lib.report.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
+
+if TYPE_CHECKING:
+    from s2f_lib.models.face_decoder import FaceDecoder
+    from s2f_lib.preparation.pipeline import PreparationSummary
+    from s2f_lib.preparation.shards import PreparedClips
 
 _MEASURES = ("l2", "l1", "cosine")  # the order of the report's columns
 _REPORT = "the report"
 _RUN = "this run"
+
+
+def data_beside_report(
+    config: StudyConfig, clips: PreparedClips, preparation: PreparationSummary
+) -> pd.DataFrame:
+    """Return "Data Preparation Details": the report's set-up beside this run's."""
+    low, high = (hours * 3.6 for hours in REPORT.preparation_hours_per_1000)  # seconds a clip
+    n_train, n_test = (clips.splits.count(split) for split in ("train", "test"))
+    kind = config.source.kind
+    source = {"synthetic": f"generated people, rho {config.source.synthetic.rho:g}"}.get(kind, kind)
+    seconds = sum(preparation.seconds_by_stage.values()) / max(preparation.n_done, 1)
+    dimension = clips.features.shape[1]
+    rows = [
+        ("source", "AVSpeech, downloaded with youtube-dl", source),
+        ("training clips", f"about {REPORT.n_train:,}", f"{n_train:,}"),
+        ("test clips", f"about {REPORT.n_test:,}", f"{n_test:,}"),
+        ("clips refused", "not stated", f"{preparation.n_refused:,} of {preparation.n_clips:,}"),
+        ("face detector", "dlib's CNN", f"dlib's CNN, run by {config.preparation.detector}"),
+        ("face features", "VGG16-Face, 4096-D", f"{config.features.extractor}, {dimension}-D"),
+        ("spectrogram", "complex, by librosa and torchvision", _spectrogram_in_words(config.spectrogram)),
+        ("kept as", "pickle", "Parquet with checksums"),
+        ("seconds a clip", f"{low:.0f} to {high:.0f}, download included", f"{seconds:.2f}, on one core"),
+    ]
+    return pd.DataFrame(rows, columns=["what", "the report", "this run"])
+
+
+def people_table(config: StudyConfig, clips: PreparedClips) -> pd.DataFrame:
+    """Return the prepared people by split; of generated ones also gender, group and age."""
+    table = pd.DataFrame({"clip_id": clips.clip_ids, "split": clips.splits})
+    if config.source.kind != "synthetic":
+        return table.groupby("split", sort=False).size().rename("clips").reset_index()
+    from s2f_lib.sources.synthetic.people import draw_population
+
+    known = draw_population(config.source.synthetic).table()[["clip_id", "gender", "group", "age_years"]]
+    groups = table.merge(known, on="clip_id").groupby(["split", "group"])
+    counted = groups.agg(
+        people=("gender", "size"),
+        women=("gender", lambda values: int((values == "f").sum())),
+        men=("gender", lambda values: int((values == "m").sum())),
+        youngest=("age_years", "min"),
+        oldest=("age_years", "max"),
+    )
+    rounded = counted.round({"youngest": 0, "oldest": 0})
+    return rounded.astype(int).reset_index().sort_values(["split", "group"], ascending=[False, True])
+
+
+def shared_videos(clips: PreparedClips) -> int:
+    """Return how many videos have clips in more than one split: none, or the test is no test."""
+    splits = pd.DataFrame({"video": clips.video_ids, "split": clips.splits}).groupby("video")["split"]
+    return int((splits.nunique() > 1).sum())
 
 
 def distances_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
@@ -85,127 +139,11 @@ def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def recall_audit(split: str = "test", *, n_queries: int, confidence: float = 0.95) -> pd.DataFrame:
-    """Return the report's recalls of a split beside what guessing gives among 400 faces."""
-    rows = []
-    for measure, percents in REPORT.recall_percent[split].items():
-        verdicts = audit_recall(
-            percents, RECALL_AT, gallery_size=REPORT.gallery, n_queries=n_queries, confidence=confidence
-        )
-        for verdict in verdicts:
-            rows.append(
-                {
-                    "similarity": MEASURE_NAMES[measure],
-                    "K": verdict.k,
-                    "the report, %": f"{verdict.recall_percent:.2f}",
-                    "guessing, %": f"{verdict.chance:.2f}",
-                    "within guessing": verdict.within_chance,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def loss_audit() -> pd.DataFrame:
-    """Return the largest L2 distance that the report's cosine of each loss allows, beside the printed one."""
-    rows = []
-    for loss, values in REPORT.losses.items():
-        largest = largest_mean_l2(values["cosine"] - 0.005)  # printed with two decimals
-        rows.append(
-            {
-                "trained with": LOSS_NAMES[loss],
-                "cosine similarity, printed": f"{values['cosine']:.2f}",
-                "largest mean L2 distance": f"{largest:.2f}",
-                "L2 distance, printed": f"{values['l2']:.2f}",
-                "can be": values["l2"] <= largest + 0.005,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def chance_band(gallery: int, n_queries: int, k_max: int, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Return recall of guessing and its range for K = 1 to `k_max`: columns k, value, low, high."""
-    rows = []
-    for k in range(1, k_max + 1):
-        interval = chance_interval(k, gallery, n_queries, confidence=confidence)
-        rows.append({"k": k, "value": interval.value, "low": interval.low, "high": interval.high})
-    return pd.DataFrame(rows)
-
-
 def recall_of_losses(recall: pd.DataFrame, *, measure: str, k: int) -> pd.DataFrame:
     """Return recall at one K for each loss as a table to draw: label, value, low, high, chance."""
     chosen = recall[(recall["measure"] == measure) & (recall["k"] == k)]
     labels = [LOSS_NAMES.get(name, name) for name in chosen["name"]]
     return chosen.assign(label=labels)[["label", "value", "low", "high", "chance"]].reset_index(drop=True)
-
-
-def encoder_architecture(config: StudyConfig, *, feature_dimension: int) -> pd.DataFrame:
-    """Return the report's "Voice Encoder Architecture" a row a layer, with sizes and counts.
-
-    The report's own size (6 s, full width, N = 9) and this run's stand beside each other;
-    outputs are channels x time x frequency.
-    """
-    full = _layers(VoiceEncoderConfig(), 4096, SpectrogramConfig())
-    own = _layers(config.encoder, feature_dimension, config.spectrogram)
-    table = ARCHITECTURE[["layer", "kernel", "stride"]].copy()
-    table["output, report's size"] = [output for output, _ in full]
-    table["parameters, report's size"] = [count for _, count in full]
-    table["output, this run"] = [output for output, _ in own]
-    table["parameters, this run"] = [count for _, count in own]
-    total = {"layer": "all", "kernel": "", "stride": "", "output, report's size": "", "output, this run": ""}
-    for column in ("parameters, report's size", "parameters, this run"):
-        total[column] = int(table[column].sum())
-    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
-
-
-def encoder_parameter_counts(frequency_bins: Sequence[int] = (1, 8, 9, 57, 342)) -> pd.DataFrame:
-    """Return the parameters of the report's table for several N, beside the report's count.
-
-    N is the number of frequency bins that enter the first fully connected layer.  The
-    networks are built without memory for their weights, and counted.
-    """
-    reading = {
-        1: "average over time and frequency",
-        8: "nearest below the report's count",
-        9: "nearest the report's count: this study's",
-        57: "average over time alone: Speech2Face's",
-        342: "no average pool: 57 bins at 6 times",
-    }
-    rows = []
-    for bins in frequency_bins:
-        count = parameter_count(bins)
-        rows.append(
-            {
-                "N": bins,
-                "what it means": reading.get(bins, ""),
-                "parameters": count,
-                "of the report's count": f"{count / REPORT.parameters:.3f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def parameter_count(frequency_bins: int) -> int:
-    """Return the trainable parameters of the report's table for N frequency bins, counted.
-
-    342 bins stand for no average pool at all: the 57 bins at each of 6 times.
-    """
-    import torch
-
-    from s2f_lib.models.voice_encoder import VoiceEncoder, count_parameters
-
-    bins = min(frequency_bins, 57)
-    config = VoiceEncoderConfig(frequency_bins=bins)
-    with torch.device("meta"):
-        encoder = VoiceEncoder(config, feature_dimension=4096)
-        if frequency_bins > bins:
-            encoder.head[0] = torch.nn.Linear(512 * frequency_bins, config.hidden)
-    return count_parameters(encoder)
-
-
-def bins_that_the_report_implies() -> float:
-    """Return the N that would give the report's count exactly: no whole number."""
-    at_one, at_two = parameter_count(1), parameter_count(2)
-    return 1 + (REPORT.parameters - at_one) / (at_two - at_one)
 
 
 def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> float:
@@ -216,18 +154,66 @@ def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> 
     return float(chosen[column].item())
 
 
-def summary_of(values: np.ndarray) -> Mapping[str, float]:
-    """Return mean, standard deviation, extremes and quartiles, for the prose and a table."""
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return {
-        "mean": float(np.mean(values)),
-        "standard deviation": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
-        "smallest": float(np.min(values)),
-        "first quartile": float(low),
-        "median": float(median),
-        "third quartile": float(high),
-        "largest": float(np.max(values)),
-    }
+def cosines_beside_report(cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return how the cosine between two drawings is spread: the report's range, and a row for each name.
+
+    Parameters
+    ----------
+    cosines
+        Name of the comparison to `(n,)` values in [-1, 1].
+    """
+    low, high = REPORT.reconstruction_cosine
+    columns = [
+        "drawn from",
+        "measured by",
+        "mean",
+        "smallest",
+        "first quartile",
+        "median",
+        "third quartile",
+        "largest",
+    ]
+    rows: list[tuple[object, ...]] = [("own voice", _REPORT, None, low, None, None, None, high)]
+    for name, values in cosines.items():
+        rows.append((name, _RUN, float(np.mean(values)), *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def drawn_faces(errors: Mapping[str, np.ndarray], cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return image difference and feature cosine of drawn faces and of the mean face, with intervals."""
+    names = {"drawn": "drawn from true features", "mean": "mean training face, for everybody"}
+    return pd.DataFrame(
+        [
+            {
+                "picture": names[key],
+                "difference to the original, 0 to 1": f"{bootstrap_interval(errors[key]):.3f}",
+                "cosine similarity of features": f"{bootstrap_interval(cosines[key]):.3f}",
+            }
+            for key in errors
+        ]
+    )
+
+
+def decoder_beside_report(config: StudyConfig, decoder: FaceDecoder, *, n_train: int) -> pd.DataFrame:
+    """Return the report's "Decoder" beside this run's."""
+    from s2f_lib.models.face_decoder import IMAGE_SIZE, MAP_SIZE
+    from s2f_lib.models.voice_encoder import count_parameters
+
+    channels = config.decoder.base_channels * config.decoder.width
+    rows = [
+        ("input", "4096-D", f"{decoder.feature_dimension}-D"),
+        ("first map", "not stated", f"{channels:.0f} x {MAP_SIZE} x {MAP_SIZE}"),
+        ("transposed convolutions", "4", "4"),
+        ("output", "224 x 224 x 3", f"{IMAGE_SIZE} x {IMAGE_SIZE} x 3"),
+        ("loss", "L1 of images", "L1 of images"),
+        ("trained on", f"{REPORT.decoder_images:,} of UTKFace, then AVSpeech", f"{n_train:,} faces of clips"),
+        ("parameters", "not stated", f"{count_parameters(decoder):,}"),
+    ]
+    return pd.DataFrame(rows, columns=["what", "the report", "this run"])
+
+
+def _spectrogram_in_words(config: SpectrogramConfig) -> str:
+    return f"{config.n_frames} x {config.n_bins} of {config.duration_s:g} s, complex"
 
 
 def _distance_row(
@@ -238,21 +224,3 @@ def _distance_row(
         MEASURE_NAMES[m]: f"{Interval(rows.value[m], rows.low[m], rows.high[m]):.2f}" for m in _MEASURES
     }
     return label | {"measured by": _RUN, "people": int(rows.n.iloc[0]), "features": f"{dimension}-D"} | values
-
-
-def _layers(
-    config: VoiceEncoderConfig, feature_dimension: int, spectrogram: SpectrogramConfig
-) -> list[tuple[str, int]]:
-    """Return output and parameters of each column of the report's table."""
-    import torch
-
-    from s2f_lib.models.voice_encoder import VoiceEncoder, summarize
-
-    with torch.device("meta"):
-        encoder = VoiceEncoder(config, feature_dimension=feature_dimension, spectrogram=spectrogram)
-    modules = iter(summarize(encoder, spectrogram))
-    layers = []
-    for name in ARCHITECTURE["layer"]:
-        parts = [next(modules) for _ in name.split()]  # "CONV RELU BN" are three modules
-        layers.append((parts[0].output, sum(part.parameters for part in parts)))
-    return layers

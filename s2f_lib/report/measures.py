@@ -1,0 +1,125 @@
+"""What the chapters measure beyond the report's tables: baselines, tests, the best possible, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from s2f_lib.config import EvaluationConfig, SimilarityName, StudyConfig
+from s2f_lib.evaluation.distances import unit
+from s2f_lib.evaluation.retrieval import chance_recall, nearest, recall_at, similarity_matrix, true_ranks
+from s2f_lib.evaluation.statistics import (
+    bootstrap_interval,
+    chance_reciprocal_rank,
+    mean_reciprocal_rank,
+    permutation_test_against_chance,
+)
+from s2f_lib.evaluation.tables import FeaturePairs
+
+
+def mean_face(train: FeaturePairs, test: FeaturePairs) -> FeaturePairs:
+    """Return the test people with the same guess for each: the mean direction of the training faces.
+
+    Face features share a large mean, so distances alone flatter an encoder that says no more than this.
+    """
+    mean = unit(train.true).mean(axis=0)
+    return FeaturePairs(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape))
+
+
+def image_l1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference of each pair of pictures, `(n,)` in [0, 1].
+
+    Parameters
+    ----------
+    first, second
+        `(n, height, width, 3)` uint8.
+    """
+    difference = first.astype(np.int16) - second.astype(np.int16)
+    return np.abs(difference).mean(axis=(1, 2, 3)) / 255
+
+
+def tests_against_chance(
+    pairs: Mapping[str, FeaturePairs], config: EvaluationConfig, *, measure: SimilarityName
+) -> pd.DataFrame:
+    """Return the mean reciprocal rank of each split, its chance, and the permutation test's p-value."""
+    rows = []
+    for name, pair in pairs.items():
+        similarity = similarity_matrix(pair.predicted, pair.true, measure)
+        ranks = true_ranks(similarity)
+        interval = bootstrap_interval(
+            1 / ranks, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+        )
+        _, p_value = permutation_test_against_chance(similarity, mean_reciprocal_rank, seed=config.seed)
+        rows.append(
+            {
+                "set": name,
+                "queries and faces": len(pair),
+                "mean reciprocal rank": f"{interval:.3f}",
+                "chance": chance_reciprocal_rank(len(pair)),
+                "median rank": float(np.median(ranks)),
+                "p-value": p_value,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
+    """Return recall of the best ranking that a generated world allows; of real people it is unknown.
+
+    The latents that voice and face share are known, and so is how likely each face is
+    given the voice's latents; nobody ranks better than by that.
+    """
+    ks = config.evaluation.recall_at
+    if config.source.kind != "synthetic":
+        return pd.DataFrame([{"ranked by": "the true likelihood"} | {f"R@{k}, %": "unknown" for k in ks}])
+    from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+
+    people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
+    ranks = true_ranks(log_likelihood(people, people, rho=config.source.synthetic.rho))
+    row = {f"R@{k}, %": f"{100 * recall_at(ranks, k):.1f}" for k in ks}
+    chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(ranks)):.1f}" for k in ks}
+    return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
+
+
+@dataclass(frozen=True)
+class FoundFaces:
+    """Rows of a retrieval figure: the true face first, then what was found.
+
+    Attributes
+    ----------
+    columns
+        `(rows, 1 + top_k)` int, places in the gallery.
+    is_true
+        `(rows, 1 + top_k)` bool: a found face that is the true one.
+    notes
+        A text a row: the true face's rank.
+    """
+
+    columns: np.ndarray
+    is_true: np.ndarray
+    notes: list[str]
+
+
+def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFaces:
+    """Choose queries spread evenly from the best rank to the worst, and what was found for them.
+
+    Parameters
+    ----------
+    similarity
+        `(n, n)`, row i's true face in column i.
+    """
+    ranks = true_ranks(similarity)
+    order = np.argsort(ranks, kind="stable")
+    rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
+    found = nearest(similarity, top_k)[rows]
+    columns = np.concatenate([rows[:, None], found], axis=1)
+    is_true = np.concatenate([np.zeros((len(rows), 1), bool), found == rows[:, None]], axis=1)
+    return FoundFaces(columns, is_true, [f"rank {ranks[row]:.0f} of {len(ranks):,}" for row in rows])
+
+
+def mean_picture(pictures: np.ndarray) -> np.ndarray:
+    """Return the mean of pictures `(n, height, width, 3)` uint8, rounded."""
+    return pictures.mean(axis=0).round().astype(np.uint8)
