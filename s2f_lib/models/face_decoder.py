@@ -63,6 +63,10 @@ class FaceDecoder(nn.Module):
         Tensor
             `(batch, 3, 224, 224)` RGB in [0, 1].
         """
-        unit = nn.functional.normalize(features, dim=1) * self.feature_dimension**0.5
-        maps = self.project(unit).unflatten(1, (self._base, MAP_SIZE, MAP_SIZE))  # (B, C, 14, 14)
+        maps = self.first_layer(features).unflatten(1, (self._base, MAP_SIZE, MAP_SIZE))  # (B, C, 14, 14)
         return self.upsample(maps)
+
+    def first_layer(self, features: Tensor) -> Tensor:
+        """Return the first layer's activations, `(batch, C * 14 * 14)`, which Speech2Face's loss compares."""
+        unit = nn.functional.normalize(features, dim=1) * self.feature_dimension**0.5
+        return self.project(unit)

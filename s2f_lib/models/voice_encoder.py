@@ -31,6 +31,9 @@ _LAYERS: tuple[tuple[int, int, bool], ...] = (
 #: The least that leaves one position after the nine layers: 2.6 s at 10 ms a frame, and 31 bins.
 MIN_FRAMES, MIN_BINS = 259, 31
 
+#: The report's table, with N nearest to its count of parameters.
+REPORT_ENCODER = VoiceEncoderConfig(width=1.0, hidden=4096, frequency_bins=9)
+
 #: A debug size: the same layers, a few channels.
 DEBUG_ENCODER = VoiceEncoderConfig(width=1 / 16, hidden=32, frequency_bins=3)
 

@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2f_lib.errors import DataError
+from s2f_lib.preparation.shards import PreparedClips
+
+#: Decoded faces are kept in memory up to this; above, each batch decodes its own.
+FACES_IN_MEMORY_BYTES = 4 * 2**30
 
 
 class PairedArrays(Dataset):
@@ -20,22 +24,57 @@ class PairedArrays(Dataset):
     ----------
     arrays
         `(n, ...)` each: int16 audio and float32 features, or features and uint8 faces.
+        They may be mapped from disk; nothing is read or copied before it is asked for.
+    rows
+        `(m,)` int, the rows that make up the data set; all by default.
     """
 
-    def __init__(self, *arrays: np.ndarray) -> None:
+    def __init__(self, *arrays: np.ndarray, rows: np.ndarray | None = None) -> None:
         lengths = {len(array) for array in arrays}
         if len(lengths) != 1:
             raise DataError(f"paired arrays must have one length, found {sorted(lengths)}")
         self._tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        self._rows = torch.arange(lengths.pop()) if rows is None else torch.from_numpy(np.asarray(rows))
 
     def __len__(self) -> int:
-        return len(self._tensors[0])
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(tensor[index] for tensor in self._tensors)
+        return tuple(tensor[self._rows[index]] for tensor in self._tensors)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        return tuple(tensor[list(indices)] for tensor in self._tensors)
+        rows = self._rows[list(indices)]
+        # index_select lets other threads run meanwhile, unlike numpy's indexing
+        return tuple(tensor.index_select(0, rows) for tensor in self._tensors)
+
+
+class FeaturesAndFaces(Dataset):
+    """Features and faces of some clips, the faces decoded once or, where they are many, a batch at a time.
+
+    Parameters
+    ----------
+    clips
+        The prepared clips.
+    rows
+        `(m,)` int, those that make up the data set.
+    """
+
+    def __init__(self, clips: PreparedClips, rows: np.ndarray) -> None:
+        self._clips = clips
+        self._rows = rows
+        side = clips.crops(rows[:1]).shape[1] if len(rows) else 0
+        fits = len(rows) * side * side * 3 <= FACES_IN_MEMORY_BYTES
+        self._faces = torch.from_numpy(clips.crops(rows)) if fits else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = self._rows[list(indices)]
+        features = torch.from_numpy(np.ascontiguousarray(self._clips.features[rows]))
+        if self._faces is not None:
+            return features, self._faces.index_select(0, torch.as_tensor(indices))
+        return features, torch.from_numpy(self._clips.crops(rows))
 
 
 def validation_mask(video_ids: Sequence[str], *, share: float, seed: int) -> np.ndarray:
@@ -59,3 +98,12 @@ def validation_mask(video_ids: Sequence[str], *, share: float, seed: int) -> np.
     limit = int(share * 2**32)
     hashes = (hashlib.sha256(f"validation-{seed}-{video}".encode()).digest()[:4] for video in video_ids)
     return np.array([int.from_bytes(value, "big") < limit for value in hashes], dtype=bool)
+
+
+def mean_direction(features: np.ndarray, rows: np.ndarray, *, chunk: int = 4096) -> np.ndarray:
+    """Return the mean of the unit features at `rows`, `(dimension,)` float32, a chunk in memory at a time."""
+    total = np.zeros(features.shape[1])
+    for start in range(0, len(rows), chunk):
+        some = np.asarray(features[rows[start : start + chunk]], dtype=np.float64)
+        total += (some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)).sum(axis=0)
+    return (total / max(1, len(rows))).astype(np.float32)

@@ -15,8 +15,10 @@ from s2f_lib.config import StudyConfig
 from s2f_lib.models.face_decoder import FaceDecoder
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.training import checkpoint
-from s2f_lib.training.data import PairedArrays, validation_mask
+from s2f_lib.training.data import FeaturesAndFaces, validation_mask
 from s2f_lib.training.loop import Progress, Task, fit
+
+_ENOUGH_FOR_A_MEAN = 4096  # faces, for their mean colour
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ def train_face_decoder(
     """
     settings = config.decoder_training
     held_out = validation_mask(clips.video_ids, share=settings.validation_share, seed=settings.seed)
-    train, validation = clips.subset(~held_out), clips.subset(held_out)
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     torch.manual_seed(settings.seed)  # the initial weights
     model = FaceDecoder(config.decoder, feature_dimension=clips.features.shape[1])
-    _start_at_mean(model, train.crops())
+    _start_at_mean(model, clips.crops(train[:_ENOUGH_FOR_A_MEAN]))
 
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         features, faces = batch
@@ -54,15 +56,18 @@ def train_face_decoder(
     def validate(network: nn.Module) -> dict[str, float]:
         if not len(validation):
             return {}
-        rendered = render_faces(network, validation.features)
-        difference = rendered.astype(np.float32) - validation.crops().astype(np.float32)
+        rendered = render_faces(network, clips.features[validation])
+        difference = rendered.astype(np.float32) - clips.crops(validation).astype(np.float32)
         return {"validation_loss": float(np.abs(difference).mean() / 255)}
 
-    task = Task(model, PairedArrays(train.features, train.crops()), batch_loss, validate)
+    names = [clips.clip_ids[row] for row in train]
+    task = Task(model, FeaturesAndFaces(clips, train), batch_loss, validate, names=names)
     digest = decoder_digest(config, data_digest=clips.digest)
     metrics = fit(task, settings, out=out, digest=digest, progress=progress)
-    checkpoint.load_model(out / checkpoint.MODEL_FILE, model)
-    return TrainedDecoder(model.eval(), metrics, out)
+    trained = FaceDecoder(config.decoder, feature_dimension=clips.features.shape[1])
+    trained.to(next(model.parameters()).device)  # the one that was trained may be spread over processes
+    checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
+    return TrainedDecoder(trained.eval(), metrics, out)
 
 
 def render_faces(model: nn.Module, features: np.ndarray, *, batch_size: int = 64) -> np.ndarray:

@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
 from s2f_lib.config import LossName, SpectrogramConfig, StudyConfig
 from s2f_lib.errors import TrainingError
+from s2f_lib.models.face_decoder import FaceDecoder
 from s2f_lib.models.voice_encoder import VoiceEncoder
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.preparation.spectrogram import complex_spectrogram
 from s2f_lib.training import checkpoint
-from s2f_lib.training.data import PairedArrays, validation_mask
-from s2f_lib.training.loop import Progress, Task, fit
-from s2f_lib.training.losses import make_loss
+from s2f_lib.training.augment import augment_audio, clip_keys, epoch_keys, mask_spectrogram
+from s2f_lib.training.data import PairedArrays, mean_direction, validation_mask
+from s2f_lib.training.distributed import gather
+from s2f_lib.training.loop import Augment, Progress, Task, fit
+from s2f_lib.training.losses import OVER_BATCH, make_loss
+from s2f_lib.training.speech2face_loss import make_speech2face_loss
 
 logger = logging.getLogger(__name__)
 
@@ -50,31 +54,40 @@ def train_voice_encoder(
     loss: LossName,
     out: Path,
     progress: Progress | None = None,
+    decoder: FaceDecoder | None = None,
+    after_step: Callable[[int, float], None] | None = None,
 ) -> TrainedEncoder:
-    """Train the encoder with one of the report's losses, or load it where it is trained already.
+    """Train the encoder with one of the losses, or load it where it is trained already.
 
     Parameters
     ----------
     clips
-        The training clips; a share of their videos is held out for validation.
+        The training clips, in memory or mapped from disk; a share of their videos is held
+        out for validation.
     config
         Spectrogram, encoder and training settings are used.
     loss
-        "l1", "l2", "l1_l2" or "contrastive".
+        "l1", "l2", "l1_l2", "contrastive", "info_nce" or "speech2face".
     out
         The model's folder.
     progress
         Called after each epoch.
+    decoder
+        A trained face decoder, for "speech2face" alone, which needs `features.weights`, too.
+    after_step
+        Called after each step with its number, from 1, and its loss over all processes.
 
     Raises
     ------
     TrainingError
         There are too few clips, or the loss is not finite.
+    ConfigError
+        "speech2face" without decoder or with features other than VGG-Face's.
     """
     settings = config.training
     digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
     held_out = validation_mask(clips.video_ids, share=settings.validation_share, seed=settings.seed)
-    train, validation = clips.subset(~held_out), clips.subset(held_out)
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if not len(train):
         raise TrainingError(f"none of {len(clips)} clips is left for training: lower validation_share")
 
@@ -82,25 +95,45 @@ def train_voice_encoder(
     model = VoiceEncoder(
         config.encoder, feature_dimension=clips.features.shape[1], spectrogram=config.spectrogram
     )
-    _start_at_mean(model, train.features)
-    loss_of_pair = make_loss(loss, l2_weight=settings.l2_weight)
+    _start_at_mean(model, clips.features, train)
+    if loss == "speech2face":
+        loss_of_pair = make_speech2face_loss(decoder, config.features.weights)
+    else:
+        loss_of_pair = make_loss(loss, l2_weight=settings.l2_weight, temperature=settings.temperature)
 
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        audio, face = batch
-        return loss_of_pair(face, network(complex_spectrogram(audio, config.spectrogram)))
+        spectrogram, face = batch
+        speech = network(spectrogram)
+        if loss in OVER_BATCH:  # each pair against those of all processes
+            face, speech = gather(face), gather(speech.float())
+        return loss_of_pair(face, speech)
 
     def validate(network: nn.Module) -> dict[str, float]:
         if len(validation) < 2:
             return {}
-        speech = torch.from_numpy(predict_features(network, validation.audio, config.spectrogram))
-        face = torch.from_numpy(validation.features)
+        speech = predict_features(network, clips.audio, config.spectrogram, rows=validation)
+        speech, face = torch.from_numpy(speech), torch.from_numpy(clips.features[validation])
         cosine = cosine_similarity(face, speech, dim=1).mean()
-        return {"validation_loss": float(loss_of_pair(face, speech)), "validation_cosine": float(cosine)}
+        device = next(network.parameters()).device
+        value = loss_of_pair(face.to(device), speech.to(device))
+        return {"validation_loss": float(value), "validation_cosine": float(cosine)}
 
-    task = Task(model, PairedArrays(train.audio, train.features), batch_loss, validate)
-    metrics = fit(task, settings, out=out, digest=digest, progress=progress)
-    checkpoint.load_model(out / checkpoint.MODEL_FILE, model)
-    return TrainedEncoder(model.eval(), metrics, out, loss)
+    ids = [clips.clip_ids[row] for row in train]
+    task = Task(
+        model,
+        PairedArrays(clips.audio, clips.features, rows=train),
+        batch_loss,
+        validate,
+        names=ids,
+        loss_parameters=loss_of_pair if isinstance(loss_of_pair, nn.Module) else None,
+        augment=_to_spectrogram(config, ids),
+    )
+    metrics = fit(task, settings, out=out, digest=digest, progress=progress, after_step=after_step)
+    trained = VoiceEncoder(
+        config.encoder, feature_dimension=clips.features.shape[1], spectrogram=config.spectrogram
+    ).to(next(model.parameters()).device)  # the one that was trained may be spread over processes
+    checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
+    return TrainedEncoder(trained.eval(), metrics, out, loss)
 
 
 def predict_features(
@@ -110,30 +143,34 @@ def predict_features(
     *,
     batch_size: int = 64,
     transform: Callable[[Tensor], Tensor] | None = None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict face features from voices.
 
     Parameters
     ----------
     model
-        A `VoiceEncoder`, or one wrapped by accelerate.
+        A `VoiceEncoder`, or one wrapped for several processes.
     audio
-        `(n, samples)` int16 at the spectrogram's sample rate.
+        `(n, samples)` int16 at the spectrogram's sample rate, in memory or mapped from disk.
     transform
         Applied to each batch of audio first, for controls.
+    rows
+        `(m,)` int, which clips; all by default.
 
     Returns
     -------
     numpy.ndarray
         `(n, dimension)` float32, not normalised.
     """
+    rows = np.arange(len(audio)) if rows is None else rows
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     predicted = []
     with torch.no_grad():
-        for start in range(0, len(audio), batch_size):
-            batch = torch.from_numpy(audio[start : start + batch_size]).to(device)
+        for start in range(0, len(rows), batch_size):
+            batch = torch.from_numpy(audio[rows[start : start + batch_size]]).to(device)
             if transform is not None:
                 batch = transform(batch)
             predicted.append(model(complex_spectrogram(batch, spectrogram)).float().cpu())
@@ -141,12 +178,29 @@ def predict_features(
     return torch.cat(predicted).numpy()
 
 
-def _start_at_mean(model: VoiceEncoder, features: np.ndarray) -> None:
+def _to_spectrogram(config: StudyConfig, clip_ids: list[str]) -> Augment:
+    """Return what turns a training batch of audio into spectrograms on the device, changed where asked."""
+    changes, seed = config.training.augmentation, config.training.seed
+    keys_of_all = clip_keys(clip_ids) if changes.active else None
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+
+    def prepare(tensors: tuple[Tensor, ...], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        audio, face = tensors
+        if keys_of_all is None:
+            return complex_spectrogram(audio, config.spectrogram).contiguous(memory_format=layout), face
+        keys = epoch_keys(keys_of_all[indices].to(audio.device), seed=seed, epoch=epoch)
+        audio = augment_audio(audio, keys, changes, n_samples=config.spectrogram.n_samples)
+        spectrogram = mask_spectrogram(complex_spectrogram(audio, config.spectrogram), keys, changes)
+        return spectrogram.contiguous(memory_format=layout), face
+
+    return prepare
+
+
+def _start_at_mean(model: VoiceEncoder, features: np.ndarray, rows: np.ndarray) -> None:
     """Set the last bias to the mean direction of the faces.
 
     Face descriptors share a large mean; starting there leaves the encoder to
     learn what tells people apart.  It changes no layer and no loss.
     """
-    mean = normalize(torch.from_numpy(features), dim=1).mean(dim=0)
     with torch.no_grad():
-        model.head[-1].bias.copy_(mean)
+        model.head[-1].bias.copy_(torch.from_numpy(mean_direction(features, rows)))

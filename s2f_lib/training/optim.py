@@ -13,8 +13,8 @@ from s2f_lib.config import LoopConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over the parameters, fused into one kernel on a GPU."""
-    parameters = list(parameters)
+    """Return AdamW or SGD over the trainable parameters, fused into one kernel on a GPU."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type == "cuda" for parameter in parameters)
     common = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused or None}
     if config.optimizer == "sgd":

@@ -148,7 +148,7 @@ class TrainingRun:
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.extra.load_state_dict(state["extra"])
+        self.extra.load_state_dict(state["extra"], strict=False)  # frozen parts are not kept
         if self.average is not None:
             self.average.updates = state["average"]["updates"]
             for name, tensor in self.average.tensors.items():
@@ -267,7 +267,7 @@ class TrainingRun:
             "optimizer": whole(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "extra": self.extra.state_dict(),
+            "extra": {name: whole(p) for name, p in self.extra.named_parameters() if p.requires_grad},
             "average": average,
             "rows": self.metrics.rows,
             "best": self._best,

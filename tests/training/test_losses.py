@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from s2f_lib.errors import InputError
+from s2f_lib.errors import ConfigError, InputError
+from s2f_lib.models.face_decoder import DEBUG_DECODER, FaceDecoder
 from s2f_lib.training.losses import contrastive_loss, l1_l2_loss, l1_loss, l2_loss, make_loss
+from s2f_lib.training.speech2face_loss import Speech2FaceLoss, distillation
 
 # unit vectors after normalisation: faces (1, 0) and (0, 1); voices (0.6, 0.8) and (0, 1)
 FACE = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
@@ -59,3 +62,45 @@ def test_what_cannot_be_compared_is_refused():
         l1_loss(FACE, SPEECH[:1])
     with pytest.raises(InputError, match="unknown loss 'l3'"):
         make_loss("l3")
+
+
+def test_info_nce_by_hand():
+    loss = make_loss("info_nce", temperature=0.5)
+    # rows of q.v / 0.5: voices [1.2, 1.6] and [0, 2]; columns, the faces: [1.2, 0] and [1.6, 2]
+    voices = math.log(math.exp(1.2) + math.exp(1.6)) - 1.2 + math.log(1 + math.exp(2)) - 2
+    faces = math.log(math.exp(1.2) + 1) - 1.2 + math.log(math.exp(1.6) + math.exp(2)) - 2
+    assert loss(FACE, SPEECH).item() == pytest.approx((voices + faces) / 4)
+    assert loss.temperature == pytest.approx(0.5)
+
+
+def test_info_nce_learns_its_temperature_down_to_a_hundredth():
+    loss = make_loss("info_nce", temperature=0.07)
+    loss(torch.eye(4), torch.eye(4)).backward()
+    assert loss.log_sharpness.grad < 0  # right pairs are nearest: a sharper softmax lowers the loss
+    assert make_loss("info_nce", temperature=0.001).temperature == pytest.approx(0.01)
+    with pytest.raises(InputError, match="at least 2 pairs"):
+        loss(FACE[:1], SPEECH[:1])
+
+
+def test_distillation_is_a_cross_entropy_of_softened_classes():
+    target, predicted = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    p = math.exp(1) / (math.exp(1) + 1)  # both halved by T = 2
+    q = 1 / (1 + math.exp(2))
+    expected = -p * math.log(q) - (1 - p) * math.log(1 - q)
+    assert distillation(target, predicted).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_speech2face_loss_adds_its_three_terms():
+    decoder = FaceDecoder(DEBUG_DECODER, feature_dimension=6)
+    loss = Speech2FaceLoss(decoder, nn.Linear(6, 5))
+    face, speech = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    layer = (decoder.first_layer(face) - decoder.first_layer(speech)).abs().sum() / 3
+    classes = loss.classifier(face), loss.classifier(speech)
+    expected = layer + 0.025 * l2_loss(face, speech) + 200 * distillation(*classes)
+    assert loss(face, speech).item() == pytest.approx(expected.item(), rel=1e-5)
+    speech.requires_grad_()
+    loss(face, speech).backward()
+    assert speech.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in loss.parameters())
+    with pytest.raises(ConfigError, match=r"features.extractor=vgg_face"):
+        Speech2FaceLoss(decoder, nn.Linear(4096, 5))

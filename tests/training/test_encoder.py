@@ -1,0 +1,160 @@
+"""The voice encoder's training, on clips whose pitch says something about the face."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from s2f_lib.config import LossName
+from s2f_lib.errors import ConfigError, MissingFileError
+from s2f_lib.preparation.shards import read_prepared
+from s2f_lib.training.decoder import render_faces, train_face_decoder
+from s2f_lib.training.encoder import predict_features, train_voice_encoder
+
+from .conftest import tiny_config
+
+AUGMENTATION = {
+    "training__augmentation.gain_db": 6,
+    "training__augmentation.noise_snr_db": [10, 30],
+    "training__augmentation.time_masks": 1,
+    "training__augmentation.random_crop": True,
+}
+
+
+@pytest.fixture(scope="module")
+def clips(prepared):
+    return read_prepared(prepared, split="train")
+
+
+def test_overfits_one_batch(tmp_path, clips):
+    few = clips.subset(np.arange(8))
+    config = tiny_config(training__epochs=40, training__validation_share=0.0, training__learning_rate=0.01)
+    trained = train_voice_encoder(few, config, loss="l2", out=tmp_path)
+    losses = trained.metrics["train_loss"]
+    assert losses.iloc[-1] < 0.1 * losses.iloc[0]
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "contrastive"])
+def test_losses_over_the_batch_train(tmp_path, clips, loss):
+    trained = train_voice_encoder(clips, tiny_config(training__epochs=4), loss=loss, out=tmp_path)
+    assert trained.metrics["train_loss"].iloc[-1] < trained.metrics["train_loss"].iloc[0]
+    assert np.isfinite(trained.metrics.to_numpy()).all()
+
+
+def _losses(out, clips, loss: LossName = "info_nce", **changes) -> list[float]:
+    losses: list[float] = []
+    config = tiny_config(**changes)
+    train_voice_encoder(clips, config, loss=loss, out=out, after_step=lambda _, loss: losses.append(loss))
+    return losses
+
+
+def test_augmented_training_does_not_depend_on_threads_and_resumes(tmp_path, clips):
+    plain = _losses(tmp_path / "plain", clips)
+    changed = _losses(tmp_path / "a", clips, **AUGMENTATION)
+    assert changed != plain
+    assert _losses(tmp_path / "b", clips, training__loader_threads=3, **AUGMENTATION) == changed
+    assert _losses(tmp_path / "c", clips, training__loader_threads=0, **AUGMENTATION) == changed
+    assert _losses(tmp_path / "d", clips, training__seed=1, **AUGMENTATION) != changed
+
+    def kill(step: int, loss: float) -> None:
+        if step == 2:
+            raise InterruptedError
+
+    config = tiny_config(training__checkpoint_every_steps=1, **AUGMENTATION)
+    with pytest.raises(InterruptedError):
+        train_voice_encoder(clips, config, loss="info_nce", out=tmp_path / "e", after_step=kill)
+    resumed = _losses(tmp_path / "e", clips, training__checkpoint_every_steps=1, **AUGMENTATION)
+    assert resumed == changed[1:]
+
+
+def test_accumulated_parts_give_the_whole_batch_where_no_batch_norm_is_between(tmp_path):
+    from torch import nn
+
+    from s2f_lib.config import LoopConfig
+    from s2f_lib.training.data import PairedArrays
+    from s2f_lib.training.loop import Task, fit
+
+    def run(parts: int) -> list[float]:
+        torch.manual_seed(0)
+        inputs = torch.randn(16, 3).numpy()
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        losses: list[float] = []
+        config = LoopConfig(
+            epochs=3, batch_size=8, accumulation_steps=parts, clip_norm=0.1, device="cpu", optimizer="sgd"
+        )
+        task = Task(
+            model,
+            PairedArrays(inputs),
+            lambda network, batch: network(batch[0]).square().mean(),
+            lambda _: {},
+        )
+        fit(
+            task,
+            config,
+            out=tmp_path / str(parts),
+            digest="d",
+            after_step=lambda _, loss: losses.append(loss),
+        )
+        return losses
+
+    assert run(4) == pytest.approx(run(1), rel=1e-5)
+
+
+def test_early_stopping_keeps_the_best_model(tmp_path, clips):
+    # a learning rate that makes validation worse soon
+    config = tiny_config(training__epochs=30, training__patience=2, training__learning_rate=0.05)
+    trained = train_voice_encoder(clips, config, loss="l2", out=tmp_path)
+    losses = trained.metrics["validation_loss"]
+    assert len(losses) < 30
+    assert losses.idxmin() == len(losses) - 3
+    from s2f_lib.training.data import validation_mask
+
+    held_out = clips.subset(validation_mask(clips.video_ids, share=0.2, seed=0))
+    predicted = predict_features(trained.model, held_out.audio, config.spectrogram)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (predicted, held_out.features)]
+    assert ((unit[0] - unit[1]) ** 2).sum(axis=1).mean() == pytest.approx(losses.min(), rel=1e-4)
+
+
+def test_moving_average_is_what_is_served(tmp_path, clips):
+    config = tiny_config(training__ema_decay=0.5)
+    averaged = train_voice_encoder(clips, config, loss="l1", out=tmp_path / "a")
+    plain = train_voice_encoder(clips, tiny_config(), loss="l1", out=tmp_path / "b")
+    assert list(averaged.metrics["train_loss"]) == list(plain.metrics["train_loss"])
+    difference = averaged.model.head[0].weight - plain.model.head[0].weight
+    assert 0 < difference.abs().max() < 0.05
+
+
+def test_channels_last_and_bf16_stay_near_the_plain_run(tmp_path, clips):
+    # AdamW's first steps go by the sign of each gradient, so that rounding alone moves a weight
+    slow = {"training__optimizer": "sgd", "training__learning_rate": 1e-3}
+    plain = _losses(tmp_path / "a", clips, "l1", **slow)
+    channels_last = _losses(tmp_path / "b", clips, "l1", training__channels_last=True, **slow)
+    half = _losses(tmp_path / "c", clips, "l1", training__precision="bf16", **slow)
+    assert channels_last == pytest.approx(plain, abs=1e-4)
+    assert half == pytest.approx(plain, abs=0.02)
+    assert half != plain
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips):
+    config = tiny_config(training__tensorboard=True)
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match="pip install tensorboard"):
+            train_voice_encoder(clips, config, loss="l1", out=tmp_path)
+    else:
+        train_voice_encoder(clips, config, loss="l1", out=tmp_path)
+        assert list((tmp_path / "events").iterdir())
+
+
+def test_speech2face_loss_needs_its_parts(tmp_path, clips):
+    with pytest.raises(MissingFileError, match=r"features.weights is not set"):
+        train_voice_encoder(clips, tiny_config(), loss="speech2face", out=tmp_path)
+
+
+def test_decoder_learns_the_colour(tmp_path, clips):
+    config = tiny_config(decoder_training__epochs=2, decoder_training__validation_share=0.2)
+    trained = train_face_decoder(clips, config, out=tmp_path)
+    assert trained.metrics["validation_loss"].iloc[-1] < 0.2
+    assert render_faces(trained.model, clips.features[:2]).shape == (2, 224, 224, 3)
