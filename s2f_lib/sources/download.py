@@ -14,30 +14,26 @@ What is retried, and when
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import random
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import InputError, RefusalReason
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download_check import FINISHED_SUFFIXES, check_file
-from s2f_lib.sources.download_errors import DownloadRefused, Failure, Retry
-from s2f_lib.sources.download_ledger import DownloadLedger, asked_as
-from s2f_lib.sources.download_pacing import Pacer, backoff_s
+from s2f_lib.sources.download_errors import DownloadRefused
+from s2f_lib.sources.download_ledger import DownloadLedger
+from s2f_lib.sources.download_pacing import Pacer
+from s2f_lib.sources.download_retries import PARTIAL_DIR, fetch_with_retries, finished_file
+from s2f_lib.sources.download_urls import clips_per_s
 
 logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "downloads.sqlite"
-_PARTIAL = ".partial"  # folder of what is on its way
 _LOCK_NAME = ".downloads.lock"
 
 
@@ -69,12 +65,6 @@ class DownloadResult:
         return self.reason is None
 
 
-def finished_file(clip: ClipRef, out_dir: Path) -> Path | None:
-    """Return the clip's finished file in a download folder, or None."""
-    paths = (out_dir / f"{clip.clip_id}{suffix}" for suffix in FINISHED_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
-
-
 def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, *, pacer: Pacer | None = None) -> Path:
     """Fetch one clip, with retries; a clip that is there is not asked for.
 
@@ -101,7 +91,7 @@ def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, *, pacer: P
     LocalFailure
         This machine is at fault: the disk is full, a folder cannot be written.
     """
-    return _fetch(clip, Path(out_dir), config, pacer or Pacer())[0]
+    return fetch_with_retries(clip, Path(out_dir), config, pacer or Pacer())[0]
 
 
 def download_clips(
@@ -155,7 +145,7 @@ class _Run:
 
     def __init__(self, out_dir: Path, config: DownloadConfig) -> None:
         self.out_dir, self.config = out_dir, config
-        self._pacer = Pacer(_clips_per_s(config))
+        self._pacer = Pacer(clips_per_s(config))
         self._throttled_in_a_row = 0
         self._lock = threading.Lock()
 
@@ -176,6 +166,8 @@ class _Run:
             with DownloadLedger(self.out_dir / LEDGER_NAME) as self._ledger:
                 yield from self._overlapped(clips)
         finally:
+            with suppress(OSError):  # not empty: parts that serve the next run
+                (self.out_dir / PARTIAL_DIR).rmdir()
             lock.release()
 
     def _overlapped(self, clips: Iterator[ClipRef]) -> Iterator[DownloadResult]:
@@ -218,7 +210,7 @@ class _Run:
             self._ledger.refused(clip.clip_id, refusal, config=self.config)
         if refusal is None:
             try:
-                file, n_attempts = _fetch(clip, self.out_dir, self.config, self._pacer)
+                file, n_attempts = fetch_with_retries(clip, self.out_dir, self.config, self._pacer)
             except DownloadRefused as error:
                 refusal = error
                 self._ledger.refused(clip.clip_id, refusal, config=self.config)
@@ -253,89 +245,3 @@ class _Run:
                     "Run again later, with a lower max_clips_per_s or with cookies",
                     self._throttled_in_a_row,
                 )
-
-
-def _fetch(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
-    """Return the finished file and the number of attempts."""
-    if (there := finished_file(clip, out_dir)) is not None:
-        return there, 0
-    work_dir = _work_dir(clip, out_dir, config)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    rng = random.Random()  # unseeded on purpose: jitter must differ between machines
-    deadline_s = time.monotonic() + config.max_clip_s
-    n_attempts = 0
-    while True:
-        pacer.wait_turn()
-        n_attempts += 1
-        file, failure = _attempt(clip, work_dir, config, pacer, deadline_s=deadline_s)
-        if failure is None:
-            return _publish(file, out_dir / f"{clip.clip_id}{file.suffix}", work_dir), n_attempts
-        logger.debug("%s, attempt %d: %s: %s", clip.clip_id, n_attempts, failure.reason, failure.detail)
-        pause_s = _pause_s(failure, n_attempts, config, rng)
-        over = pause_s is None or n_attempts >= config.max_attempts or time.monotonic() + pause_s > deadline_s
-        if over:
-            if failure.retry == Retry.NEVER:  # else the part that came serves the next run
-                shutil.rmtree(work_dir, ignore_errors=True)
-            raise DownloadRefused(
-                failure.reason, failure.detail, can_retry=failure.retry != Retry.NEVER, n_attempts=n_attempts
-            )
-        if failure.retry_after_s:
-            pacer.pause(pause_s)  # the server means the address: all threads wait
-        else:
-            pacer.sleep(pause_s)
-
-
-def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
-    """Return the clip's folder; another mirror or height has another: their parts must not be joined."""
-    digest = hashlib.sha256(asked_as(config).encode()).hexdigest()[:8]
-    return out_dir / _PARTIAL / f"{clip.clip_id}.{digest}"
-
-
-def _attempt(
-    clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer, *, deadline_s: float
-) -> tuple[Path, None] | tuple[None, Failure]:
-    from s2f_lib.sources.download_client import AttemptFailed, fetch_once, takes_whole_file
-
-    def check() -> None:
-        pacer.check()
-        if time.monotonic() > deadline_s:  # a trickle never trips the socket's own timeout
-            raise AttemptFailed(
-                Failure(RefusalReason.NETWORK, Retry.LATER, f"not there after {config.max_clip_s:g} s")
-            )
-
-    try:
-        file = fetch_once(clip, work_dir, config, check=check)
-    except AttemptFailed as error:
-        return None, error.failure
-    whole = takes_whole_file(config)
-    suffix, failure = check_file(file, clip, whole_file=whole, tolerance_s=config.duration_tolerance_s)
-    if failure is not None:
-        file.unlink(missing_ok=True)  # a damaged file must not be gone on with
-        return None, failure
-    return file.rename(file.with_suffix(suffix)), None
-
-
-def _pause_s(failure: Failure, n_failed: int, config: DownloadConfig, rng: random.Random) -> float | None:
-    """Return how long to wait before the next attempt; None: no further attempt in this run."""
-    if failure.retry != Retry.NOW:
-        return None
-    if failure.retry_after_s is not None and failure.retry_after_s > config.max_retry_after_s:
-        return None
-    return max(failure.retry_after_s or 0.0, backoff_s(n_failed, config, rng))
-
-
-def _publish(file: Path, final: Path, work_dir: Path) -> Path:
-    """Give a checked file its name; durable first, so that the name never stands for half a file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    file.replace(final)
-    shutil.rmtree(work_dir, ignore_errors=True)
-    return final
-
-
-def _clips_per_s(config: DownloadConfig) -> float:
-    if config.max_clips_per_s is not None:
-        return config.max_clips_per_s
-    from s2f_lib.sources.download_client import is_youtube
-
-    return 1.0 if is_youtube(config.url_template) else 0.0

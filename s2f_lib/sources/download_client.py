@@ -16,6 +16,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -34,7 +35,6 @@ from yt_dlp.utils import YoutubeDLError, download_range_func
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import MissingFileError, RefusalReason
-from s2f_lib.sources.avspeech import MEDIA_EXTENSIONS
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download_check import is_page
 from s2f_lib.sources.download_errors import (
@@ -47,10 +47,11 @@ from s2f_lib.sources.download_errors import (
     one_line,
     parse_retry_after,
 )
+from s2f_lib.sources.download_urls import clip_url, is_file_link, is_youtube, takes_whole_file
 
 logger = logging.getLogger(__name__)
 
-_YOUTUBE_HOSTS = ("youtube.com", "googlevideo.com", "youtu.be", "youtube-nocookie.com")
+_DISK_FULL_BYTES = 16 << 20
 _ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # the clips run in parallel, not the codec
 
 
@@ -60,29 +61,6 @@ class AttemptFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
         self.failure = failure
-
-
-def clip_url(clip: ClipRef, config: DownloadConfig) -> str:
-    """Return the address of a clip by the template."""
-    return config.url_template.format(
-        id=clip.video_id, clip_id=clip.clip_id, start_s=clip.start_s, end_s=clip.end_s
-    )
-
-
-def is_youtube(url: str) -> bool:
-    """Return whether an address is one of YouTube's servers."""
-    host = urlsplit(url).hostname or ""
-    return any(host == name or host.endswith("." + name) for name in _YOUTUBE_HOSTS)
-
-
-def is_file_link(config: DownloadConfig) -> bool:
-    """Return whether the template names media files, not pages."""
-    return urlsplit(config.url_template).path.lower().endswith(MEDIA_EXTENSIONS)
-
-
-def takes_whole_file(config: DownloadConfig) -> bool:
-    """Return whether files are fetched as they are, not cut to the clip's seconds."""
-    return is_file_link(config) if config.whole_file is None else config.whole_file
 
 
 def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: Callable[[], None]) -> Path:
@@ -115,6 +93,7 @@ def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: 
     FFmpegPostProcessor._ffmpeg_location.set(get_ffmpeg_exe())  # see `_parameters`; a thread has its own
     params = _parameters(clip, work_dir, config, check=check)
     with _Client(params, auto_init=not is_file_link(config)) as client, _ended_by(check):
+        client.work_dir = work_dir
         try:
             info = _file_info(clip, url) if is_file_link(config) else _page_info(client, url)
             _check_length(info, clip, config)
@@ -186,6 +165,7 @@ class _Client(yt_dlp.YoutubeDL):
 
     http_error: HTTPError | None = None
     media_url: str | None = None
+    work_dir: Path
 
     def process_info(self, info_dict: dict[str, Any]) -> None:
         formats = info_dict.get("requested_formats") or [info_dict]
@@ -305,6 +285,8 @@ def _of_answer(answer: HTTPError, detail: str) -> Failure:
 
 def _ask_again(client: _Client, message: str) -> Failure:
     """Ask for the first bytes of what ffmpeg could not fetch: its exit code does not say why."""
+    if shutil.disk_usage(client.work_dir).free < _DISK_FULL_BYTES:
+        raise LocalFailure(f"the disk of {client.work_dir.parent} is full; nothing done is lost, run again")
     url = client.media_url
     if url is None:
         return classify_message(message)

@@ -108,6 +108,7 @@ _MESSAGES: tuple[tuple[str, RefusalReason, Retry], ...] = (
     (r"certificate[_ ]verify[_ ]failed|certificate verification", _NETWORK, Retry.LATER),
     (r"timed? ?out|connection (was )?(reset|refused|aborted|broken)|remote end closed|incompleteread"
      r"|bytes read, \d+ more expected|downloaded \d+ bytes, expected|did not get any data blocks"
+     r"|downloaded file is empty"
      r"|name or service not known|temporary failure in name resolution|nodename nor servname"
      r"|getaddrinfo failed|failed to resolve|network is unreachable|no route to host|transporterror"
      r"|broken pipe|\bssl\b|bad status line|eof occurred|ffmpeg exited with code|conflicting range",

@@ -56,6 +56,8 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.complete: Counter[str] = Counter()
         self.bytes_sent: Counter[str] = Counter()
         self.seen_headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.player_heights: tuple[int, ...] = ()  # what the page at `/<id>` offers
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
@@ -92,6 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.key = self.path.strip("/").partition(".")[0]
         with self.server.lock:
             self.server.requests[self.key] += 1
+            self.server.paths.append(self.path)
             self.server.seen_headers.append(dict(self.headers))
             count = self.server.requests[self.key]
         behaviour = self.server.behaviours.get(self.key, Behaviour())
@@ -107,8 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve_player(self) -> None:
         """A page with a player in it, which names the file."""
-        source = f'<video><source src="/{self.key}.mp4" type="video/mp4"></video>'
-        page = f"<!DOCTYPE html><html><head><title>t</title></head><body>{source}</body></html>".encode()
+        heights = self.server.player_heights
+        urls = [(f"/{self.key}.mp4?height={h}", f' label="{h}p"') for h in heights] or [
+            (f"/{self.key}.mp4", "")
+        ]
+        sources = "".join(f'<source src="{url}" type="video/mp4"{label}>' for url, label in urls)
+        page = f"<!DOCTYPE html><html><title>t</title><body><video>{sources}</video></body></html>".encode()
         self._answer(200, {"Content-Type": "text/html", "Content-Length": str(len(page))})
         self._send(page)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import struct
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import ConfigError, InputError, MissingFileError, RefusalReason
 from s2f_lib.sources.clip import ClipRef, make_clip_id
 from s2f_lib.sources.download import LEDGER_NAME, download_clips, fetch_clip
-from s2f_lib.sources.download_errors import DownloadRefused
+from s2f_lib.sources.download_errors import DownloadRefused, LocalFailure
 from s2f_lib.sources.download_ledger import DownloadLedger
+from s2f_lib.sources.download_pacing import Pacer, Stopped, backoff_s
+from s2f_lib.sources.download_urls import clip_url, clips_per_s, is_youtube, takes_whole_file
 
 CLIP_S = 2.0
 QUICK = {"socket_timeout_s": 1.0, "max_attempts": 2, "backoff_s": 0.05, "max_clip_s": 30.0}
@@ -132,8 +136,9 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
         assert not server.requests
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_fetches_no_finished_clip_again(tmp_path, make_video):
-    n = 40
+    n = 60
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
         "from s2f_lib.config import DownloadConfig\n"
@@ -204,15 +209,34 @@ def test_retry_after_is_honoured(tmp_path, make_video, status):
         assert time.monotonic() - started >= 2.0  # a lower bound: what the server asked for
 
 
-def test_a_stop_asked_of_one_thread_holds_all(tmp_path, make_video):
-    """After a 429 no clip begins before the time that the server named."""
-    with _serve(make_video(CLIP_S), 12, {0: Behaviour("throttle:2", 1)}) as server:
-        config = _config(server, concurrency=1)
-        at = {}
-        for result in download_clips(map(_clip, range(12)), tmp_path, config):
-            at[result.clip.video_id] = time.monotonic()
-        assert server.requests[_clip(0).video_id] == 2
-        assert min(at.values()) == at[_clip(0).video_id]
+def test_a_pause_holds_all_threads():
+    """A 429 means the address: nobody goes through before the time is over."""
+    pacer = Pacer()
+    paused_at = time.monotonic()
+    pacer.pause(0.6)
+    pacer.pause(0.1)  # a shorter one does not end it
+    with ThreadPoolExecutor(3) as threads:
+        turns = list(threads.map(lambda _: (pacer.wait_turn(), time.monotonic())[1], range(3)))
+    assert min(turns) >= paused_at + 0.6
+
+
+def test_stop_ends_waits_at_once():
+    pacer = Pacer()
+    pacer.pause(3600)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pacer.wait_turn)
+        pacer.stop()
+        with pytest.raises(Stopped):
+            waiting.result(timeout=60)
+
+
+def test_backoff_doubles_up_to_its_limit_and_is_never_twice_the_same():
+    config = DownloadConfig(backoff_s=1.0, max_backoff_s=10.0)
+    rng = random.Random(0)
+    for n_failed, longest_s in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (12, 10)]:
+        waits = [backoff_s(n_failed, config, rng) for _ in range(50)]
+        assert longest_s / 2 <= min(waits) < max(waits) <= longest_s
+        assert len(set(waits)) == 50
 
 
 def test_a_trickle_ends_at_the_clips_own_limit(tmp_path, make_video):
@@ -256,6 +280,22 @@ def test_seconds_alone_are_fetched_and_begin_at_the_start(tmp_path, make_video, 
     assert len(sound) / rate_hz == pytest.approx(3.0, abs=0.1)
     spectrum = np.abs(np.fft.rfft(sound[rate_hz : rate_hz + rate_hz // 2]))  # 8.3 to 8.8 s of the video
     assert np.argmax(spectrum) * 2 == pytest.approx(1000, abs=8)  # 200 + 8 * 100 Hz
+
+
+@pytest.mark.parametrize(("max_height_px", "taken"), [(360, "360"), (719, "360"), (720, "720"), (144, None)])
+def test_height_is_capped(tmp_path, make_video, max_height_px, taken):
+    """A page offers the video in several heights."""
+    with _serve(make_video(4.0), 1) as server:
+        server.player_heights = (240, 1080, 360, 720)
+        template = server.template.removesuffix(".mp4")
+        config = _config(server, url_template=template, max_height_px=max_height_px)
+        if taken is None:
+            with pytest.raises(DownloadRefused, match=r"format: .*Requested format is not available"):
+                fetch_clip(_clip(0, start_s=1.0, end_s=3.0), tmp_path, config)
+        else:
+            fetch_clip(_clip(0, start_s=1.0, end_s=3.0), tmp_path, config)
+        media = {path for path in server.paths if ".mp4" in path}
+        assert media == ({f"/clip0000000.mp4?height={taken}"} if taken else set())
 
 
 @pytest.mark.parametrize(
@@ -387,6 +427,17 @@ def test_a_bad_cookies_file_is_refused_before_the_first_clip(tmp_path, text):
         next(download_clips([_clip(0)], tmp_path / "out", config))
 
 
+def test_a_folder_that_cannot_be_written_stops_the_run(tmp_path, make_video):
+    """The machine is at fault: no clip is refused for it."""
+    with _serve(make_video(CLIP_S), 3) as server:
+        (tmp_path / ".partial").write_text("in the way")
+        with pytest.raises(LocalFailure, match="cannot store clip0000000"):
+            list(download_clips(map(_clip, range(3)), tmp_path, _config(server, concurrency=1)))
+        assert not server.requests
+        (tmp_path / ".partial").unlink()
+        assert all(r.is_done for r in download_clips(map(_clip, range(3)), tmp_path, _config(server)))
+
+
 def test_out_dir_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="expected a folder"):
@@ -404,8 +455,6 @@ def test_a_template_that_names_no_clip_is_refused(template):
 
 
 def test_what_a_template_may_hold():
-    from s2f_lib.sources.download_client import clip_url, is_youtube, takes_whole_file
-
     clip = _clip(0, start_s=1.5, end_s=4.0)
     assert clip_url(clip, DownloadConfig()) == "https://www.youtube.com/watch?v=clip0000000"
     config = DownloadConfig(url_template="https://m.org/{id}/{start_s}-{end_s}/{clip_id}.webm?a=1")
@@ -413,6 +462,8 @@ def test_what_a_template_may_hold():
     assert takes_whole_file(config)
     assert not takes_whole_file(DownloadConfig())
     assert takes_whole_file(DownloadConfig(whole_file=True))
+    assert clips_per_s(DownloadConfig()) * 3600 == pytest.approx(300)
+    assert clips_per_s(config) == 0
     assert is_youtube(DownloadConfig().url_template)
     assert is_youtube("https://rr1---sn-x.googlevideo.com/videoplayback?id=1")
     assert not is_youtube("https://notyoutube.com/")
