@@ -58,7 +58,7 @@ class DownloadConfig(Settings):
     max_height_px: int = Field(360, ge=144)  # faces of AVSpeech are large; 720p is four times the bytes
     cookies: Path | None = None  # Netscape cookies.txt of a signed-in browser, for age-gated videos
     concurrency: int = Field(4, ge=1, le=64)  # clips in work at once, a thread each
-    max_clips_per_s: float | None = Field(None, ge=0)  # clips begun; None: 1 from YouTube; 0: no limit
+    max_clips_per_s: float | None = Field(None, ge=0)  # None: 300 an hour from YouTube; 0: no limit
     max_bytes_per_s: float = Field(0, ge=0)  # of all threads together, whole files only; 0: no limit
     max_attempts: int = Field(4, ge=1, le=20)  # of a clip in one run, the first included
     backoff_s: float = Field(1.0, ge=0)  # before the second attempt; doubles each time, with jitter
@@ -190,7 +190,7 @@ class LoopConfig(Settings):
     validation_share: float = Field(0.1, ge=0, lt=0.9)  # of the training videos, never of test
     patience: int | None = Field(None, ge=1)  # epochs without a better validation loss; None: all epochs
     precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
-    channels_last: bool = False  # memory format of images and maps
+    channels_last: bool = False  # memory format of maps; on CPUs torch's norms are then only exact to 1e-4
     compile: bool = False  # torch.compile
     device: Literal["auto", "cpu", "cuda"] = "auto"
     loader_threads: int = Field(1, ge=0)  # that gather batches ahead; 0: in step with training
