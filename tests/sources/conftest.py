@@ -22,36 +22,50 @@ def write_video(
     rate_hz: int = 10,
     gop: int = 10,
     faststart: bool = True,
+    streams: str = "av",
 ) -> Path:
     """Write an MP4 whose every frame says its time, and whose sound starts again each second.
 
     The picture's grey is 40 + 4 a second; the tone is 200 Hz in the first second, and 100 Hz higher
-    in each that follows.
+    in each that follows.  `streams` names what it holds: picture (v), sound (a).
     """
     import av
 
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as file:
-        video = file.add_stream("libx264", rate=rate_hz)
-        video.width = video.height = size_px
-        video.pix_fmt = "yuv420p"
-        video.options = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "preset": "ultrafast"}
-        audio = file.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        for index in range(round(duration_s * rate_hz)):
-            grey = 40 + 4 * index / rate_hz
-            frame = av.VideoFrame.from_ndarray(
-                np.full((size_px, size_px, 3), round(grey), np.uint8), format="rgb24"
-            )
-            frame.pts = index
-            file.mux(video.encode(frame))
-        file.mux(video.encode())
-        times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-        tone = np.sin(2 * np.pi * (200 + 100 * np.floor(times_s)) * times_s)
-        sound = av.AudioFrame.from_ndarray((8000 * tone).astype(np.int16)[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts = SAMPLE_RATE_HZ, 0
-        file.mux(audio.encode(sound))
-        file.mux(audio.encode())
+        if "v" in streams:
+            video = file.add_stream("libx264", rate=rate_hz)
+            video.width = video.height = size_px
+            video.pix_fmt = "yuv420p"
+            video.options = {
+                "g": str(gop),
+                "keyint_min": str(gop),
+                "sc_threshold": "0",
+                "preset": "ultrafast",
+            }
+        if "a" in streams:
+            audio = file.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        if "v" in streams:
+            for index in range(round(duration_s * rate_hz)):
+                grey = np.full((size_px, size_px, 3), round(40 + 4 * index / rate_hz), np.uint8)
+                frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+                frame.pts = index
+                file.mux(video.encode(frame))
+            file.mux(video.encode())
+        if "a" in streams:
+            file.mux(audio.encode(_tones(duration_s)))
+            file.mux(audio.encode())
     return path
+
+
+def _tones(duration_s: float):
+    import av
+
+    times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    tone = np.sin(2 * np.pi * (200 + 100 * np.floor(times_s)) * times_s)
+    sound = av.AudioFrame.from_ndarray((8000 * tone).astype(np.int16)[None], format="s16", layout="mono")
+    sound.sample_rate, sound.pts = SAMPLE_RATE_HZ, 0
+    return sound
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ no test hangs on a stall.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import Counter
@@ -58,6 +59,7 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.seen_headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.player_heights: tuple[int, ...] = ()  # what the page at `/<id>` offers
+        self.stated_s = 0.0  # length that manifests and pages state; 0: none
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
@@ -98,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.seen_headers.append(dict(self.headers))
             count = self.server.requests[self.key]
         behaviour = self.server.behaviours.get(self.key, Behaviour())
-        if ".mp4" not in self.path:
+        if self.path.endswith(".mpd"):
+            self._serve_manifest()
+        elif ".mp4" not in self.path:
             self._serve_player()
         elif behaviour.fault is not None and (behaviour.times is None or count <= behaviour.times):
             name, _, argument = behaviour.fault.partition(":")
@@ -115,9 +119,35 @@ class _Handler(BaseHTTPRequestHandler):
             (f"/{self.key}.mp4", "")
         ]
         sources = "".join(f'<source src="{url}" type="video/mp4"{label}>' for url, label in urls)
-        page = f"<!DOCTYPE html><html><title>t</title><body><video>{sources}</video></body></html>".encode()
+        player = f"<body><video>{sources}</video></body>"
+        if self.server.stated_s:  # schema.org's way to say it
+            url = f"http://127.0.0.1:{self.server.server_port}/{self.key}.mp4"
+            stated = {"@context": "https://schema.org", "@type": "VideoObject", "name": "t"}
+            stated |= {"contentUrl": url, "duration": f"PT{self.server.stated_s}S"}
+            player = f'<script type="application/ld+json">{json.dumps(stated)}</script>'
+        page = f"<!DOCTYPE html><html><title>t</title>{player}</html>".encode()
         self._answer(200, {"Content-Type": "text/html", "Content-Length": str(len(page))})
         self._send(page)
+
+    def _serve_manifest(self) -> None:
+        """Picture and sound as files of their own: `/<id>-<height>.mp4` and `/<id>-sound.mp4`."""
+        pictures = "".join(
+            f'<Representation id="v{h}" width="{h}" height="{h}" codecs="avc1.42c00d" bandwidth="{h}000">'
+            f"<BaseURL>/{self.key}-{h}.mp4</BaseURL></Representation>"
+            for h in self.server.player_heights
+        )
+        sound = (
+            '<Representation id="a" codecs="mp4a.40.2" bandwidth="64000" audioSamplingRate="16000">'
+            f"<BaseURL>/{self.key}-sound.mp4</BaseURL></Representation>"
+        )
+        manifest = (
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"'
+            f' mediaPresentationDuration="PT{self.server.stated_s}S"><Period>'
+            f'<AdaptationSet mimeType="video/mp4">{pictures}</AdaptationSet>'
+            f'<AdaptationSet mimeType="audio/mp4">{sound}</AdaptationSet></Period></MPD>'
+        ).encode()
+        self._answer(200, {"Content-Type": "application/dash+xml", "Content-Length": str(len(manifest))})
+        self._send(manifest)
 
     def _serve_file(self, data: bytes) -> None:
         start = 0

@@ -21,6 +21,7 @@ from misbehaving_server import Behaviour, MisbehavingServer
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import ConfigError, InputError, MissingFileError, RefusalReason
+from s2f_lib.sources.avspeech import find_media
 from s2f_lib.sources.clip import ClipRef, make_clip_id
 from s2f_lib.sources.download import LEDGER_NAME, download_clips, fetch_clip
 from s2f_lib.sources.download_errors import DownloadRefused, LocalFailure
@@ -98,7 +99,7 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
             behaviours[clips[place].video_id] = Behaviour(fault, times)
 
     with MisbehavingServer(files, behaviours) as server:
-        config = _config(server, concurrency=8)
+        config = _config(server, concurrency=8, socket_timeout_s=2.0)
         results = list(download_clips(clips, tmp_path, config))
 
         # every clip ends once, done or with the right reason
@@ -264,6 +265,16 @@ def _padded(data: bytes, n_bytes: int) -> bytes:
     return data + struct.pack(">I4s", n_bytes, b"free") + bytes(n_bytes - 8)
 
 
+def _assert_is_7_3_to_10_3_s(path: Path) -> None:
+    greys, sound, rate_hz = _frames_and_sound(path)
+    assert len(greys) == 30  # 3 s at 10 frames a second
+    assert greys[0] == pytest.approx(40 + 4 * 7.3, abs=2)
+    assert greys[-1] == pytest.approx(40 + 4 * 10.2, abs=2)
+    assert len(sound) / rate_hz == pytest.approx(3.0, abs=0.1)
+    spectrum = np.abs(np.fft.rfft(sound[rate_hz : rate_hz + rate_hz // 2]))  # 8.3 to 8.8 s of the video
+    assert np.argmax(spectrum) * 2 == pytest.approx(1000, abs=8)  # 200 + 8 * 100 Hz
+
+
 @pytest.mark.parametrize("page", [False, True], ids=["link", "page"])
 def test_seconds_alone_are_fetched_and_begin_at_the_start(tmp_path, make_video, page):
     """Key frames are 5 s apart, the clip begins between two."""
@@ -273,13 +284,34 @@ def test_seconds_alone_are_fetched_and_begin_at_the_start(tmp_path, make_video, 
         template = server.template.removesuffix(".mp4") if page else server.template
         path = fetch_clip(clip, tmp_path, _config(server, url_template=template, whole_file=False))
         assert server.bytes_sent[clip.video_id] < len(video) / 2
-    greys, sound, rate_hz = _frames_and_sound(path)
-    assert len(greys) == 30  # 3 s at 10 frames a second
-    assert greys[0] == pytest.approx(40 + 4 * 7.3, abs=2)
-    assert greys[-1] == pytest.approx(40 + 4 * 10.2, abs=2)
-    assert len(sound) / rate_hz == pytest.approx(3.0, abs=0.1)
-    spectrum = np.abs(np.fft.rfft(sound[rate_hz : rate_hz + rate_hz // 2]))  # 8.3 to 8.8 s of the video
-    assert np.argmax(spectrum) * 2 == pytest.approx(1000, abs=8)  # 200 + 8 * 100 Hz
+    _assert_is_7_3_to_10_3_s(path)
+
+
+def test_picture_and_sound_of_two_files_are_cut_and_joined(tmp_path, make_video):
+    """As YouTube has its videos above 360p, and many below."""
+    clip = _clip(0, start_s=7.3, end_s=10.3)
+    files = {
+        f"{clip.video_id}-360": make_video(20.0, gop=50, streams="v"),
+        f"{clip.video_id}-sound": make_video(20.0, streams="a"),
+    }
+    with MisbehavingServer(files) as server:
+        server.player_heights, server.stated_s = (144, 360, 1080), 20.0
+        template = server.template.replace(".mp4", ".mpd")
+        path = fetch_clip(clip, tmp_path, _config(server, url_template=template))
+        assert {path for path in server.paths if ".mp4" in path} == {f"/{name}.mp4" for name in files}
+    _assert_is_7_3_to_10_3_s(path)
+
+
+def test_a_clip_behind_the_end_of_its_video_is_not_fetched(tmp_path, make_video):
+    """Uploaders cut their videos shorter; the page states the length."""
+    with _serve(make_video(9.0), 1) as server:
+        server.stated_s = 9.0
+        template = server.template.removesuffix(".mp4")
+        with pytest.raises(
+            DownloadRefused, match=r"format: the video lasts 9 s, the clip ends at 12 s"
+        ) as refused:
+            fetch_clip(_clip(0, start_s=9.5, end_s=12.0), tmp_path, _config(server, url_template=template))
+        assert not refused.value.can_retry
 
 
 @pytest.mark.parametrize(("max_height_px", "taken"), [(360, "360"), (719, "360"), (720, "720"), (144, None)])
@@ -347,6 +379,13 @@ def test_a_list_without_end_is_read_as_it_is_needed(tmp_path, make_video):
         assert next(read) <= 5 + 2 * 2
     # the folder is free again, and the threads are gone
     list(download_clips([], tmp_path, _config(server)))
+
+
+def test_preparation_finds_what_was_downloaded(tmp_path, make_video):
+    clips = [_clip(i, start_s=4.0, end_s=6.0) for i in range(2)]
+    with _serve(make_video(CLIP_S), 2) as server:
+        results = list(download_clips(clips, tmp_path, _config(server)))
+    assert {clip.media for clip in find_media(clips, tmp_path)} == {r.clip.media for r in results}
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path, make_video):
