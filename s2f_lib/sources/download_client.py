@@ -12,6 +12,7 @@ could not be ended.  `sources.download` retries around this.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
@@ -47,10 +48,20 @@ from s2f_lib.sources.download_errors import (
     one_line,
     parse_retry_after,
 )
+from s2f_lib.sources.download_pacing import Stopped
 from s2f_lib.sources.download_urls import clip_url, is_file_link, is_youtube, takes_whole_file
 
 logger = logging.getLogger(__name__)
 
+_LOCAL_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 _DISK_FULL_BYTES = 16 << 20
 _ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # the clips run in parallel, not the codec
 
@@ -102,11 +113,17 @@ def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: 
         except (YoutubeDLError, RequestError) as error:
             check()  # where ffmpeg was ended, this says why
             raise AttemptFailed(_failure(client, error)) from None
+        except (AttemptFailed, Stopped):
+            raise
         except OSError as error:
-            raise LocalFailure(f"cannot store downloads in {work_dir.parent}: {error}") from None
+            if error.errno in _LOCAL_ERRORS:
+                raise LocalFailure(f"cannot store downloads in {work_dir.parent}: {error}") from None
+            raise AttemptFailed(Failure(RefusalReason.NETWORK, Retry.NOW, one_line(str(error)))) from None
+        except Exception as error:  # an extractor that trips over one video must not end the run
+            detail = one_line(f"yt-dlp failed with {type(error).__name__}: {error}")
+            raise AttemptFailed(Failure(RefusalReason.FORMAT, Retry.LATER, detail)) from error
 
 
-@functools.cache
 def read_cookies(path: Path) -> str:
     """Return a cookies file's text, checked.
 
@@ -119,6 +136,11 @@ def read_cookies(path: Path) -> str:
     """
     if not path.is_file():
         raise MissingFileError(f"no cookies file at {path}: expected a Netscape cookies.txt")
+    return _checked_cookies(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _checked_cookies(path: Path, changed_ns: int) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         with yt_dlp.YoutubeDL({"quiet": True, "cookiefile": io.StringIO(text)}, auto_init=False) as client:
