@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ _CONFIGURATION = ("_config.yml", "_toc.yml")
 _STAMP = "built.json"  # beside the pages: what they were built from
 _LOG = "build.log"
 _LINES_SHOWN = 12
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOT_STAGED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "profiles", "*.ipynb")
 
 
@@ -160,8 +162,7 @@ def _digest(stage: Path) -> str:
     for name in ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "matplotlib"):
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     package = paths.repository_root() / "s2f_lib"  # the reference page is made of its docstrings
-    staged = [path for folder in ("book",) for path in (stage / folder).rglob("*")]
-    files = [*staged, *(stage / name for name in _CONFIGURATION), *package.rglob("*.py")]
+    files = [*(stage / "book").rglob("*"), *(stage / name for name in _CONFIGURATION), *package.rglob("*.py")]
     for path in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
         digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -197,7 +198,8 @@ def _run_jupyter_book(stage: Path) -> None:
         )
     if done.returncode == 0 and (stage / "_build" / "html" / "index.html").is_file():
         return
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = _COLOUR.sub("", log.read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if "WARNING" in line or "ERROR" in line]
     shown = "\n  ".join((marked or lines)[-_LINES_SHOWN:])
     raise StudyError(f"Jupyter Book ended with status {done.returncode}; all of it is in {log}:\n  {shown}")

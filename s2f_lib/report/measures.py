@@ -102,6 +102,11 @@ class FoundFaces:
     is_true: np.ndarray
     notes: list[str]
 
+    @property
+    def headings(self) -> list[str]:
+        """A text a column: the true face, then the places."""
+        return ["true face", *(str(place) for place in range(1, self.columns.shape[1]))]
+
 
 def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFaces:
     """Choose queries spread evenly from the best rank to the worst, and what was found for them.

@@ -94,7 +94,16 @@ class Page:
             data = {f"{_GLUED}text/plain": repr(_plain(key, value))}
             display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUED}})
 
-    def table(self, table: pd.DataFrame, *, key: str, caption: str, digits: int = 2) -> None:
+    def table(
+        self,
+        table: pd.DataFrame,
+        *,
+        key: str,
+        caption: str,
+        n: int | None = None,
+        of: str = "",
+        digits: int = 2,
+    ) -> None:
         """Write a table as CSV, and show it with a number and a caption.
 
         Parameters
@@ -105,7 +114,10 @@ class Page:
         key
             The text refers to it as ``{numref}`tab-KEY```; the file is `NN_KEY.csv`.
         caption
-            One sentence: what was measured, on what.
+            What was measured, without a full stop.
+        n, of
+            How many of what the run's numbers are made from: the caption ends with
+            this and the profile.  Left out where the numbers are the report's alone.
         """
         from IPython.display import display
 
@@ -113,6 +125,9 @@ class Page:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)
         texts = as_texts(table, digits=digits)
+        if n is not None:
+            caption = f"{caption} (this run: n = {n:,} {of}, {self.run})"
+        caption += "."
         name = f"tab-{key.replace('_', '-')}"
         data = {
             "text/markdown": _markdown(texts, name=name, caption=caption),
@@ -142,7 +157,7 @@ class Page:
         self.numbers(wall_min=wall_s / 60)
         table = provenance_table(config, wall_s=wall_s)
         key = f"provenance_{self._number}"
-        self.table(table, key=key, caption=f"What this page was made with, profile {config.profile}.")
+        self.table(table, key=key, caption=f"What this page was made with, {self.run}")
 
     @property
     def _number(self) -> str:
