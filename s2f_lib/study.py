@@ -107,7 +107,7 @@ class Study:
 
     @property
     def preparation(self) -> PreparationSummary:
-        """What came of the clips: counts by reason, seconds by step."""
+        """What came of the clips, by count, reason and seconds a step."""
         return self._prepare()[1]
 
     @functools.cached_property
@@ -141,13 +141,9 @@ class Study:
 
     def encoder(self, loss: LossName | None = None) -> TrainedEncoder:
         """Return the voice encoder trained with a loss, by default `training.main_loss`."""
-        from s2f_lib.training.encoder import train_voice_encoder
+        return self._encoder(loss or self.config.training.main_loss)
 
-        loss = loss or self.config.training.main_loss
-        return train_voice_encoder(
-            self.split("train"), self.config, loss=loss, out=self.paths.models / f"encoder-{loss}"
-        )
-
+    @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def decoder(self) -> TrainedDecoder:
         """Return the face decoder, trained on the training clips' faces."""
         from s2f_lib.training.decoder import train_face_decoder
@@ -174,7 +170,15 @@ class Study:
         cosine = reconstruction_cosine(from_face, from_voice, self.extractor)
         return Triptychs(pairs.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
 
-    @functools.cache  # noqa: B019 - a study lives as long as its notebook
+    @functools.cache  # noqa: B019 - as above
+    def _encoder(self, loss: LossName) -> TrainedEncoder:
+        from s2f_lib.training.encoder import train_voice_encoder
+
+        return train_voice_encoder(
+            self.split("train"), self.config, loss=loss, out=self.paths.models / f"encoder-{loss}"
+        )
+
+    @functools.cache  # noqa: B019 - as above
     def _prepare(self) -> tuple[Path, PreparationSummary]:
         from s2f_lib.preparation.pipeline import prepare
 
