@@ -79,9 +79,9 @@ class BatchLoader:
         Where the tensors go; for a GPU they pass through pinned memory.
     threads
         That gather ahead; 0 gathers when asked.
-    rank, processes
-        Each process takes its share of every batch, so that a step is the same step
-        whatever their number.
+    rank, processes, parts
+        Each process takes its share of every part of a batch (`accumulation_steps`), so
+        that a step is the same step whatever their number.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class BatchLoader:
         threads: int = 1,
         rank: int = 0,
         processes: int = 1,
+        parts: int = 1,
     ) -> None:
         self._data = data
         self._sampler = EpochSampler(len(data), seed=seed)
@@ -102,6 +103,7 @@ class BatchLoader:
         self._threads = threads
         self._rank = rank
         self._processes = processes
+        self._parts = parts
 
     def __len__(self) -> int:
         return self._sampler.size // self._batch_size
@@ -112,8 +114,9 @@ class BatchLoader:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield this process's share of the batches from step `start` on; those before are not read."""
-        share = self._batch_size // self._processes
-        mine = self._order(epoch)[start:, self._rank * share : (self._rank + 1) * share]
+        order = self._order(epoch)[start:]
+        share = order.view(len(order), self._parts, self._processes, -1)  # (steps, parts, processes, pairs)
+        mine = share[:, :, self._rank].flatten(1)
         for tensors, indices in self._gathered(mine):
             moved = tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
             yield Batch(moved, indices)

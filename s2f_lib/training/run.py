@@ -76,6 +76,7 @@ class TrainingRun:
             threads=config.loader_threads,
             rank=self.accelerator.process_index,
             processes=world_size(),
+            parts=config.accumulation_steps,
         )
         factor = make_schedule(config, steps=config.epochs * len(self.loader))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
@@ -248,7 +249,8 @@ class TrainingRun:
 
     def _is_due(self) -> bool:
         every_steps, every_s = self.config.checkpoint_every_steps, self.config.checkpoint_every_s
-        if every_steps is not None and self._step % every_steps == 0:
+        done = self.epoch * len(self.loader) + self._step
+        if every_steps is not None and done % every_steps == 0:
             return True
         late = every_s is not None and time.monotonic() - self._saved_at >= every_s
         if world_size() == 1 or every_s is None:

@@ -1,0 +1,294 @@
+"""Training: the report's recipe against ours, at equal model, batch and clips, in one run.
+
+The recipe (report, "Data Preparation Details"; its likely ancestor's code): a pickle
+a clip with the int16 audio and the features, the spectrogram by librosa on the CPU as
+each clip is loaded, float32, eager, PyTorch's default memory format, one process.
+Ours: shards mapped from disk, batches gathered ahead by a thread, the spectrogram in
+batch on the device, bf16 where the processor computes it (AMX, AVX-512 bf16, GPUs).
+
+    python benchmarks/bench_training.py [--width 0.125] [--batch 16] [--clips 64] [--steps 12]
+    python benchmarks/bench_training.py --accuracy [--seeds 3]
+    python benchmarks/bench_training.py --device cuda --width 1 --batch 64 --clips 512 --steps 40 --compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.training_common import PeakMemory, in_own_process, make_shards
+from s2f_lib.config import SpectrogramConfig, StudyConfig, TrainingConfig, VoiceEncoderConfig
+from s2f_lib.models.voice_encoder import VoiceEncoder, summarize
+from s2f_lib.preparation.shards import read_prepared
+from s2f_lib.training.losses import l1_loss
+
+WARM_UP = 2  # steps that do not count
+
+
+def study(options: argparse.Namespace, **training: object) -> StudyConfig:
+    """Return the settings of both ways."""
+    return StudyConfig(
+        spectrogram=SpectrogramConfig(duration_s=options.duration, max_frequency_hz=options.bandwidth),
+        encoder=VoiceEncoderConfig(width=options.width, hidden=options.hidden, frequency_bins=9),
+        training=TrainingConfig(
+            batch_size=options.batch, device=options.device, validation_share=0.0, learning_rate=1e-3,
+            checkpoint_every_s=None, **training,
+        ),
+    )  # fmt: skip
+
+
+def has_bf16(device: str) -> bool:
+    """Return whether the device computes bf16 in hardware, rather than emulating it."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text(encoding="utf-8") if flags.is_file() else ""
+    return "amx_bf16" in text or "avx512_bf16" in text
+
+
+def write_pickles(shards: Path, out: Path) -> None:
+    """Write a pickle a clip, as the report did."""
+    clips = read_prepared(shards)
+    for clip_id, audio, features in zip(clips.clip_ids, clips.audio, clips.features, strict=True):
+        with (out / f"{clip_id}.pkl").open("wb") as stream:
+            pickle.dump({"audio": audio, "features": features}, stream)
+
+
+class PickledClips(torch.utils.data.Dataset):
+    """The recipe's data set: a file a clip, librosa as it is read."""
+
+    def __init__(self, folder: Path, config: SpectrogramConfig) -> None:
+        self._paths = sorted(folder.glob("*.pkl"))
+        self._config = config
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import librosa
+
+        with self._paths[index].open("rb") as stream:
+            clip = pickle.load(stream)
+        c = self._config
+        audio = np.resize(clip["audio"], c.n_samples).astype(np.float32) / 32_768
+        spectrum = librosa.stft(
+            audio, n_fft=c.fft_samples, hop_length=c.hop_samples, win_length=c.window_samples, center=False
+        )[: c.n_bins].T  # (frames, bins)
+        missing = c.n_frames - len(spectrum)  # librosa frames by the 512 of the FFT: one less
+        spectrum = np.pad(spectrum, ((0, missing), (0, 0)))
+        parts = np.stack([spectrum.real, spectrum.imag])
+        parts = np.sign(parts) * np.abs(parts) ** c.compression
+        return torch.from_numpy(parts.astype(np.float32)), torch.from_numpy(clip["features"])
+
+
+def run_recipe(folder: str, options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
+    """Train as the report did; return samples/s, wait share, peak memory and the last loss."""
+    torch.set_num_threads(options.threads)
+    config = study(options)
+    data = PickledClips(Path(folder), config.spectrogram)
+    torch.manual_seed(seed)
+    features = data[0][1].shape[0]
+    model = VoiceEncoder(config.encoder, feature_dimension=features, spectrogram=config.spectrogram)
+    model.to(options.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=False)
+    loader = torch.utils.data.DataLoader(data, batch_size=options.batch, shuffle=True, drop_last=True)
+    steps, waited, started, loss = 0, 0.0, 0.0, torch.tensor(0.0)
+    with PeakMemory() as memory:
+        for _ in range(epochs):
+            batches = iter(loader)
+            while True:
+                if steps == WARM_UP:
+                    _synchronise(options.device)
+                    started, waited = time.perf_counter(), 0.0
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                waited += time.perf_counter() - asked
+                spectrogram, face = (tensor.to(options.device) for tensor in batch)
+                loss = l1_loss(face, model(spectrogram))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                steps += 1
+        _synchronise(options.device)
+    seconds = time.perf_counter() - started
+    return {
+        "samples_per_s": (steps - WARM_UP) * options.batch / seconds,
+        "wait_share": waited / seconds,
+        "peak_mb": memory.peak_mb,
+        "gpu_peak_mb": _gpu_peak_mb(options.device),
+    }
+
+
+def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
+    """Train with this package; the same numbers."""
+    from s2f_lib.training.clip_store import map_clips
+    from s2f_lib.training.encoder import train_voice_encoder
+
+    torch.set_num_threads(options.threads)
+    config = study(
+        options, epochs=epochs, seed=seed, precision=options.precision, warmup_share=0.0,
+        channels_last=options.channels_last, compile=options.compile, loader_threads=options.loader_threads,
+    )  # fmt: skip
+    times: list[float] = []
+    clips = map_clips(Path(folder))
+
+    def after_step(step: int, loss: float) -> None:
+        times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as out, PeakMemory() as memory:
+        trained = train_voice_encoder(clips, config, loss="l1", out=Path(out), after_step=after_step)
+    rows = trained.metrics.iloc[-1]
+    # the time between the first and last step, checkpoints and their writing included
+    return {
+        "samples_per_s": (len(times) - WARM_UP) * options.batch / (times[-1] - times[WARM_UP - 1]),
+        "wait_share": float(rows["wait_share"]),
+        "peak_mb": memory.peak_mb,
+        "gpu_peak_mb": _gpu_peak_mb(options.device),
+    }
+
+
+def accuracy(shards: str, options: argparse.Namespace, precision: str, seed: int) -> float:
+    """Return the cosine on held-out clips after training in one precision."""
+    from s2f_lib.training.encoder import train_voice_encoder
+
+    torch.set_num_threads(options.threads)
+    config = study(options, epochs=options.epochs, seed=seed, precision=precision)
+    training = config.training.model_copy(update={"validation_share": 0.25})
+    config = config.model_copy(update={"training": training})
+    with tempfile.TemporaryDirectory() as out:
+        trained = train_voice_encoder(read_prepared(Path(shards)), config, loss="l1", out=Path(out))
+    return float(trained.metrics["validation_cosine"].iloc[-1])
+
+
+def matmul_rate(device: str, *, size: int = 8192, repeats: int = 30) -> float:
+    """Return the measured bf16 rate of a large matrix product, FLOP/s."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    _synchronise(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    _synchronise(device)
+    return repeats * 2 * size**3 / (time.perf_counter() - started)
+
+
+def flops_a_clip(config: StudyConfig, dimension: int) -> float:
+    """Return the FLOPs of one clip's forward and backward pass, multiply and add as two.
+
+    The backward pass computes each product twice, for the weights and for the input;
+    the first layer's input needs none.
+    """
+    model = VoiceEncoder(config.encoder, feature_dimension=dimension, spectrogram=config.spectrogram)
+    rows = [row.mega_flops * 1e6 for row in summarize(model, config.spectrogram) if row.mega_flops]
+    return 3 * sum(rows) - rows[0]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    options.precision = options.precision or ("bf16" if has_bf16(options.device) else "no")
+    with tempfile.TemporaryDirectory() as text:
+        shards, pickles = Path(text) / "shards", Path(text) / "pickles"
+        pickles.mkdir()
+        make_shards(shards, n=options.clips, duration_s=options.duration, dimension=options.dimension)
+        print(
+            f"torch {torch.__version__}, {options.device}, {options.threads} threads; encoder of width "
+            f"{options.width:g}, batches of {options.batch}, {options.clips} clips of {options.duration:g} s"
+        )
+        if options.accuracy:
+            compare_accuracy(str(shards), options)
+            return
+        write_pickles(shards, pickles)
+        epochs = -(-(options.steps + WARM_UP) // (options.clips // options.batch))
+        recipe = in_own_process(run_recipe, str(pickles), options, epochs, 0)
+        ours = in_own_process(run_ours, str(shards), options, epochs, 0)
+        for name, result in (("recipe", recipe), (f"ours ({options.precision})", ours)):
+            gpu = f", GPU {result['gpu_peak_mb']:.0f} MB" if options.device == "cuda" else ""
+            print(
+                f"{name:12} {result['samples_per_s']:8.2f} samples/s, waits for data "
+                f"{result['wait_share']:.1%} of the time, peak memory {result['peak_mb']:.0f} MB{gpu}"
+            )
+        print(f"ratio {ours['samples_per_s'] / recipe['samples_per_s']:.2f}x (samples/s, ours over recipe)")
+        report_flops(ours, options)
+    print(json.dumps({"recipe": recipe, "ours": ours}))
+
+
+def report_flops(ours: dict[str, float], options: argparse.Namespace) -> None:
+    """Print the achieved rate over that of a large bf16 product on the same device."""
+    size = 8192 if options.device == "cuda" else 1024
+    torch.set_num_threads(options.threads)
+    achieved = ours["samples_per_s"] * flops_a_clip(study(options), options.dimension)
+    rate = matmul_rate(options.device, size=size)
+    print(
+        f"achieved {achieved / 1e12:.3f} TFLOP/s in forward and backward pass, {achieved / rate:.1%} of the "
+        f"measured bf16 matmul rate of {rate / 1e12:.3f} TFLOP/s"
+    )
+
+
+def compare_accuracy(shards: str, options: argparse.Namespace) -> None:
+    """Print held-out cosines in float32 and in the fast precision, over seeds."""
+    found = {
+        precision: [
+            in_own_process(accuracy, shards, options, precision, seed) for seed in range(options.seeds)
+        ]
+        for precision in ("no", options.precision)
+    }
+    for precision, values in found.items():
+        spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+        print(f"{precision:5} held-out cosine {np.mean(values):.4f} +- {spread:.4f} over {len(values)} seeds")
+    plain, fast = (np.array(values) for values in found.values())
+    gap = (fast - plain).mean()
+    error = np.std(fast - plain, ddof=1) / len(plain) ** 0.5 if len(plain) > 1 else float("nan")
+    print(f"difference {gap:+.4f}, standard error of the paired seeds {error:.4f}")
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _gpu_peak_mb(device: str) -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--width", type=float, default=0.125, help="of the encoder's channels (default 1/8)")
+    add("--hidden", type=int, default=512, help="units of the first fully connected layer (default 512)")
+    add("--dimension", type=int, default=128, help="of the face features (default 128)")
+    add("--batch", type=int, default=16, help="pairs a step (default 16)")
+    add("--clips", type=int, default=64, help="made-up clips (default 64)")
+    add("--steps", type=int, default=12, help="steps that count, at least (default 12)")
+    add("--duration", type=float, default=6.0, help="seconds of a clip (default 6)")
+    add("--bandwidth", type=float, default=8000.0, help="highest frequency in Hz (default 8000)")
+    add("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
+    add("--loader-threads", type=int, default=1, help="that gather batches ahead (default 1)")
+    add("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
+    add("--precision", default="", choices=["", "no", "bf16"], help="default: bf16 where in hardware")
+    add("--channels-last", action="store_true", help="memory format of ours")
+    add("--compile", action="store_true", help="torch.compile for ours")
+    add("--accuracy", action="store_true", help="compare held-out cosines instead of speed")
+    add("--seeds", type=int, default=3, help="of --accuracy (default 3)")
+    add("--epochs", type=int, default=10, help="of --accuracy (default 10)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A VGG-Face of our own: it learns identities, and its file is read as VGG-Face's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from s2f_lib.config import LoopConfig
+from s2f_lib.errors import DataError
+from s2f_lib.features.vgg_face import VGGFace, load_vgg_face
+from s2f_lib.preparation.face_crop import measure_eyes
+from s2f_lib.training.vgg_face import make_vgg16, render_identity, train_vgg_face
+
+DEBUG = LoopConfig(
+    epochs=6, batch_size=9, learning_rate=2e-3, weight_decay=0.0, clip_norm=1.0, validation_share=0.25,
+    device="cpu",
+)  # fmt: skip
+
+
+def test_renderings_are_aligned_as_the_pipelines_crops_and_differ_within_an_identity():
+    faces = render_identity(0, 1, 4)
+    assert faces.shape == (4, 224, 224, 3)
+    assert np.array_equal(faces, render_identity(0, 1, 4))
+    assert not np.array_equal(faces, render_identity(0, 2, 4))
+    assert len({face.tobytes() for face in faces}) == 4
+    for face in faces[:2]:
+        eyes = measure_eyes(face)  # by dlib's landmarks; on the pipeline's crops it is about 0.34
+        assert abs(eyes.angle_deg) < 10
+        assert 0.26 < eyes.distance_share < 0.42
+
+
+def test_a_narrow_network_tells_a_few_identities_apart(tmp_path):
+    trained = train_vgg_face(
+        tmp_path, config=DEBUG, n_identities=3, renderings=24, width=1 / 16, hidden=64, workers=1
+    )
+    assert len(trained.metrics) == 6
+    assert trained.metrics["train_loss"].iloc[-1] < 0.7 * trained.metrics["train_loss"].iloc[0]
+    assert trained.metrics["validation_accuracy"].iloc[-2:].max() > 0.6  # by chance 0.33, of 18 faces
+    card = json.loads(trained.weights.with_suffix(".json").read_text())
+    assert card["identities"] == 3
+    names = set(safetensors.torch.load_file(trained.weights))
+    with torch.device("meta"):
+        assert names == set(make_vgg16(classes=2622).state_dict())
+    with pytest.raises(DataError, match=r"features.0.weight is \(4, 3, 3, 3\); expected \(64, 3, 3, 3\)"):
+        load_vgg_face(trained.weights)
+    # asked again, nothing is rendered or trained anew, and the weights are there
+    before = (tmp_path / "faces.npy").stat().st_mtime_ns
+    again = train_vgg_face(
+        tmp_path, config=DEBUG, n_identities=3, renderings=24, width=1 / 16, hidden=64, workers=1
+    )
+    assert (tmp_path / "faces.npy").stat().st_mtime_ns == before
+    assert again.weights.is_file()
+    assert list(again.metrics["train_loss"]) == list(trained.metrics["train_loss"])
+
+
+@pytest.mark.slow
+def test_the_full_size_is_read_as_vgg_face(tmp_path):
+    path = tmp_path / "vgg_face.safetensors"
+    torch.manual_seed(0)
+    safetensors.torch.save_file(make_vgg16(classes=2622).state_dict(), path)
+    features = VGGFace.from_file(path)(render_identity(0, 0, 2))
+    assert features.shape == (2, 4096)
+    assert (features >= 0).all()
+    assert not np.array_equal(features[0], features[1])
