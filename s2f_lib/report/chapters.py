@@ -111,8 +111,8 @@ def select_chapters(chapters: Sequence[Chapter], only: Sequence[str] | None) -> 
         return list(chapters)
     chosen = set()
     for word in only:
-        number = str(word).zfill(2)
-        fits = [c.name for c in chapters if c.name in (word, f"{word}.md") or c.name.split("_")[0] == number]
+        number, name = str(word).zfill(2), str(word).removesuffix(".md")
+        fits = [c.name for c in chapters if c.name == name or c.name.split("_")[0] == number]
         if not fits:
             raise InputError(f"unknown chapter {word!r}{suggest(str(word), [c.name for c in chapters])}")
         chosen.update(fits)

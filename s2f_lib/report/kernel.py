@@ -44,6 +44,7 @@ def _specification(folder: Path) -> dict[str, object]:
         "env": {
             "PYTHONPATH": _with_first(str(paths.repository_root()), os.environ.get("PYTHONPATH")),
             "IPYTHONDIR": str(folder / "ipython"),  # no start-up files of the user
+            "PYTHONWARNINGS": _with_comma("ignore:IProgress not found", os.environ.get("PYTHONWARNINGS")),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         },
     }
@@ -51,6 +52,10 @@ def _specification(folder: Path) -> dict[str, object]:
 
 def _with_first(first: str, others: str | None) -> str:
     return os.pathsep.join([first, others]) if others else first
+
+
+def _with_comma(first: str, others: str | None) -> str:
+    return f"{first},{others}" if others else first
 
 
 @contextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FIGURE_DPI = 200
+_LONGEST_COMPACT = 40  # characters of a cell: longer texts may wrap
 _GLUED = "application/papermill.record/"  # hides a value that is meant for the prose
 
 
@@ -183,13 +184,15 @@ def _as_text(value: object, digits: int) -> str:
 
 def _markdown(texts: pd.DataFrame, *, name: str, caption: str) -> str:
     """Return a MyST table with number, name and caption; columns of numbers at the right."""
+    is_compact = texts.map(len).max().max() <= _LONGEST_COMPACT
+    class_line = ":class: compact\n" if is_compact else ""
     numeric = [texts[column].map(_looks_numeric).all() for column in texts.columns]
     lines = [
         _row(str(column) for column in texts.columns),
         _row("---:" if right else ":---" for right in numeric),
         *(_row(row) for row in texts.itertuples(index=False)),
     ]
-    return f"```{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n```"
+    return f"```{{table}} {caption}\n:name: {name}\n{class_line}\n" + "\n".join(lines) + "\n```"
 
 
 def _row(cells: Any) -> str:
