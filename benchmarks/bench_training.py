@@ -4,7 +4,8 @@ The recipe (report, "Data Preparation Details"; its likely ancestor's code): a p
 a clip with the int16 audio and the features, the spectrogram by librosa on the CPU as
 each clip is loaded, float32, eager, PyTorch's default memory format, one process.
 Ours: shards mapped from disk, batches gathered ahead by a thread, the spectrogram in
-batch on the device, bf16 where the processor computes it (AMX, AVX-512 bf16, GPUs).
+batch on the device, channels last, bf16 where the processor computes it (AMX, AVX-512
+bf16, GPUs).
 
     python benchmarks/bench_training.py [--width 0.125] [--batch 16] [--clips 64] [--steps 12]
     python benchmarks/bench_training.py --accuracy [--seeds 3]
@@ -164,7 +165,11 @@ def accuracy(shards: str, options: argparse.Namespace, precision: str, seed: int
     from s2f_lib.training.encoder import train_voice_encoder
 
     torch.set_num_threads(options.threads)
-    config = study(options, epochs=options.epochs, seed=seed, precision=precision)
+    fast = precision == options.precision
+    config = study(
+        options, epochs=options.epochs, seed=seed, precision=precision,
+        channels_last=fast and options.channels_last,
+    )  # fmt: skip
     training = config.training.model_copy(update={"validation_share": 0.25})
     config = config.model_copy(update={"training": training})
     with tempfile.TemporaryDirectory() as out:
@@ -239,7 +244,7 @@ def report_flops(ours: dict[str, float], options: argparse.Namespace) -> None:
 
 
 def compare_accuracy(shards: str, options: argparse.Namespace) -> None:
-    """Print held-out cosines in float32 and in the fast precision, over seeds."""
+    """Print held-out cosines in float32 and in the fast precision and format, over seeds."""
     found = {
         precision: [
             in_own_process(accuracy, shards, options, precision, seed) for seed in range(options.seeds)
@@ -282,7 +287,12 @@ def parse() -> argparse.Namespace:
     add("--loader-threads", type=int, default=1, help="that gather batches ahead (default 1)")
     add("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
     add("--precision", default="", choices=["", "no", "bf16"], help="default: bf16 where in hardware")
-    add("--channels-last", action="store_true", help="memory format of ours")
+    add(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="format of ours (default on)",
+    )
     add("--compile", action="store_true", help="torch.compile for ours")
     add("--accuracy", action="store_true", help="compare held-out cosines instead of speed")
     add("--seeds", type=int, default=3, help="of --accuracy (default 3)")
