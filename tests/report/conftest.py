@@ -55,7 +55,7 @@ def chapters(workspace) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_chapter():
     """A function that writes a chapter: `(folder, name, *cells, own_parameters="")`."""
     return _write_chapter

@@ -1,0 +1,82 @@
+"""The book's own Sphinx extensions: formulas without a network, pages without a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from s2f_lib import paths
+
+
+def load(name: str):
+    """Import an extension from the book's folder."""
+    spec = importlib.util.spec_from_file_location(name, paths.book_dir() / "_extensions" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+offline_math, unexecuted = load("offline_math"), load("unexecuted")
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\|v_f - v_s\|_1",
+        r"\left\| \dfrac{a}{b} \right\|_2^2",
+        r"x^\top y",
+        r"\text{loss} \, N",
+        r"a < b",
+    ],
+)
+def test_a_formula_is_a_picture_with_its_text(latex):
+    root = ElementTree.fromstring(offline_math.to_svg(latex))
+    assert root.attrib["aria-label"] == latex.strip()
+    assert root.attrib["role"] == "img"
+    assert root.findall(".//{http://www.w3.org/2000/svg}path")
+    assert "width" not in root.attrib  # sized in em, with the text
+
+
+def test_a_formula_is_the_same_at_every_build_and_shares_no_ids():
+    first, other = offline_math.to_svg("x_i"), offline_math.to_svg("y_j")
+    assert first == offline_math.to_svg("x_i")
+
+    def ids(picture):
+        return {node.attrib["id"] for node in ElementTree.fromstring(picture).iter() if "id" in node.attrib}
+
+    assert not (ids(first) & ids(other)) - {"figure_1", "patch_1", "text_1"}
+
+
+def test_a_formula_of_two_lines_is_drawn_as_one():
+    assert offline_math.to_svg("a\n+ b").count("<use") == offline_math.to_svg("a + b").count("<use")
+
+
+def test_a_fraction_is_taller_than_a_letter():
+    def height_em(latex):
+        style = ElementTree.fromstring(offline_math.to_svg(latex)).attrib["style"]
+        return float(style.split("height:")[1].split("em")[0])
+
+    assert height_em(r"\dfrac{a}{b}") > 2 * height_em("a")
+
+
+def test_what_cannot_be_drawn_is_an_error():
+    with pytest.raises(ValueError, match="unknowncommand"):
+        offline_math.to_svg(r"\unknowncommand{x}")
+
+
+def test_places_of_a_missing_run_are_marked():
+    source = (
+        "---\nkernelspec: x\n---\n# Title\n\n"
+        "A {glue:text}`recall:.1%` of {glue:text}`page::n:d`, {numref}`fig-x`.\n\n"
+        "```{glue:figure} fig_x\n:name: fig-x\n\nCaption {glue:text}`n`.\n```\n\nEnd.\n"
+    )
+    marked = unexecuted.mark_places(source, is_chapter=True)
+    assert "glue" not in marked
+    assert "A \u2026 of \u2026, (fig-x)." in marked
+    assert marked.index("# Title") < marked.index("shows no run") < marked.index("A \u2026")
+    assert "shows no run" not in unexecuted.mark_places(source, is_chapter=False)
+    assert "End." in marked
