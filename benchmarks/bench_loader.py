@@ -115,9 +115,7 @@ def main() -> None:
         print(f"mapped arrays:             {random:8.0f} samples/s, {random / reference:.2f}x the pickles")
         for threads in (0, 1, 2):
             found = loader_rate(clips, options, threads)
-            print(
-                f"training's loader, {threads} ahead: {found:8.0f} samples/s, {found / reference:.2f}x pickles"
-            )
+            print(f"training's loader, {threads} ahead: {found:8.0f} samples/s, {found / reference:.2f}x")
         held = read_prepared(shards)
         assert held.digest == clips.digest, "the mapped clips are not those of the shards"
 
