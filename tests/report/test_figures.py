@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from s2f_lib.report import audits, figures
 
 METRICS = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "validation_loss": [3.5, 3.0, 2.9]})
-    {"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0], "validation_loss": [3.5, 3.0, 2.9]}
-)
 COLUMNS = {"train_loss": "training", "validation_loss": "validation"}
 RANKS = pd.concat(
     pd.DataFrame({"name": name, "measure": measure, "gallery": 4, "rank": [1.0, 2.0, 4.0, 4.0]})
