@@ -1,4 +1,4 @@
-"""The command line: `s2f synth | prepare | run | book | info`.
+"""The command line: `s2f synth | prepare | run | book | info | weights | train-vgg-face`.
 
 Exit status: 0, 1 (something failed), 2 (bad input), 130 (interrupted).  The
 heavy libraries are imported inside the commands, so that `--help` is quick.
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from s2f_lib import __version__, paths
+from s2f_lib.cli_weights import train_vgg_face, weights_app
 from s2f_lib.config import load_config
 from s2f_lib.errors import ConfigError, InputError, StudyError
 
@@ -30,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(weights_app, name="weights")
+app.command("train-vgg-face")(train_vgg_face)
 console = Console()
 
 ProfileOption = Annotated[

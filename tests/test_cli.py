@@ -19,7 +19,7 @@ def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)
 
 
-@pytest.mark.parametrize("command", ["synth", "prepare", "run", "book", "info"])
+@pytest.mark.parametrize("command", ["synth", "prepare", "run", "book", "info", "weights", "train-vgg-face"])
 def test_every_command_has_help(command):
     result = s2f(command, "--help")
     assert result.returncode == 0
@@ -42,6 +42,7 @@ def test_every_command_has_help(command):
         ),
         (["prepare", "--csv"], "--csv"),
         (["bogus"], "bogus"),
+        (["weights", "import", "vgg_face_dag.pth"], "s2f weights import"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):

@@ -48,7 +48,7 @@ def ranks_in_gallery(
     target = np.asarray(target)
     if len(queries) != len(target):
         raise InputError(f"{len(queries)} queries and {len(target)} targets: expected one each")
-    if len(target) and not (0 <= target.min() and target.max() < len(gallery)):
+    if len(target) and not (target.min() >= 0 and target.max() < len(gallery)):
         raise InputError(
             f"targets lie in [{target.min()}, {target.max()}], the gallery has {len(gallery)} rows"
         )
