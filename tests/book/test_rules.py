@@ -216,7 +216,11 @@ def pages() -> list[tuple[str, str, set[str] | None]]:
     return [(source.chapter.name, source.prose, source.glued) for source in SOURCES] + others
 
 
-@pytest.mark.parametrize(("name", "prose", "own"), pages(), ids=lambda value: str(value)[:24])
+PAGES = pages()
+each_page = pytest.mark.parametrize(("name", "prose", "own"), PAGES, ids=[page[0] for page in PAGES])
+
+
+@each_page
 def test_glued_keys_exist_and_numbers_have_a_format(name, prose, own):
     by_name = {source.chapter.name: source.glued for source in SOURCES}
     for glued in GLUED.finditer(prose):
@@ -226,7 +230,7 @@ def test_glued_keys_exist_and_numbers_have_a_format(name, prose, own):
         assert glued["key"] in keys, f"{name}: {glued[0]} is never glued"
 
 
-@pytest.mark.parametrize(("name", "prose", "own"), pages(), ids=lambda value: str(value)[:24])
+@each_page
 def test_no_number_of_the_prose_is_typed(name, prose, own):
     if name == "api":
         pytest.skip("the reference is code")
