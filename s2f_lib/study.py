@@ -8,6 +8,7 @@ folder.  A step that was interrupted goes on where it was.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -146,9 +147,11 @@ class Study:
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def decoder(self) -> TrainedDecoder:
         """Return the face decoder, trained on the training clips' faces."""
-        from s2f_lib.training.decoder import train_face_decoder
+        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
 
-        return train_face_decoder(self.split("train"), self.config, out=self.paths.models / "decoder")
+        clips = self.split("train")
+        digest = decoder_digest(self.config, data_digest=clips.digest)
+        return train_face_decoder(clips, self.config, out=self._model_dir("decoder", digest))
 
     def features(self, split: str, loss: LossName | None = None) -> FeaturePairs:
         """Return true and predicted features of a split's clips."""
@@ -172,11 +175,16 @@ class Study:
 
     @functools.cache  # noqa: B019 - as above
     def _encoder(self, loss: LossName) -> TrainedEncoder:
-        from s2f_lib.training.encoder import train_voice_encoder
+        from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
 
-        return train_voice_encoder(
-            self.split("train"), self.config, loss=loss, out=self.paths.models / f"encoder-{loss}"
-        )
+        clips = self.split("train")
+        digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
+        out = self._model_dir(f"encoder-{loss}", digest)
+        return train_voice_encoder(clips, self.config, loss=loss, out=out)
+
+    def _model_dir(self, name: str, digest: str) -> Path:
+        """Return a model's folder: other settings train beside it, so that going back costs nothing."""
+        return self.paths.models / f"{name}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
 
     @functools.cache  # noqa: B019 - as above
     def _prepare(self) -> tuple[Path, PreparationSummary]:

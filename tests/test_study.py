@@ -84,3 +84,12 @@ def test_triptychs_are_faces_with_a_cosine(study):
 def test_a_source_that_is_not_set_is_named(study):
     with pytest.raises(ConfigError, match=r"source.avspeech.csv is not set: .* -p source.avspeech.csv="):
         Study.open("quick", settings=TINY | {"source.kind": "avspeech"}).clips  # noqa: B018
+
+
+def test_other_settings_train_beside_a_model_and_do_not_disturb_it(study):
+    first = study.encoder("l1")
+    again = Study.open("quick", settings=TINY | {"training.epochs": 1})
+    other = again.encoder("l1")
+    assert len(other.metrics) == 1
+    assert other.folder != first.folder
+    assert Study.open("quick", settings=TINY).encoder("l1").folder == first.folder
