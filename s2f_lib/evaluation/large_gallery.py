@@ -71,5 +71,6 @@ def ranks_in_gallery(
 
 
 def _to_unit(rows: np.ndarray, device: str | torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(rows)).to(device, torch.float32)
+    # a copy: rows of a memory-mapped file cannot be written to, which torch does not know
+    tensor = torch.from_numpy(np.array(rows)).to(device, torch.float32)
     return normalize(tensor, dim=1)
