@@ -10,26 +10,24 @@ out/
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
 from s2f_lib.config import SyntheticConfig
-from s2f_lib.errors import DataError, InputError
+from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic.clip_writer import write_clip
 from s2f_lib.sources.synthetic.people import Person, Population, draw_population
 from s2f_lib.sources.synthetic.performance import face_centre, perform
+from s2f_lib.sources.synthetic.pool import spread
 
 _VERSION = 1  # raise it when the same settings give other clips
-_CHUNK = 4  # clips handed to a process at once
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +115,8 @@ def make_synthetic_clips(
     if not todo and state.get("finished") == config.digest():
         return clips
     _write_marker(marker, config, finished=False)
-    for _ in _make(todo, config, clips.media, workers):
+    make = functools.partial(make_clip, config=config, media=clips.media)
+    for _ in spread(make, todo, workers=workers, what="synthetic clips"):
         done += 1
         if progress:
             progress(done, len(population))
@@ -146,45 +145,6 @@ def _check(config: SyntheticConfig, workers: int) -> None:
         )
     if workers < 0:
         raise InputError(f"workers is {workers}: expected 0 (one a core) or more")
-
-
-def _make(people: list[Person], config: SyntheticConfig, media: Path, workers: int) -> Iterator[None]:
-    """Make the clips, yielding after each."""
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(people)))
-    if workers == 1:
-        for person in people:
-            make_clip(person, config, media)
-            yield
-        return
-    # spawn: a fork of a process that has threads (torch, notebooks) may hang
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-    try:
-        chunks = [people[place : place + _CHUNK] for place in range(0, len(people), _CHUNK)]
-        pending: set[Future[int]] = {pool.submit(_make_chunk, chunk, config, media) for chunk in chunks}
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                for _ in range(future.result()):
-                    yield
-    except BrokenProcessPool:
-        raise DataError(
-            "a process that makes synthetic clips died, perhaps for lack of memory: "
-            "run again to go on, with fewer workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-
-
-def _make_chunk(people: list[Person], config: SyntheticConfig, media: Path) -> int:
-    for person in people:
-        make_clip(person, config, media)
-    return len(people)
 
 
 def _write_tables(population: Population, config: SyntheticConfig, clips: SyntheticClips) -> None:
