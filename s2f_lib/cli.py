@@ -9,20 +9,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from s2f_lib import __version__, paths
+from s2f_lib.cli_common import ParameterOption, console, parse_parameters, progress_bar
+from s2f_lib.cli_prepare import prepare
 from s2f_lib.cli_weights import train_vgg_face, weights_app
-from s2f_lib.config import load_config
-from s2f_lib.errors import ConfigError, InputError, StudyError
+from s2f_lib.errors import InputError, StudyError
 
 app = typer.Typer(
     name="s2f",
@@ -32,20 +30,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights_app, name="weights")
+app.command()(prepare)
 app.command("train-vgg-face")(train_vgg_face)
-console = Console()
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="A name in book/profiles, or a YAML file of settings.")
-]
-ParameterOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-p",
-        "--parameter",
-        metavar="KEY=VALUE",
-        help="A setting by its dotted name, such as training.epochs=3, or a chapter's parameter. Repeatable.",
-    ),
 ]
 RunDirOption = Annotated[
     Path | None,
@@ -72,67 +61,12 @@ def synth(
 
     config = SyntheticConfig(n_train=n_train, n_test=n_test, rho=rho, duration_s=duration_s, seed=seed)
     started = time.perf_counter()
-    with _progress_bar("clips") as report:
+    with progress_bar("clips") as report:
         make_synthetic_clips(config, out, workers=workers, progress=report)
     seconds = time.perf_counter() - started
     console.print(f"{n_train + n_test} clips in {out} ({seconds:.0f} s). Next:")
     command = f"s2f prepare --csv {out}/clips.csv --media {out}/media --splits {out}/splits.csv --out DIR"
     console.print(f"  {command}", soft_wrap=True)
-
-
-@app.command()
-def prepare(
-    csv: Annotated[Path, typer.Option(help="Clip list in AVSpeech's form: id,start_s,end_s,x,y.")],
-    media: Annotated[Path, typer.Option(help="Folder of <id>.<ext> files, each a clip or a whole video.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the shards and the ledger; one that is there goes on.")
-    ],
-    source: Annotated[
-        str, typer.Option(help="Form of the clip list; only 'avspeech' is known.")
-    ] = "avspeech",
-    splits: Annotated[
-        Path | None, typer.Option(help="Stored split, CSV clip_id,split; else drawn by video id.")
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Take settings from a profile or a YAML file. [default: the library's]")
-    ] = None,
-    parameter: ParameterOption = None,
-    faces: Annotated[
-        str | None,
-        typer.Option(
-            help="'one': exactly one face in the frames looked at; 'at-xy': the one nearest the CSV's x, y."
-        ),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: one a core.")] = None,
-) -> None:
-    """Prepare clips: audio, face crop and features into Parquet shards; refusals into the ledger."""
-    from s2f_lib.preparation.ledger import Ledger
-    from s2f_lib.preparation.pipeline import LEDGER_NAME
-    from s2f_lib.preparation.pipeline import prepare as prepare_clips
-    from s2f_lib.sources.avspeech import load_clips
-
-    if source != "avspeech":
-        raise InputError(
-            f"unknown source {source!r}: expected avspeech (make synthetic clips with `s2f synth`)"
-        )
-    settings = _parse_parameters(parameter)
-    if faces is not None:
-        settings["preparation.faces"] = faces
-    if workers is not None:
-        settings["preparation.workers"] = workers
-    config = load_config(profile, settings)
-    clips = load_clips(csv, media, test_share=config.source.avspeech.test_share, splits_csv=splits)
-    with _progress_bar("clips") as report:
-        summary = prepare_clips(config, clips, out, progress=report)
-    _print_table(summary.table(), title=f"Clips of {csv.name}")
-    with Ledger(out / LEDGER_NAME) as ledger:
-        for row in ledger.rows():
-            if row["reason"]:
-                line = f"  {row['clip_id']}: {row['reason']} - {row['detail']}"
-                console.print(line, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"Shards and ledger are in {out}.", soft_wrap=True)
-    if not summary.n_done:
-        raise StudyError("no clip was prepared: see the reasons above")
 
 
 @app.command()
@@ -206,11 +140,11 @@ def _run_chapters(
 ) -> None:
     from s2f_lib.report.runner import run_chapters
 
-    with _progress_bar("chapters") as report:
+    with progress_bar("chapters") as report:
         results = run_chapters(
             profile,
             only=only,
-            parameters=_parse_parameters(parameter),
+            parameters=parse_parameters(parameter),
             run_dir=run_dir,
             force=force,
             progress=report,
@@ -218,46 +152,6 @@ def _run_chapters(
     for result in results:
         how = "up to date" if result.skipped else f"{result.seconds:.0f} s"
         console.print(f"  {result.name}: {how}", highlight=False)
-
-
-def _parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
-    parameters = {}
-    for pair in pairs or []:
-        key, sign, value = pair.partition("=")
-        if not sign or not key.strip():
-            raise ConfigError(f"parameter {pair!r}: expected KEY=VALUE, such as training.epochs=3")
-        parameters[key.strip()] = value
-    return parameters
-
-
-@contextmanager
-def _progress_bar(what: str) -> Iterator[Any]:
-    """Show a bar in a terminal, nothing in a pipe; yields `report(done, total, note)`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, note="")
-
-        def report(done: int, total: int | None, note: object = "") -> None:
-            if isinstance(note, int):  # the count of refused clips
-                note = f"{note} refused" if note else ""
-            bar.update(task, completed=done, total=total, note=str(note))
-
-        yield report
-
-
-def _print_table(frame: Any, *, title: str) -> None:
-    table = Table(title=title)
-    for column in frame.columns:
-        table.add_column(str(column))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    console.print(table)
 
 
 def _fail(message: object, *, status: int) -> None:

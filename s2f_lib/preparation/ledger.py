@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from s2f_lib.sources.avspeech import BadRow
 
 PENDING, DONE, REFUSED = "pending", "done", "refused"
+
+Reopen = Callable[[ClipRef, RefusalReason], bool]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -118,18 +121,26 @@ class Ledger:
 
     # -- entering the list ---------------------------------------------------
 
-    def enter(self, clips: Iterable[ClipRef | BadRow]) -> None:
+    def enter(self, clips: Iterable[ClipRef | BadRow], *, reopen: Reopen | None = None) -> None:
         """Enter a clip list; clips that are there already keep their place and status.
 
         A pending clip takes over the list's media and split.  A refused clip is pending again, at a
-        new place, where its media turned up or were replaced since.  Bad rows are those of this list.
+        new place, where its media turned up or were replaced since, or where `reopen` says so.  Bad
+        rows are those of this list.
+
+        Parameters
+        ----------
+        clips
+            The list; read once.
+        reopen
+            Called with a refused clip and its reason; whether to try it again.
         """
         place = self._next_place()
         self._db.execute("BEGIN")
         self._db.execute("DELETE FROM clips WHERE position IS NULL")
         for count, clip in enumerate(clips, 1):
             if isinstance(clip, ClipRef):
-                place += self._enter_clip(clip, place)
+                place += self._enter_clip(clip, place, reopen)
             else:
                 self._enter_bad_row(clip)
             if count % 50_000 == 0:  # a long list does not become one huge transaction
@@ -137,7 +148,7 @@ class Ledger:
                 self._db.execute("BEGIN")
         self._db.execute("COMMIT")
 
-    def _enter_clip(self, clip: ClipRef, place: int) -> int:
+    def _enter_clip(self, clip: ClipRef, place: int, reopen: Reopen | None) -> int:
         known = self._db.execute(
             "SELECT status, reason, updated FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
@@ -164,7 +175,10 @@ class Ledger:
             self._db.execute(
                 "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?", (media, clip.split, clip.clip_id)
             )
-        elif known[0] == REFUSED and _media_are_new(clip, reason=known[1], refused_at=known[2]):
+        elif known[0] == REFUSED and (
+            _media_are_new(clip, reason=known[1], refused_at=known[2])
+            or (reopen is not None and reopen(clip, RefusalReason(known[1])))
+        ):
             self._db.execute(
                 "UPDATE clips SET status = 'pending', reason = NULL, detail = NULL, position = ?, media = ?,"
                 " split = ?, updated = ? WHERE clip_id = ?",
@@ -191,18 +205,7 @@ class Ledger:
 
     def pending(self, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
         """Yield the pending clips in order, with their places; reads a chunk at a time."""
-        after = -1
-        while True:
-            rows = self._db.execute(
-                "SELECT position, clip_id, video_id, start_s, end_s, x, y, media, split FROM clips"
-                " WHERE status = 'pending' AND position > ? ORDER BY position LIMIT ?",
-                (after, chunk),
-            ).fetchall()
-            if not rows:
-                return
-            for position, *values, media, split in rows:
-                yield position, ClipRef(*values, media=Path(media) if media else None, split=split)
-                after = position
+        return _pending(self._db, chunk)
 
     def finish(self, position: int, row: bytes, *, seconds: Mapping[str, float]) -> None:
         """Keep a finished row until its block is written."""
@@ -290,10 +293,12 @@ class Ledger:
         query = "SELECT status, reason, COUNT(*) FROM clips GROUP BY status, reason"
         return {(status, reason): n for status, reason, n in self._db.execute(query)}
 
-    def seconds_by_stage(self) -> dict[str, float]:
-        """Return the time spent in each stage, summed over clips and processes."""
-        query = "SELECT s.key, SUM(s.value) FROM clips, json_each(clips.seconds) AS s GROUP BY s.key"
-        return dict(self._db.execute(query))
+    def stages(self) -> dict[str, tuple[float, int]]:
+        """Return, by stage, the time spent in it over clips and processes, and the clips that came to it."""
+        query = (
+            "SELECT s.key, SUM(s.value), COUNT(*) FROM clips, json_each(clips.seconds) AS s GROUP BY s.key"
+        )
+        return {stage: (seconds, n) for stage, seconds, n in self._db.execute(query)}
 
     def summary(self) -> pd.DataFrame:
         """Return a table: status, reason, clips; the done first, then the most frequent reason."""
@@ -310,6 +315,30 @@ class Ledger:
         for values in cursor:
             row = dict(zip(names, values, strict=True))
             yield row | {"seconds": json.loads(row["seconds"] or "{}")}
+
+
+def read_pending(path: Path, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
+    """Yield what `Ledger.pending` does, for another thread than the ledger's own.
+
+    It sees what was committed when it reads a chunk, and never goes back.
+    """
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        yield from _pending(db, chunk)
+
+
+def _pending(db: sqlite3.Connection, chunk: int) -> Iterator[tuple[int, ClipRef]]:
+    after = -1
+    while True:
+        rows = db.execute(
+            "SELECT position, clip_id, video_id, start_s, end_s, x, y, media, split FROM clips"
+            " WHERE status = 'pending' AND position > ? ORDER BY position LIMIT ?",
+            (after, chunk),
+        ).fetchall()
+        if not rows:
+            return
+        for position, *values, media, split in rows:
+            yield position, ClipRef(*values, media=Path(media) if media else None, split=split)
+            after = position
 
 
 def _media_are_new(clip: ClipRef, *, reason: str, refused_at: float) -> bool:

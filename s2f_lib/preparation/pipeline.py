@@ -1,8 +1,14 @@
-"""From a clip list to shards, on one machine.
+"""From a clip list to shards.
 
-Processes prepare clips; this process alone writes the ledger and the shards.  A
-run that is killed at any moment loses at most the last second: the next run
-with the same arguments goes on, and every clip is there exactly once.
+Stages overlap, with a bounded number of clips between them: threads download
+(`download_feed`), processes decode, detect, align and describe (`workers`; or those
+of a cluster, `cluster`), a thread writes shards.  This process alone writes the ledger.
+A run that is killed at any moment loses at most the last second: the next run with
+the same arguments goes on, and every clip is there exactly once.
+
+Memory, whatever the number of clips: here the libraries, three rows of 0.2 MB a worker and
+one shard of 0.2 MB a row, some three times while it is written (0.15 GB with 256 clips a shard);
+in each worker process the libraries, the networks and one clip's frames.
 """
 
 from __future__ import annotations
@@ -11,26 +17,27 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import InputError
 from s2f_lib.features.base import FaceFeatureExtractor, make_extractor
-from s2f_lib.preparation.ledger import DONE, PENDING, REFUSED, Ledger
+from s2f_lib.preparation.clip_work import Outcome
+from s2f_lib.preparation.download_feed import Download, DownloadFeed
+from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger
 from s2f_lib.preparation.shards import rows_from_bytes, rows_to_bytes, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
-from s2f_lib.preparation.workers import prepare_clips
+from s2f_lib.preparation.summary import PreparationSummary, summarise
+from s2f_lib.preparation.workers import Known, Task, prepare_clips
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -38,51 +45,7 @@ LEDGER_NAME = "ledger.sqlite"
 _COMMIT_EVERY_S = 1.0  # what a kill may cost
 
 Progress = Callable[[int, int, int], None]
-
-
-@dataclass(frozen=True)
-class PreparationSummary:
-    """What came of a clip list.
-
-    Attributes
-    ----------
-    n_clips
-        Rows of the list, bad ones included; a clip that stands there twice counts once.
-    n_done, n_refused
-        Of them.
-    by_reason
-        Reason code to number of clips, the most frequent first.
-    seconds_by_stage
-        Stage to seconds, summed over clips and processes, of all runs.
-    n_this_run, wall_s
-        Clips that this run worked on, and its seconds by the clock.
-    """
-
-    n_clips: int
-    n_done: int
-    n_refused: int
-    by_reason: dict[str, int] = field(default_factory=dict)
-    seconds_by_stage: dict[str, float] = field(default_factory=dict)
-    n_this_run: int = 0
-    wall_s: float = 0.0
-
-    def table(self) -> pd.DataFrame:
-        """Return the funnel: outcome, clips, share of the list."""
-        import pandas as pd
-
-        rows = [("in the list", self.n_clips), ("prepared", self.n_done)]
-        rows += [(f"refused: {reason}", n) for reason, n in self.by_reason.items()]
-        table = pd.DataFrame(rows, columns=["outcome", "clips"])
-        table["share"] = table["clips"] / max(self.n_clips, 1)
-        return table
-
-    def stages(self) -> pd.DataFrame:
-        """Return seconds by stage: in all, and a clip that got as far as being prepared."""
-        import pandas as pd
-
-        table = pd.DataFrame(sorted(self.seconds_by_stage.items()), columns=["stage", "seconds"])
-        table["seconds_per_clip"] = table["seconds"] / max(self.n_done, 1)
-        return table
+Engine = Literal["local", "ray"]
 
 
 def prepare(
@@ -91,6 +54,9 @@ def prepare(
     out: Path,
     *,
     progress: Progress | None = None,
+    download: Download | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
 ) -> PreparationSummary:
     """Prepare a clip list into shards, or go on with it.
 
@@ -104,6 +70,12 @@ def prepare(
         Folder of the ledger and the shards; made where it is not there.
     progress
         Called with (finished, all, refused) numbers of clips.
+    download
+        Fetch the media that the list has not, while others are prepared.
+    engine
+        "local": processes of this machine.  "ray": the cluster at `address`, see `cluster`.
+    address
+        Of the Ray cluster; None starts one on this machine alone.
 
     Returns
     -------
@@ -113,10 +85,16 @@ def prepare(
     Raises
     ------
     InputError
-        The folder was begun with other settings, or another run is at work in it.
+        The folder was begun with other settings, or another run is at work in it; a download was
+        asked for on a cluster.
     MissingFileError
         The extractor's weights are not there.
     """
+    if engine == "ray" and download is not None:
+        raise InputError(
+            "a cluster does not download: servers count requests by address, so download first "
+            "(without --engine ray; several machines may each take a part of the list), then prepare"
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
@@ -130,8 +108,11 @@ def prepare(
         with Ledger(out / LEDGER_NAME, block_size=config.preparation.clips_per_shard) as ledger:
             ledger.check_same(settings_of(config, extractor))
             _reopen_lost_shards(ledger, out)
-            ledger.enter(clips)
-            n_worked = _Run(config, ledger, out, extractor, progress).work()
+            with ExitStack() as stack:
+                reopen = stack.enter_context(download.reopens()) if download else None
+                ledger.enter(clips, reopen=reopen)
+            run = _Run(config, ledger, out, extractor, progress)
+            n_worked = run.work(download=download, engine=engine, address=address)
             return summarise(ledger, n_this_run=n_worked, wall_s=time.perf_counter() - begun)
     finally:
         lock.release()
@@ -142,21 +123,6 @@ def settings_of(config: StudyConfig, extractor: FaceFeatureExtractor) -> dict[st
     settings = config.preparation.model_dump(mode="json", exclude={"workers"})
     features = {"extractor": extractor.name, "fingerprint": extractor.fingerprint}
     return {"preparation": settings, "features": features}
-
-
-def summarise(ledger: Ledger, *, n_this_run: int = 0, wall_s: float = 0.0) -> PreparationSummary:
-    """Return what a ledger knows."""
-    counts = ledger.counts()
-    refused = {reason: n for (status, reason), n in counts.items() if status == REFUSED}
-    return PreparationSummary(
-        n_clips=sum(counts.values()),
-        n_done=sum(n for (status, _), n in counts.items() if status == DONE),
-        n_refused=sum(refused.values()),
-        by_reason=dict(sorted(refused.items(), key=lambda item: (-item[1], item[0]))),
-        seconds_by_stage=ledger.seconds_by_stage(),
-        n_this_run=n_this_run,
-        wall_s=wall_s,
-    )
 
 
 class _Run:
@@ -183,57 +149,96 @@ class _Run:
         self._n_refused = sum(n for (status, _), n in counts.items() if status == REFUSED)
         self._finished = self._total - self._n_pending
         self._progress = progress or (lambda *_: None)
+        self._feed: DownloadFeed | None = None
+        self._writing: tuple[int, str, tuple[int, ...], Future[int]] | None = None
 
-    def work(self) -> int:
-        """Prepare what is pending, write what is finished; return how many clips that were."""
+    def work(self, *, download: Download | None, engine: Engine, address: str | None) -> int:
+        """Prepare what is pending, write what is finished; return how many clips were worked on."""
         self._progress(self._finished, self._total, self._n_refused)
-        self._write_finished_blocks()  # a killed run may have left some
-        if not self._n_pending:
-            return 0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(self._config.preparation.workers or cores, self._n_pending)
-        outcomes = prepare_clips(
-            self._ledger.pending(),
-            self._config,
-            workers=workers,
-            with_features=self._extractor.runs_in_workers,
-        )
+        with ThreadPoolExecutor(1, thread_name_prefix="shards") as self._writer:
+            self._write_blocks(wait=True)  # a killed run may have left some
+            if not self._n_pending:
+                return 0
+            with ExitStack() as stack:
+                tasks: Iterator[Task | Known | None] = self._ledger.pending()
+                if download is not None:
+                    feed = DownloadFeed(self._ledger.path, download, size=2 * self._workers())
+                    tasks, self._feed = stack.enter_context(feed).tasks(), feed
+                n_worked = self._take(stack.enter_context(closing(self._outcomes(tasks, engine, address))))
+            self._write_blocks(wait=True)
+        return n_worked
+
+    def _take(self, outcomes: Iterator[Known | None]) -> int:
+        """Enter outcomes as they come."""
         n_worked, committed = 0, time.monotonic()
         self._ledger.begin()
         try:
-            for place, outcome in outcomes:
-                self._enter(place, outcome)
-                n_worked += 1
+            for item in outcomes:
+                if item is not None:
+                    self._enter(*item)
+                    n_worked += 1
                 if time.monotonic() - committed > _COMMIT_EVERY_S:
                     self._ledger.commit()
-                    self._write_finished_blocks()
+                    self._write_blocks()
                     self._ledger.begin()
                     committed = time.monotonic()
         finally:  # also on Ctrl-C: what is finished is kept
             self._ledger.commit()
-            outcomes.close()
-        self._write_finished_blocks()
         return n_worked
 
-    def _enter(self, place: int, outcome) -> None:
+    def _outcomes(
+        self, tasks: Iterator[Task | Known | None], engine: Engine, address: str | None
+    ) -> Iterator[Known | None]:
+        with_features = self._extractor.runs_in_workers
+        if engine == "ray":
+            from s2f_lib.preparation.cluster import prepare_on_cluster
+
+            return prepare_on_cluster(tasks, self._config, with_features=with_features, address=address)
+        device = "cuda" if self._config.preparation.detector == "torch" and _has_gpu() else "cpu"
+        return prepare_clips(
+            tasks, self._config, workers=self._workers(), with_features=with_features, device=device
+        )
+
+    def _workers(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self._config.preparation.workers or cores, self._n_pending)
+
+    def _enter(self, place: int, outcome: Outcome) -> None:
+        seconds = outcome.seconds
+        if self._feed is not None:
+            seconds = self._feed.seconds(place) | seconds
         if outcome.row is not None:
-            self._ledger.finish(place, rows_to_bytes([outcome.row]), seconds=outcome.seconds)
+            self._ledger.finish(place, rows_to_bytes([outcome.row]), seconds=seconds)
         else:
-            self._ledger.refuse(place, outcome.reason, outcome.detail, seconds=outcome.seconds)
+            self._ledger.refuse(place, outcome.reason, outcome.detail, seconds=seconds)
             self._n_refused += 1
         self._finished += 1
         self._progress(self._finished, self._total, self._n_refused)
 
-    def _write_finished_blocks(self) -> None:
-        for block in self._ledger.finished_blocks():
+    def _write_blocks(self, *, wait: bool = False) -> None:
+        """Write finished blocks as shards, one after the other, in a thread; `wait` for all of them."""
+        while True:
+            if self._writing is not None:
+                block, name, places, done = self._writing
+                if not wait and not done.done():
+                    return
+                n_rows = done.result()
+                self._ledger.close_block(block, name, places)
+                self._writing = None
+                logger.info("%s: %d clips", name, n_rows)
+            block = next(iter(self._ledger.finished_blocks()), None)
+            if block is None:
+                return
             places, packed = zip(*self._ledger.spooled(block), strict=True)
-            rows = [row for data in packed for row in rows_from_bytes(data)]
-            if rows[0].features is None:
-                rows = with_features(rows, self._extractor)
             name = f"shard-{block:05d}.parquet"
-            write_shard(self._out / name, rows, provenance=self._provenance)
-            self._ledger.close_block(block, name, places)
-            logger.info("%s: %d clips", name, len(rows))
+            self._writing = block, name, places, self._writer.submit(self._write, name, packed)
+
+    def _write(self, name: str, packed: tuple[bytes, ...]) -> int:
+        rows = [row for data in packed for row in rows_from_bytes(data)]
+        if rows[0].features is None:  # a batch is a block: the same numbers whoever prepared its clips
+            rows = with_features(rows, self._extractor)
+        write_shard(self._out / name, rows, provenance=self._provenance)
+        return len(rows)
 
 
 def _reopen_lost_shards(ledger: Ledger, out: Path) -> None:
@@ -249,3 +254,9 @@ def _version() -> str:
         return importlib.metadata.version("s2f_lib")
     except importlib.metadata.PackageNotFoundError:
         return "uninstalled"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,29 +1,25 @@
-"""The stages of preparation, each a pure function: one clip in, one row or `ClipRefused` out.
+"""The stages of preparation, each a pure function of one clip that raises `ClipRefused`.
 
-The local pipeline and a cluster call the same functions, so the same rows come out.
+`clip_work` takes clips through them; the local pipeline and a cluster both use it, so
+the same rows come out.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from s2f_lib.config import PreparationConfig
-from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
+from s2f_lib.errors import ClipRefused, RefusalReason
 from s2f_lib.features.base import FaceFeatureExtractor
 from s2f_lib.preparation import media
 from s2f_lib.preparation.face_crop import FaceCrop, align_face, choose_face
-from s2f_lib.preparation.face_detector import Detection, FaceDetector
+from s2f_lib.preparation.face_detector import Detection
 from s2f_lib.preparation.shards import PreparedRow, decode_jpeg, encode_jpeg
 from s2f_lib.sources.clip import ClipRef
-
-logger = logging.getLogger(__name__)
 
 _CLIP_SLACK_S = 2.0  # a file longer than its clip by more is a whole video: cutting tools add less
 
@@ -45,63 +41,6 @@ class DecodedClip:
     audio: np.ndarray
     frames: list[np.ndarray]
     times_s: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a clip: a row, or a reason with one line for a person; and seconds by stage."""
-
-    row: PreparedRow | None
-    reason: RefusalReason | None = None
-    detail: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-def prepare_clip(
-    clip: ClipRef,
-    config: PreparationConfig,
-    *,
-    detector: FaceDetector,
-    extractor: FaceFeatureExtractor | None = None,
-) -> Outcome:
-    """Take one clip through all stages; never raises for the clip's own sake.
-
-    Parameters
-    ----------
-    clip
-        With its media file.
-    config
-        How to prepare.
-    detector
-        Finds the faces.
-    extractor
-        Computes the features; without one the row's `features` are None.
-
-    Raises
-    ------
-    StudyError
-        Something is wrong that is not the clip's fault, such as missing weights.
-    """
-    seconds: dict[str, float] = {}
-    try:
-        with _timed(seconds, "decode"):
-            decoded = decode_clip(clip, config)
-        with _timed(seconds, "detect"):
-            index, detection = find_face(decoded, clip, config, detector)
-        with _timed(seconds, "align"):
-            crop = cut_face(decoded.frames[index], detection, config)
-            row = make_row(clip, config, decoded=decoded, index=index, detection=detection, crop=crop)
-        if extractor is not None:
-            with _timed(seconds, "features"):
-                row = with_features([row], extractor)[0]
-        return Outcome(row, seconds=seconds)
-    except ClipRefused as refusal:
-        return Outcome(None, refusal.reason, refusal.detail, seconds)
-    except StudyError:
-        raise
-    except Exception as error:  # a fault of ours or of a codec must not stop the other clips
-        logger.exception("clip %s failed", clip.clip_id)
-        return Outcome(None, RefusalReason.CRASHED, f"{type(error).__name__}: {error}", seconds)
 
 
 def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
@@ -161,10 +100,19 @@ def decode_clip(clip: ClipRef, config: PreparationConfig) -> DecodedClip:
     return DecodedClip(audio, media.read_frames(path, times_s=times_s), times_s)
 
 
-def find_face(
-    decoded: DecodedClip, clip: ClipRef, config: PreparationConfig, detector: FaceDetector
+def find_speaker(
+    found: Sequence[Sequence[Detection]], decoded: DecodedClip, clip: ClipRef, config: PreparationConfig
 ) -> tuple[int, Detection]:
     """Return which frame shows the speaker best, and the face in it.
+
+    Parameters
+    ----------
+    found
+        The faces of each of `decoded.frames`.
+    decoded, clip
+        The clip.
+    config
+        Which faces count.
 
     Raises
     ------
@@ -172,7 +120,7 @@ def find_face(
         NO_FACE, SEVERAL_FACES or FACE_TOO_SMALL.
     """
     index, detection = choose_face(
-        detector.detect(decoded.frames),
+        found,
         faces=config.faces,
         x=clip.x,
         y=clip.y,
@@ -229,12 +177,3 @@ def with_features(rows: list[PreparedRow], extractor: FaceFeatureExtractor) -> l
     faces = np.stack([decode_jpeg(row.crop) for row in rows])
     features = extractor(faces).astype(np.float16)  # (n, dimension)
     return [replace(row, features=vector) for row, vector in zip(rows, features, strict=True)]
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = round(time.perf_counter() - begun, 4)

@@ -2,6 +2,10 @@
 
 They are spawned, not forked: torch and dlib do not survive a fork.  So a script
 that prepares clips keeps its work under `if __name__ == "__main__"`.
+
+Clips overlap: while one is downloaded, others are decoded, looked at or described,
+each in another process.  Where a GPU detects, processes decode, and one thread
+here takes the decoded clips through the other stages, several at a time.
 """
 
 from __future__ import annotations
@@ -11,107 +15,187 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
-from s2f_lib.config import StudyConfig
+from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.features.base import make_extractor
-from s2f_lib.preparation.face_detector import make_detector
-from s2f_lib.preparation.stages import Outcome, prepare_clip
+from s2f_lib.preparation.clip_work import ClipWork, ClipWorker, Finisher, Outcome, decode
 from s2f_lib.sources.clip import ClipRef
 
 logger = logging.getLogger(__name__)
 
 Task = tuple[int, ClipRef]  # place in the ledger, clip
+Known = tuple[int, Outcome]  # an outcome that needs no work: a clip that could not be fetched
 
 _IN_FLIGHT = 3  # tasks a worker: one at work, two waiting; a finished row is about 0.2 MB
-
-
-class ClipWorker:
-    """The tools that one process loads once, and what it does with a clip."""
-
-    def __init__(self, config: StudyConfig, *, with_features: bool) -> None:
-        self._config = config.preparation
-        self._detector = make_detector(
-            self._config.detector,
-            threshold=self._config.detection_threshold,
-            width_px=self._config.detection_width_px,
-        )
-        self._extractor = make_extractor(config.features) if with_features else None
-
-    def __call__(self, clip: ClipRef) -> Outcome:
-        return prepare_clip(clip, self._config, detector=self._detector, extractor=self._extractor)
+_BATCH = 8  # clips that a GPU takes together
+_BATCHES_WAITING = 2  # decoded clips are large: 3 frames of 640x360 are 2 MB, of 1920x1080 19 MB
 
 
 def prepare_clips(
-    tasks: Iterable[Task], config: StudyConfig, *, workers: int, with_features: bool
-) -> Iterator[tuple[int, Outcome]]:
+    tasks: Iterable[Task | Known | None],
+    config: StudyConfig,
+    *,
+    workers: int,
+    with_features: bool,
+    device: str = "cpu",
+) -> Iterator[Known | None]:
     """Prepare clips in processes, and yield what came of each as it is finished.
 
     Parameters
     ----------
     tasks
-        Taken only as there is room: at most three a worker are in flight.
+        Taken only as there is room: at most three a worker are in flight.  An outcome in the
+        place of a clip is handed on; None means that there is no clip at the moment.
     config
         Settings of preparation and features.
     workers
         Processes; 1 works in this one.
     with_features
         Whether the workers compute the features too.
+    device
+        "cpu", or the GPU that detects for all of them.
+
+    Yields
+    ------
+    place, outcome
+        Or None, for every None of `tasks`.
     """
+    if device != "cpu":
+        crew = _Crew(partial(_Decoder, config.preparation), workers=workers)
+        make_finisher = partial(Finisher, config, with_features=with_features, device=device)
+        return _closing(crew, finish_in_batches(crew.run(iter(tasks)), make_finisher))
+    make_worker = partial(ClipWorker, config, with_features=with_features)
     if workers == 1:
-        worker = ClipWorker(config, with_features=with_features)
-        for place, clip in tasks:
-            yield place, worker(clip)
-        return
-    crew = _Crew(config, workers=workers, with_features=with_features)
+        return _in_this_process(tasks, make_worker)
+    crew = _Crew(make_worker, workers=workers)
+    return _closing(crew, crew.run(iter(tasks)))
+
+
+def _in_this_process(
+    tasks: Iterable[Task | Known | None], make_worker: Callable[[], ClipWorker]
+) -> Iterator[Known | None]:
+    worker = make_worker()
+    for task in tasks:
+        if task is not None and isinstance(task[1], ClipRef):
+            yield task[0], worker(task[1])
+        else:
+            yield task
+
+
+def _closing(crew: _Crew, outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
     try:
-        yield from crew.run(iter(tasks))
+        yield from outcomes
     finally:
         crew.close()
 
 
-class _Crew:
-    """A process pool that is put together again when a clip brings a process down."""
+def finish_in_batches(
+    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_finisher: Callable[[], Finisher]
+) -> Iterator[Known | None]:
+    """Take decoded clips through the other stages in one thread, a batch at a time."""
+    with ThreadPoolExecutor(1, thread_name_prefix="finish") as thread:
+        finisher = thread.submit(make_finisher).result()
+        waiting: deque[tuple[list[int], Future[list[Outcome]]]] = deque()
+        batch: list[tuple[int, ClipWork]] = []
 
-    def __init__(self, config: StudyConfig, *, workers: int, with_features: bool) -> None:
-        self._arguments = (config, with_features)
+        def send() -> None:
+            places = [place for place, _ in batch]
+            waiting.append((places, thread.submit(finisher, [work for _, work in batch])))
+            batch.clear()
+
+        def receive() -> Iterator[Known]:
+            places, future = waiting.popleft()
+            yield from zip(places, future.result(), strict=True)
+
+        for item in decoded:
+            if item is None or isinstance(item[1], Outcome):
+                yield item
+            elif item[1].refusal is not None:
+                yield item[0], item[1].outcome
+            else:
+                batch.append(item)
+            # where no clip comes at the moment, a part of a batch must not wait for more
+            if len(batch) == _BATCH or (item is None and batch):
+                send()
+            while len(waiting) > _BATCHES_WAITING or (waiting and waiting[0][1].done()):
+                yield from receive()
+        if batch:
+            send()
+        while waiting:
+            yield from receive()
+
+
+class _Decoder:
+    """The one stage of processes whose clips a GPU goes on with."""
+
+    def __init__(self, config: PreparationConfig) -> None:
+        self._config = config
+
+    def __call__(self, clip: ClipRef) -> ClipWork:
+        return decode(clip, self._config)
+
+
+class _Crew:
+    """A process pool that is put together again when a clip brings a process down.
+
+    Parameters
+    ----------
+    make_worker
+        Called once in each process, with its first clip; makes what is then called with each clip.
+    workers
+        Number of processes.
+    """
+
+    def __init__(self, make_worker: Callable[[], Callable[[ClipRef], object]], *, workers: int) -> None:
+        self._make_worker = make_worker
         self._workers = workers
         self._pool = self._new_pool(workers)
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterator[Task | Known | None]) -> Iterator[tuple[int, object] | None]:
+        """Yield each place with what its clip became, in the order in which they end."""
         flying: dict[Future, Task] = {}
         exhausted = False
         while True:
             grounded: list[Task] = []  # were in flight when a process died
-            while not exhausted and not grounded and len(flying) < _IN_FLIGHT * self._workers:
-                task = next(tasks, None)
-                if task is None:
+            idle = False
+            while not (exhausted or idle or grounded) and len(flying) < _IN_FLIGHT * self._workers:
+                try:
+                    task = next(tasks)
+                except StopIteration:
                     exhausted = True
                     break
+                if task is None or not isinstance(task[1], ClipRef):
+                    idle = task is None
+                    yield task
+                    continue
                 try:
                     flying[self._pool.submit(_work, task[1])] = task
                 except BrokenProcessPool:
                     grounded.append(task)
-            if not flying and not grounded:
+            if exhausted and not flying and not grounded:
                 return
-            finished = wait(flying, return_when=FIRST_COMPLETED).done if flying else set()
+            # where there was no task, whoever gives them has waited already
+            timeout_s = 0 if idle else None
+            finished = wait(flying, timeout_s, return_when=FIRST_COMPLETED).done if flying else set()
             for future in finished:
                 task = flying.pop(future)
                 try:
-                    outcome = future.result()
+                    result = future.result()
                 except BrokenProcessPool:
                     grounded.append(task)
                 else:
-                    yield task[0], outcome
+                    yield task[0], result
             if grounded:
                 grounded += flying.values()
                 flying.clear()
                 yield from self._one_by_one(sorted(grounded, key=lambda task: task[0]))
 
-    def _one_by_one(self, tasks: list[Task]) -> Iterator[tuple[int, Outcome]]:
+    def _one_by_one(self, tasks: list[Task]) -> Iterator[tuple[int, object]]:
         """Find the clip that brought a process down: each alone in a process of its own."""
         logger.warning("a worker process died; %d clips in flight are tried one by one", len(tasks))
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -132,23 +216,24 @@ class _Crew:
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=self._arguments,
+            initargs=(self._make_worker,),
         )
 
     def close(self) -> None:
+        """End the processes."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-_arguments: tuple[StudyConfig, bool] | None = None
-_worker: ClipWorker | None = None
+_make_worker: Callable[[], Callable[[ClipRef], object]] | None = None
+_worker: Callable[[ClipRef], object] | None = None
 
 
-def _start_worker(config: StudyConfig, with_features: bool) -> None:
+def _start_worker(make_worker: Callable[[], Callable[[ClipRef], object]]) -> None:
     """Set a process up: one thread, no part in Ctrl-C, and no life after its parent."""
     import cv2
 
-    global _arguments
-    _arguments = (config, with_features)
+    global _make_worker
+    _make_worker = make_worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run in order
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -160,10 +245,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(clip: ClipRef) -> Outcome:
+def _work(clip: ClipRef) -> object:
     """Prepare a clip; the tools are loaded with the first, where an error still reaches the parent."""
     global _worker
     if _worker is None:
-        config, with_features = _arguments
-        _worker = ClipWorker(config, with_features=with_features)
+        _worker = _make_worker()
     return _worker(clip)

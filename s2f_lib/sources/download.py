@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "downloads.sqlite"
 _LOCK_NAME = ".downloads.lock"
+_LOOK_EVERY_S = 0.5  # whether to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class DownloadResult:
         Whether a later run with the same settings asks again.
     n_attempts
         Requests made for it in this run; 0 where nothing was asked.
+    seconds
+        By the clock, waits between attempts and for the rate limit included.
     """
 
     clip: ClipRef
@@ -58,6 +62,7 @@ class DownloadResult:
     detail: str = ""
     can_retry: bool = False
     n_attempts: int = 0
+    seconds: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -100,6 +105,7 @@ def download_clips(
     config: DownloadConfig,
     *,
     progress: Callable[[DownloadResult], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[DownloadResult]:
     """Fetch a list of clips, several at once; yield each as it ends.
 
@@ -116,6 +122,8 @@ def download_clips(
         Settings.
     progress
         Called with each result, in the caller's thread.
+    stop
+        Set by another thread, it ends the run within a second, as closing the iterator does.
 
     Yields
     ------
@@ -134,7 +142,7 @@ def download_clips(
         from s2f_lib.sources.download_client import read_cookies
 
         read_cookies(config.cookies)  # before the first clip, not at it
-    for result in _Run(out_dir, config).results(iter(clips)):
+    for result in _Run(out_dir, config, stop or threading.Event()).results(iter(clips)):
         if progress is not None:
             progress(result)
         yield result
@@ -143,8 +151,8 @@ def download_clips(
 class _Run:
     """One run over a folder: threads, ledger, and the stop after a series of throttled clips."""
 
-    def __init__(self, out_dir: Path, config: DownloadConfig) -> None:
-        self.out_dir, self.config = out_dir, config
+    def __init__(self, out_dir: Path, config: DownloadConfig, stop: threading.Event) -> None:
+        self.out_dir, self.config, self._stop = out_dir, config, stop
         self._pacer = Pacer(clips_per_s(config))
         self._throttled_in_a_row = 0
         self._lock = threading.Lock()
@@ -176,7 +184,7 @@ class _Run:
         threads = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="download")
         try:
             more = True
-            while more or waiting:
+            while (more or waiting) and not self._stop.is_set():
                 while more and len(waiting) < 2 * self.config.concurrency:
                     clip = next(clips, None)
                     if clip is None:
@@ -186,7 +194,7 @@ class _Run:
                     else:
                         future = by_id[clip.clip_id] = threads.submit(self._one, clip)
                         waiting[future] = [clip]
-                ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                ended, _ = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
                 for future in ended:
                     same = waiting.pop(future)
                     del by_id[same[0].clip_id]
@@ -200,6 +208,7 @@ class _Run:
     def _one(self, clip: ClipRef) -> DownloadResult:
         """Fetch one clip, or say what is known of it already; the ledger has it before this returns."""
         self._pacer.check()
+        begun = time.monotonic()
         if (file := self._usable(clip)) is not None:
             return DownloadResult(replace(clip, media=file))
         refusal = self._ledger.final_refusal(clip.clip_id, self.config)
@@ -218,8 +227,12 @@ class _Run:
                 self._ledger.done(clip.clip_id, file, config=self.config, n_attempts=n_attempts)
             self._count_throttled(refusal)
         if refusal is not None:
-            return DownloadResult(clip, refusal.reason, refusal.detail, refusal.can_retry, refusal.n_attempts)
-        return DownloadResult(replace(clip, media=file), n_attempts=n_attempts)
+            result = DownloadResult(
+                clip, refusal.reason, refusal.detail, refusal.can_retry, refusal.n_attempts
+            )
+        else:
+            result = DownloadResult(replace(clip, media=file), n_attempts=n_attempts)
+        return replace(result, seconds=time.monotonic() - begun)
 
     def _usable(self, clip: ClipRef) -> Path | None:
         """Return the finished file; one that has changed since it was entered is removed."""

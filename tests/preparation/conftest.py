@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+
+# the tests are no package; this finds misbehaving_server
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sources"))
 
 WIDTH_PX, HEIGHT_PX, FRAME_RATE_HZ, SAMPLE_RATE_HZ = 320, 240, 10, 16_000
 
@@ -109,6 +113,13 @@ def good_clip(tmp_path_factory, portrait) -> Path:
     """Two seconds of one face and a tone, H.264 and AAC."""
     path = tmp_path_factory.mktemp("media") / "good.mp4"
     return write_media(path, picture=portrait, sound=tone(2.0))
+
+
+@pytest.fixture(scope="session")
+def small_portrait() -> np.ndarray:
+    """(120, 160, 3) uint8 RGB with a face just large enough for the detector: clips of it cost 0.1 s."""
+    large = draw_portraits(((160, 120),), face_px=160)
+    return cv2.resize(large, (160, 120), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_what_is_done_stays_done_and_keeps_its_place(ledger):
     ledger.enter(_clips(0, 6))
     assert list(ledger.pending()) == []
     assert ledger.counts() == {("done", None): 5, ("refused", "no-face"): 1}
-    assert ledger.seconds_by_stage() == {"decode": 3.0, "detect": 5.0}
+    assert ledger.stages() == {"decode": (3.0, 6), "detect": (5.0, 5)}
 
 
 def test_a_longer_list_begins_a_new_block_after_a_written_one(ledger):

@@ -1,0 +1,68 @@
+"""What the commands share: the console, parameters, a progress bar, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from s2f_lib.errors import ConfigError
+
+console = Console()
+
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        "--parameter",
+        metavar="KEY=VALUE",
+        help="A setting by its dotted name, such as training.epochs=3, or a chapter's parameter. Repeatable.",
+    ),
+]
+
+
+def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Read `KEY=VALUE` pairs of the command line."""
+    parameters = {}
+    for pair in pairs or []:
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"parameter {pair!r}: expected KEY=VALUE, such as training.epochs=3")
+        parameters[key.strip()] = value
+    return parameters
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """Show a bar in a terminal, nothing in a pipe; yields `report(done, total, note)`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, note="")
+
+        def report(done: int, total: int | None, note: object = "") -> None:
+            if isinstance(note, int):  # the count of refused clips
+                note = f"{note} refused" if note else ""
+            bar.update(task, completed=done, total=total, note=str(note))
+
+        yield report
+
+
+def print_table(frame: Any, *, title: str) -> None:
+    """Print a data frame; floating point numbers with three digits."""
+    table = Table(title=title)
+    for column in frame.columns:
+        table.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)

@@ -1,0 +1,228 @@
+"""Download and preparation together, against a server that misbehaves: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from misbehaving_server import Behaviour, MisbehavingServer
+
+from s2f_lib.config import DownloadConfig, PreparationConfig, StudyConfig
+from s2f_lib.errors import InputError
+from s2f_lib.preparation.download_feed import Download
+from s2f_lib.preparation.ledger import Ledger
+from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.shards import read_prepared
+from s2f_lib.sources.avspeech import load_clips
+
+CLIP_S = 2.0
+TONES_HZ = (300, 350, 400, 450, 500)  # a clip's number, modulo 5, can be heard
+QUICK = {"socket_timeout_s": 1.5, "max_attempts": 2, "backoff_s": 0.05, "concurrency": 8}
+HEAL = ("throttled", "network")  # what a later run asks for again
+
+# fault, of how many clips, how often it shows, what becomes of the clip
+PLAN = [
+    ("status:404", 8, None, "removed"),
+    ("status:403", 7, None, "private"),
+    ("throttle:1", 1, 1, "done"),
+    ("throttle:3600", 2, None, "throttled"),  # longer than the run will wait
+    ("stall", 3, None, "network"),
+    ("cut", 4, None, "network"),
+    ("loop", 4, None, "network"),
+    ("html", 5, None, "format"),
+    ("other-length", 3, None, "format"),  # a whole file of 1 s
+    ("short", 2, 1, "done"),
+    ("talkless", 1, None, "silent"),  # a good download that preparation refuses
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """A list of clips, what a server gives for each, and what should become of it."""
+
+    csv: Path
+    files: dict[str, bytes]
+    good: dict[str, bytes]
+    behaviours: dict[str, Behaviour]
+    expected: dict[str, str]
+
+
+def _video(number: int) -> str:
+    return f"clip{number:07d}"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, media_writer, tone_maker, small_portrait) -> dict[object, bytes]:
+    """Small clips of one face: a tone each, a silent one, and one of another length."""
+    folder = tmp_path_factory.mktemp("videos")
+
+    def make(name: str, sound: np.ndarray, duration_s: float = CLIP_S) -> bytes:
+        path = folder / f"{name}.mp4"
+        return media_writer(path, duration_s=duration_s, picture=small_portrait, sound=sound).read_bytes()
+
+    made: dict[object, bytes] = {hz: make(str(hz), tone_maker(CLIP_S, frequency_hz=hz)) for hz in TONES_HZ}
+    made["talkless"] = make("talkless", np.zeros(round(CLIP_S * 16_000), np.int16))
+    made["other-length"] = make("other-length", tone_maker(1.0), 1.0)
+    return made
+
+
+def _world(folder: Path, videos: dict[object, bytes], n: int, plan: list[tuple]) -> World:
+    numbers = np.random.default_rng(0).permutation(n)
+    rows = [row for row in plan for _ in range(row[1])]
+    good = {_video(number): videos[TONES_HZ[number % 5]] for number in range(n)}
+    files, behaviours, expected = dict(good), {}, dict.fromkeys(good, "done")
+    for number, (fault, _, times, outcome) in zip(numbers, rows, strict=False):
+        video = _video(number)
+        expected[video] = outcome
+        if fault in videos:
+            files[video] = videos[fault]
+        else:
+            behaviours[video] = Behaviour(fault, times)
+    csv = folder / "clips.csv"
+    csv.write_text("".join(f"{_video(number)},10.0,{10.0 + CLIP_S},0.5,0.5\n" for number in range(n)))
+    return World(csv, files, good, behaviours, expected)
+
+
+def _config(workers: int = 2) -> StudyConfig:
+    settings = {"detector": "torch", "detection_width_px": 160, "frame_positions": (0.5,), "audio_s": CLIP_S}
+    return StudyConfig(preparation=PreparationConfig(clips_per_shard=32, workers=workers, **settings))
+
+
+def _prepare(world: World, out: Path, server: MisbehavingServer, *, workers: int = 2, progress=None, **how):
+    media = out / "media"
+    media.mkdir(parents=True, exist_ok=True)
+    config = DownloadConfig(**({"url_template": server.template} | QUICK | how))
+    clips = load_clips(world.csv, media)
+    return prepare(_config(workers), clips, out, download=Download(media, config), progress=progress)
+
+
+def _outcomes(out: Path) -> dict[str, str]:
+    with Ledger(out / LEDGER_NAME) as ledger:
+        return {row["video_id"]: row["reason"] or row["status"] for row in ledger.rows()}
+
+
+def _assert_rows_are(out: Path, videos: set[str]) -> None:
+    """Assert that each of these is a row once, and holds its own sound."""
+    clips = read_prepared(out)
+    assert Counter(clips.video_ids) == dict.fromkeys(videos, 1)
+    spectrum = np.abs(np.fft.rfft(clips.audio[:, :16_000], axis=1))
+    expected = [TONES_HZ[int(video[-7:]) % 5] for video in clips.video_ids]
+    np.testing.assert_allclose(spectrum.argmax(1), expected, atol=2)
+
+
+@pytest.mark.slow
+def test_200_clips_a_fifth_of_them_faulty(tmp_path, videos):
+    assert sum(count for _, count, *_ in PLAN) == 40
+    world, out = _world(tmp_path, videos, 200, PLAN), tmp_path / "out"
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        summary = _prepare(world, out, server)
+        assert _outcomes(out) == world.expected
+        counts = Counter(world.expected.values())
+        assert (summary.n_clips, summary.n_done, summary.n_pending) == (200, counts.pop("done"), 0)
+        assert summary.by_reason == counts
+        assert "download" in summary.stages()["stage"].tolist()
+        done = {video for video, outcome in world.expected.items() if outcome == "done"}
+        _assert_rows_are(out, done)
+        assert {video: server.complete[video] for video in done} == dict.fromkeys(done, 1)
+
+        # the server mends; the next run asks only for what can still succeed
+        server.behaviours.clear()
+        server.files = world.good
+        server.forget()
+        healed = {video for video, outcome in world.expected.items() if outcome in HEAL}
+        again = _prepare(world, out, server)
+        assert server.requests == dict.fromkeys(healed, 1)
+        assert again.n_this_run == len(healed)
+        assert _outcomes(out) == world.expected | dict.fromkeys(healed, "done")
+        _assert_rows_are(out, done | healed)
+
+        # and the third asks for nothing
+        server.forget()
+        assert _prepare(world, out, server, workers=1).n_this_run == 0
+        assert not server.requests
+
+
+def test_clips_are_prepared_while_others_are_fetched_and_the_download_never_runs_far_ahead(tmp_path, videos):
+    world, ahead = _world(tmp_path, videos, 36, []), []
+    with MisbehavingServer(world.files) as server:
+
+        def look(finished: int, *_: int) -> None:
+            ahead.append((finished, len(server.complete)))
+
+        summary = _prepare(world, tmp_path / "out", server, workers=1, progress=look, concurrency=2)
+    assert summary.n_done == 36
+    # two wait for the worker, four are fetched or on their way: when one is finished, most are still to come
+    assert max(fetched - finished for finished, fetched in ahead) <= 12
+    assert dict(ahead)[1] <= 13
+    _assert_rows_are(tmp_path / "out", set(world.files))
+
+
+def test_clips_that_were_not_asked_for_stay_pending_and_own_files_are_used(tmp_path, videos):
+    plan = [("throttle:3600", 12, None, "throttled")]
+    world, out = _world(tmp_path, videos, 12, plan), tmp_path / "out"
+    own = _video(11)
+    (out / "media").mkdir(parents=True)
+    (out / "media" / f"{own}.mp4").write_bytes(world.good[own])  # the user's, under the video's name
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        how = {"stop_after_throttled": 3, "concurrency": 1}
+        summary = _prepare(world, out, server, workers=1, **how)
+        assert server.requests == dict.fromkeys([_video(n) for n in range(3)], 1)
+        assert (summary.n_done, summary.n_pending, summary.by_reason) == (1, 8, {"throttled": 3})
+        assert summary.table()["clips"].tolist() == [12, 1, 3, 8]
+        server.behaviours.clear()
+        server.forget()
+        again = _prepare(world, out, server, workers=1, **how)
+        assert (again.n_done, again.n_pending, again.by_reason) == (12, 0, {})
+        assert server.requests == dict.fromkeys([_video(n) for n in range(11)], 1)
+        _assert_rows_are(out, set(world.files))
+
+
+def test_clips_refused_without_a_download_are_fetched_with_one(tmp_path, videos):
+    world, out = _world(tmp_path, videos, 4, [("status:404", 1, None, "removed")]), tmp_path / "out"
+    without = prepare(_config(1), load_clips(world.csv, None), out)
+    assert without.by_reason == {"media-missing": 4}
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        assert _prepare(world, out, server, workers=1).by_reason == {"removed": 1}
+        server.forget()
+        # another mirror may have what this one has not
+        server.behaviours.clear()
+        other = _prepare(world, out, server, workers=1, url_template=server.template + "?mirror=2")
+    assert (other.n_this_run, other.n_done) == (1, 4)
+    assert sum(server.requests.values()) == 1
+
+
+def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path, videos):
+    world, out = _world(tmp_path, videos, 3, []), tmp_path / "out"
+    with MisbehavingServer(world.files) as server:
+        with pytest.raises(InputError, match="cookies"):
+            _prepare(world, out, server, workers=1, cookies=tmp_path / "nowhere.txt")
+        assert _outcomes(out) == dict.fromkeys(world.files, "pending")
+        assert _prepare(world, out, server, workers=1).n_done == 3
+
+
+def test_the_command_downloads_into_the_folder(tmp_path, videos):
+    world = _world(tmp_path, videos, 3, [("status:404", 1, None, "removed")])
+    root = Path(__file__).resolve().parents[2]
+
+    def s2f(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", "from s2f_lib.cli import main; main()", "prepare"]
+        command += ["--csv", world.csv, "--out", tmp_path / "out", *arguments]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=root, check=False)
+
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        settings = ["detector=torch", "detection_width_px=160", "frame_positions=[0.5]", "workers=1"]
+        pairs = [part for setting in settings for part in ("-p", f"preparation.{setting}")]
+        done = s2f("--download", "--url-template", server.template, "--concurrency", 2, *pairs)
+        assert done.returncode == 0, done.stderr
+        assert "removed" in done.stdout
+        assert len(list((tmp_path / "out" / "media").glob("*.mp4"))) == 2
+        assert len(read_prepared(tmp_path / "out")) == 2
+    refused = s2f("--max-height", 480, "--media", tmp_path)
+    assert (refused.returncode, "add --download" in refused.stderr) == (2, True)
+    refused = s2f()
+    assert (refused.returncode, "no --media given" in refused.stderr) == (2, True)
