@@ -22,7 +22,7 @@ from s2f_lib.errors import ConfigError
 
 # the report's four, then symmetric InfoNCE and Speech2Face's full loss
 LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"]
-SourceName = Literal["synthetic", "avspeech"]
+SourceName = Literal["synthetic", "avspeech", "pairs"]
 SimilarityName = Literal["l1", "l2", "cosine"]
 
 
@@ -92,12 +92,24 @@ class AVSpeechConfig(Settings):
     download: DownloadConfig = DownloadConfig()  # for clips that `media` does not hold
 
 
+class PairsConfig(Settings):
+    """The face-voice pairs that Speech2Face's authors publish; see `sources.pairs`."""
+
+    root: Path | None = None  # holds avspeech_res/ and perhaps voxceleb/, or is a clone of their repository
+    voxceleb: bool = False  # also the pairs of VoxCeleb
+    split: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video and person
+    n_splits: int = Field(1, ge=1)  # how many are drawn; chapters 01 to 06 use the first
+    test_share: float = Field(0.2, gt=0, lt=1)  # of the videos and persons
+    seed: int = Field(0, ge=0)
+
+
 class SourceConfig(Settings):
     """Where the clips come from."""
 
     kind: SourceName = "synthetic"
     synthetic: SyntheticConfig = SyntheticConfig()
     avspeech: AVSpeechConfig = AVSpeechConfig()
+    pairs: PairsConfig = PairsConfig()
 
 
 class PreparationConfig(Settings):

@@ -2,6 +2,8 @@
 
 Its weights ship with the distribution `face_recognition_models`, so it is what
 the embedded default uses.  Faces closer than 0.6 (L2) are usually one person.
+The network runs in torch (`dlib_resnet_torch`), many times faster than dlib's
+own on a CPU and equal to it within 1e-5 (tested).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from s2f_lib.features.base import check_faces
 from s2f_lib.preparation.face_detector import dlib_weights
 
 _CHIP_PX = 150  # what the network was trained on
+_BATCH = 32  # faces at once
 
 
 class DlibResNet:
@@ -25,10 +28,10 @@ class DlibResNet:
     runs_in_workers = True
 
     def __init__(self) -> None:
-        import dlib
+        from s2f_lib.features.dlib_resnet_torch import dlib_descriptor
 
         self._weights = dlib_weights("dlib_face_recognition_resnet_model_v1.dat")
-        self._model = dlib.face_recognition_model_v1(str(self._weights))
+        self._network = dlib_descriptor()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -38,11 +41,15 @@ class DlibResNet:
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Compute (n, 128) float32 descriptors of (n, 224, 224, 3) uint8 RGB faces."""
         import cv2
+        import torch
 
         check_faces(faces)
         if len(faces) == 0:
             return np.zeros((0, self.dimension), np.float32)
         chips = [cv2.resize(face, (_CHIP_PX, _CHIP_PX), interpolation=cv2.INTER_AREA) for face in faces]
-        return np.array(self._model.compute_face_descriptor(chips), np.float32).reshape(
-            len(faces), self.dimension
-        )
+        described = []
+        for start in range(0, len(chips), _BATCH):
+            batch = torch.from_numpy(np.stack(chips[start : start + _BATCH]))
+            with torch.inference_mode():
+                described.append(self._network(batch.permute(0, 3, 1, 2).float() / 255))
+        return torch.cat(described).numpy()

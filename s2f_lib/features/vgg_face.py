@@ -70,6 +70,11 @@ class VGGFace:
         """Load the weights from a safetensors file; errors as `load_vgg_face`."""
         return cls(load_vgg_face(path), device=device, batch_size=batch_size)
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """torchvision's VGG16 with the weights, on the device."""
+        return self._network
+
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Compute (n, 4096) float32 features, >= 0, of (n, 224, 224, 3) uint8 RGB faces."""
         import torch

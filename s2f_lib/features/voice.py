@@ -7,18 +7,14 @@ folder named by extractor and weights.
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from s2f_lib.features.cache import VectorCache
 from s2f_lib.preparation.media import repeat_to
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
 DURATION_S = 6.0  # what Speech2Face hears, and so every system here
@@ -112,11 +108,12 @@ def describe_voices(
         (n, dimension) float32.
     """
     folder = cache / f"{extractor.name}-{extractor.fingerprint}" if cache is not None else None
+    store = VectorCache(folder, extractor.dimension)
     result = np.zeros((len(audio), extractor.dimension), np.float32)
-    files = [_file(folder, sound) for sound in audio]
+    digests = [_digest(sound) for sound in audio]
     pending = []
-    for place, file in enumerate(files):
-        kept = _load(file, extractor.dimension)
+    for place, digest in enumerate(digests):
+        kept = store.get(digest)
         if kept is None:
             pending.append(place)
         else:
@@ -127,41 +124,13 @@ def describe_voices(
         places = pending[start : start + batch_size]
         result[places] = extractor(audio[places])
         for place in places:
-            _save(files[place], result[place])
+            store.put(digests[place], result[place])
         if progress:
             progress(len(audio) - len(pending) + start + len(places), len(audio))
     return result
 
 
-def _file(folder: Path | None, sound: np.ndarray) -> Path | None:
-    if folder is None:
-        return None
+def _digest(sound: np.ndarray) -> str:
     digest = hashlib.sha256(f"{sound.dtype.str} {SAMPLE_RATE_HZ}".encode())
     digest.update(np.ascontiguousarray(sound).data)
-    return folder / f"{digest.hexdigest()[:32]}.npy"
-
-
-def _load(file: Path | None, dimension: int) -> np.ndarray | None:
-    """Return a kept vector, or None where it is missing or damaged: it is then computed again."""
-    if file is None:
-        return None
-    try:
-        vector = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError):
-        vector = np.zeros(0)
-    if vector.shape != (dimension,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
-        logger.warning("%s in the cache is damaged: it is computed again", file.name)
-        return None
-    return vector
-
-
-def _save(file: Path | None, vector: np.ndarray) -> None:
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with partial.open("wb") as stream:
-        np.save(stream, vector)
-    partial.replace(file)
+    return digest.hexdigest()
