@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +17,6 @@ from s2f_lib.preparation.shards import PreparedClips, read_prepared
 from s2f_lib.sources.avspeech import load_clips
 
 N_GOOD = 14  # of the list; with it come a file that is no media, a missing file and a bad row
-RUN_SCRIPT = """
-import sys
-from pathlib import Path
-from s2f_lib.config import StudyConfig
-from s2f_lib.preparation import pipeline
-from s2f_lib.sources.avspeech import load_clips
-
-if __name__ == "__main__":
-    pipeline._COMMIT_EVERY_S = 0.0  # so that every clip is a moment at which the run can be killed
-    folder, out, settings = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    clips = load_clips(folder / "clips.csv", folder / "media", test_share=0.3)
-    report = lambda *counts: print(*counts, flush=True)
-    pipeline.prepare(StudyConfig.model_validate_json(settings), clips, out, progress=report)
-"""
 
 
 def _config(**changes) -> StudyConfig:
@@ -166,36 +147,6 @@ def test_a_lost_shard_is_made_again(prepared, source, tmp_path, harm):
 def test_a_folder_of_other_settings_is_refused(prepared, source):
     with pytest.raises(InputError, match=r"preparation.audio_s is 2.0 there and 3.0 now"):
         prepare(_config(audio_s=3.0), _clips(source), prepared[0])
-
-
-def test_a_killed_run_goes_on_and_has_every_clip_once(prepared, source, tmp_path):
-    out = tmp_path / "out"
-    generator = np.random.default_rng(0)
-    for workers, finished in ((2, int(generator.integers(3, 7))), (1, 13)):
-        settings = _config(workers=workers).model_dump_json()
-        run = subprocess.Popen(
-            [sys.executable, "-c", RUN_SCRIPT, str(source), str(out), settings],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        for line in run.stdout:
-            if int(line.split()[0]) >= finished:
-                break
-        else:
-            pytest.fail("the run ended before it was killed")
-        time.sleep(generator.uniform(0, 0.03))
-        children = psutil.Process(run.pid).children(recursive=True)
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        assert run.returncode == -signal.SIGKILL
-        _, alive = psutil.wait_procs(children, timeout=20)
-        assert alive == []  # no orphan waits for ever
-    summary = prepare(_config(), _clips(source), out)
-    assert summary.n_this_run < N_GOOD  # something was kept
-    assert (summary.n_clips, summary.n_done) == (17, N_GOOD)
-    _assert_same(read_prepared(prepared[0]), read_prepared(out))
-    assert [path.name for path in out.glob(".*.tmp")] == []
 
 
 def test_two_workers_give_the_same_rows_even_if_one_dies(prepared, source, tmp_path):
