@@ -189,14 +189,17 @@ class _Run:
     def _outcomes(
         self, tasks: Iterator[Task | Known | None], engine: Engine, address: str | None
     ) -> Iterator[Known | None]:
-        with_features = self._extractor.runs_in_workers
         if engine == "ray":
             from s2f_lib.preparation.cluster import prepare_on_cluster
 
-            return prepare_on_cluster(tasks, self._config, with_features=with_features, address=address)
+            return prepare_on_cluster(tasks, self._config, address=address)
         device = "cuda" if self._config.preparation.detector == "torch" and _has_gpu() else "cpu"
         return prepare_clips(
-            tasks, self._config, workers=self._workers(), with_features=with_features, device=device
+            tasks,
+            self._config,
+            workers=self._workers(),
+            with_features=self._extractor.runs_in_workers,
+            device=device,
         )
 
     def _workers(self) -> int:

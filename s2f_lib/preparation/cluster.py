@@ -1,0 +1,229 @@
+"""Preparation on a Ray cluster: the same stages, on as many machines as there are.
+
+Ray Data moves the clips; where there are GPUs, processes decode and actors with a
+GPU each do the rest, else a process takes a clip through all stages.  Only this
+machine writes the ledger and the shards, so a run can be killed, gone on with, and
+gone on with elsewhere, like a local one.
+
+A machine that is lost costs time: Ray does its clips again.  So does a clip that brings its
+process down, up to three times; then what is left of the wave is prepared clip by clip, and the
+one at fault is refused.  The media have to be seen under the same path by all machines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from s2f_lib.config import StudyConfig
+from s2f_lib.errors import ConfigError, RefusalReason, StudyError
+from s2f_lib.preparation.clip_work import ClipWorker, Finisher, Outcome, decode
+from s2f_lib.preparation.workers import Known, Task
+
+logger = logging.getLogger(__name__)
+
+_WAVE = 16_384  # clips that are handed to Ray at once: what this machine holds of a long list
+_BLOCK = 4  # clips a Ray task: a task's own cost, some 10 ms, is then below a hundredth
+_GPU_BATCH = 8  # clips that a GPU takes together
+_RETRIES = 3  # of a task whose process or machine is lost
+
+_Batch = dict[str, Any]  # Ray Data's: column to array; here "item", pickled (place, clip or outcome)
+
+
+def prepare_on_cluster(
+    tasks: Iterable[Task], config: StudyConfig, *, address: str | None = None
+) -> Iterator[Known]:
+    """Prepare clips on a Ray cluster, and yield what came of each as it is finished.
+
+    Features are computed there, too, whichever the extractor.
+
+    Parameters
+    ----------
+    tasks
+        Taken by the wave of 16,384.
+    config
+        Settings of preparation and features.
+    address
+        Of a running cluster, such as "auto" on one of its machines; None starts Ray on this
+        machine alone, and ends it afterwards.  A Ray that this process is connected to is used.
+
+    Yields
+    ------
+    place, outcome
+        In the order in which they end.
+
+    Raises
+    ------
+    ConfigError
+        Ray is not installed, or no cluster answers at the address.
+    StudyError
+        Something is wrong that is no clip's fault, such as weights that a machine has not.
+    """
+    tasks = iter(tasks)
+    with _connected(address):
+        while wave := list(itertools.islice(tasks, _WAVE)):
+            yield from _prepare_wave(wave, config)
+
+
+def _prepare_wave(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
+    import ray
+
+    left = dict(wave)
+    try:
+        for place, outcome in _streamed(wave, config):
+            del left[place]
+            yield place, outcome
+    except StudyError:
+        raise
+    except ray.exceptions.RayError as error:
+        if (cause := _study_error(error)) is not None:
+            raise cause from None
+        logger.warning(
+            "Ray gave a wave up (%s); %d clips are tried one by one", type(error).__name__, len(left)
+        )
+        yield from _one_by_one(left, config)
+
+
+def _streamed(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
+    """Take a wave through Ray Data."""
+    import ray
+
+    items = [{"item": pickle.dumps(task)} for task in wave]
+    n_blocks = max(1, len(items) // _BLOCK)
+    data = ray.data.from_items(items, override_num_blocks=n_blocks)
+    kept = {"max_retries": _RETRIES, "num_cpus": 1}
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if n_gpus:
+        data = data.map_batches(_decode, batch_size=_BLOCK, fn_args=(config,), **kept)
+        data = data.map_batches(
+            _FinishOnGpu,
+            batch_size=_GPU_BATCH,
+            fn_constructor_args=(config,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=n_gpus),
+            num_gpus=1,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+    else:
+        data = data.map_batches(_prepare, batch_size=_BLOCK, fn_args=(config,), **kept)
+    for row in data.iter_rows():
+        yield pickle.loads(row["item"])  # our own: it never left the cluster
+
+
+def _one_by_one(left: dict[int, Any], config: StudyConfig) -> Iterator[Known]:
+    """Prepare what a failed wave left, each clip in a task of its own, to find the one at fault."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=0)(_prepare_one)
+    waiting = iter([(place, clip, _RETRIES) for place, clip in left.items()])
+    room = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    flying: dict[Any, tuple[int, Any, int]] = {}
+    again: list[tuple[int, Any, int]] = []
+    while True:
+        while len(flying) < room and (job := again.pop() if again else next(waiting, None)) is not None:
+            flying[task.remote(job[1], config)] = job
+        if not flying:
+            return
+        (ended,), _ = ray.wait(list(flying), num_returns=1)
+        place, clip, tries = flying.pop(ended)
+        try:
+            yield place, ray.get(ended)
+        except ray.exceptions.RayError as error:
+            if (cause := _study_error(error)) is not None:
+                raise cause from None
+            if tries > 1:  # its machine may be at fault
+                again.append((place, clip, tries - 1))
+            else:
+                detail = f"a process died of it, {_RETRIES} times; look at the file ({type(error).__name__})"
+                yield place, Outcome(None, RefusalReason.CRASHED, detail)
+
+
+def _study_error(error: Exception) -> StudyError | None:
+    """Return the error of ours that a task raised, if any."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, StudyError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return None
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one of this machine alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network by default
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ConfigError(f"--engine ray needs Ray ({error}): pip install 's2f_lib[cluster]'") from None
+    mine = not ray.is_initialized()
+    if mine:
+        how = (
+            {"address": address} if address is not None else {"address": "local", "include_dashboard": False}
+        )
+        try:
+            ray.init(**how, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
+            ) from None
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+# -- what runs on the machines of the cluster ------------------------------------
+
+_workers: dict[str, ClipWorker] = {}  # by settings: a process serves many tasks, and loads its tools once
+
+
+def _prepare_one(clip: Any, config: StudyConfig) -> Outcome:
+    key = config.preparation.digest() + config.features.digest()
+    if key not in _workers:
+        import cv2
+
+        cv2.setNumThreads(1)
+        _workers[key] = ClipWorker(config, with_features=True)
+    return _workers[key](clip)
+
+
+def _prepare(batch: _Batch, config: StudyConfig) -> _Batch:
+    """All stages, on a CPU."""
+    tasks = map(pickle.loads, batch["item"])
+    return _packed((place, _prepare_one(clip, config)) for place, clip in tasks)
+
+
+def _decode(batch: _Batch, config: StudyConfig) -> _Batch:
+    """The first stage, for GPUs to go on with."""
+    tasks = map(pickle.loads, batch["item"])
+    return _packed((place, decode(clip, config.preparation)) for place, clip in tasks)
+
+
+class _FinishOnGpu:
+    """The other stages: an actor, with a GPU of its own."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._finisher = Finisher(config, with_features=True, device=device)
+
+    def __call__(self, batch: _Batch) -> _Batch:
+        places, works = zip(*map(pickle.loads, batch["item"]), strict=True)
+        return _packed(zip(places, self._finisher(works), strict=True))
+
+
+def _packed(items: Iterable[tuple[int, Any]]) -> _Batch:
+    return {"item": [pickle.dumps(item) for item in items]}
