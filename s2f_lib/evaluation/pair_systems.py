@@ -31,6 +31,11 @@ from s2f_lib.models.voice_to_face import (
 )
 from s2f_lib.sources.pairs import Pair
 
+
+class SystemUnavailableError(InputError):
+    """A pretrained network that a system is made of is not installed; the others go on."""
+
+
 SYSTEMS = ("speech2face", "report", "ridge", "ours")
 CONTROL = "shuffled"  # `ours`, trained on voices with other people's faces
 
@@ -106,7 +111,9 @@ class Systems:
         Raises
         ------
         InputError
-            The system is unknown, or what it needs is not installed.
+            The system is unknown, or there are too few training pairs.
+        SystemUnavailableError
+            A network that it needs is not installed.
         """
         if system not in (*SYSTEMS, CONTROL):
             raise InputError(f"unknown system {system!r}: expected one of {', '.join(SYSTEMS)}")
@@ -190,7 +197,9 @@ class Systems:
     def _ridge(self) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Ridge from the speaker embedding; its one setting by cross-validation in train."""
         if "speaker" not in self.data.voices:
-            raise InputError("the system ridge needs the speaker embedding, which is not installed")
+            raise SystemUnavailableError(
+                "the system ridge needs the speaker embedding, which is not installed"
+            )
         pairs = self.data.training(self.train)
         block, faces = pairs.voices["speaker"].astype(np.float64), pairs.faces.astype(np.float64)
         mean, deviation = block.mean(axis=0), block.std(axis=0) + 1e-9

@@ -18,7 +18,14 @@ import numpy as np
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.pair_statistics import GroupBootstrap, SplitRanks, compare_ranks
-from s2f_lib.evaluation.pair_systems import CONTROL, SYSTEMS, PairData, Systems, same_group
+from s2f_lib.evaluation.pair_systems import (
+    CONTROL,
+    SYSTEMS,
+    PairData,
+    Systems,
+    SystemUnavailableError,
+    same_group,
+)
 from s2f_lib.evaluation.retrieval import chance_recall, true_ranks
 from s2f_lib.evaluation.statistics import (
     Interval,
@@ -103,7 +110,7 @@ def evaluate_pairs(
             try:
                 for set_name, rows in parts.items():
                     found[set_name][name] = fitted.score(name, rows)
-            except InputError as error:
+            except SystemUnavailableError as error:
                 left_out[name] = str(error)
                 logger.warning("system %s is left out: %s", name, error)
                 continue

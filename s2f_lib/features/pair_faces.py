@@ -15,6 +15,7 @@ from s2f_lib.features.voice import Progress
 from s2f_lib.preparation.pair_media import align_picture, read_picture
 
 _CHIP_PX = 150  # what dlib's network takes: cut out of the picture at once, without a step between
+_BATCH = 16  # dlib is four times as fast on a batch
 _METHOD = "gradients -0.3, landmarks 5, margin 0.25, 1"
 
 
@@ -64,27 +65,38 @@ def describe_faces(
     name = f"pair_faces-{hashlib.sha256(method.encode()).hexdigest()[:16]}"
     store = VectorCache(cache / name if cache is not None else None, 2 * dimension + 1)
     vectors = np.zeros((len(files), 2 * dimension + 1), np.float32)
-    for place, file in enumerate(files):
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    pending = []
+    for place, digest in enumerate(digests):
         kept = store.get(digest)
         if kept is None:
-            kept = _describe(read_picture(file), network, mirrored=mirrored)
-            store.put(digest, kept)
-        vectors[place] = kept
+            pending.append(place)
+        else:
+            vectors[place] = kept
+    for start in range(0, len(pending), _BATCH):
+        places = pending[start : start + _BATCH]
+        pictures = [read_picture(files[place]) for place in places]
+        vectors[places] = _describe(pictures, network, mirrored=mirrored)
+        for place in places:
+            store.put(digests[place], vectors[place])
         if progress:
-            progress(place + 1, len(files))
+            progress(len(files) - len(pending) + start + len(places), len(files))
     return FaceDescriptors(
         vectors[:, :dimension], vectors[:, dimension : 2 * dimension], vectors[:, -1].astype(bool)
     )
 
 
-def _describe(picture: np.ndarray, network: DlibResNet, *, mirrored: bool) -> np.ndarray:
-    """Return (257,): the picture's descriptor, its mirror image's, and whether the face was found."""
-    upright, found = align_picture(picture, size_px=_CHIP_PX)
-    result = np.zeros(2 * network.dimension + 1, np.float32)
-    result[: network.dimension] = network(upright[None])[0]
+def _describe(pictures: Sequence[np.ndarray], network: DlibResNet, *, mirrored: bool) -> np.ndarray:
+    """Return (n, 257): descriptors of pictures and of their mirror images, and whether a face was found."""
+    upright, found = _aligned(pictures)
+    result = np.zeros((len(pictures), 2 * network.dimension + 1), np.float32)
+    result[:, : network.dimension] = network(upright)
     if mirrored:
-        mirror, _ = align_picture(picture[:, ::-1], size_px=_CHIP_PX)
-        result[network.dimension : -1] = network(mirror[None])[0]
-    result[-1] = found
+        result[:, network.dimension : -1] = network(_aligned([picture[:, ::-1] for picture in pictures])[0])
+    result[:, -1] = found
     return result
+
+
+def _aligned(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    faces, found = zip(*(align_picture(picture, size_px=_CHIP_PX) for picture in pictures), strict=True)
+    return np.stack(faces), np.array(found)
