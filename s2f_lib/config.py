@@ -24,6 +24,7 @@ from s2f_lib.errors import ConfigError
 LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"]
 SourceName = Literal["synthetic", "avspeech", "pairs"]
 SimilarityName = Literal["l1", "l2", "cosine"]
+DecoderKind = Literal["report", "residual"]
 
 
 class Settings(BaseModel):
@@ -178,8 +179,11 @@ class VoiceEncoderConfig(Settings):
 class FaceDecoderConfig(Settings):
     """Features to a 14x14 map, four transposed convolutions, 224x224 (report, "Decoder")."""
 
-    width: float = Field(1.0, gt=0)  # multiplies the channels
-    base_channels: int = Field(256, ge=8)  # of the 14x14 map
+    kind: DecoderKind = "residual"  # that the chapters after 04 use
+    width: float = Field(1.0, gt=0)  # report: multiplies the channels
+    base_channels: int = Field(256, ge=8)  # report: of the 14x14 map; four transposed convolutions follow
+    residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)  # at 7, 14, 28, 56, 112 px
+    residual_hidden: int = Field(512, ge=4)  # residual: units between the features and the maps
 
 
 class LoopConfig(Settings):
@@ -221,6 +225,7 @@ class LoopConfig(Settings):
             "keep_checkpoints",
             "tensorboard",
         }
+            "utkface",  # where the folder lies; what is in it is in the digest of its faces
         text = json.dumps(self.model_dump(mode="json", exclude=bookkeeping), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -255,7 +260,17 @@ class TrainingConfig(LoopConfig):
 
 
 class DecoderTrainingConfig(LoopConfig):
-    """Training of the face decoder on true features and their faces."""
+    """Training of the face decoder on true features and their faces.
+
+    The weights are of the residual decoder's losses; the report's is trained by L1 alone.
+    """
+
+    l1_weight: float = Field(1.0, ge=0)  # mean absolute difference of the pictures
+    ssim_weight: float = Field(0.25, ge=0)  # 1 - structural similarity, at half the size
+    identity_weight: float = Field(0.05, ge=0)  # 1 - cosine of the extractor's features
+    adversarial_weight: float = Field(0.0, ge=0)  # of a discriminator's judgement of patches; 0: none
+    utkface: Path | None = None  # a folder of UTKFace to train on first; None: the clips' faces alone
+    utkface_epochs: int | None = Field(None, ge=1)  # on UTKFace; None: as `epochs`, which are then the clips'
 
 
 class EvaluationConfig(Settings):

@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from s2f_lib import paths
-from s2f_lib.config import LossName, StudyConfig, load_config
+from s2f_lib.config import DecoderKind, LossName, StudyConfig, load_config
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.paths import RunPaths
 
@@ -144,14 +144,12 @@ class Study:
         """Return the voice encoder trained with a loss, by default `training.main_loss`."""
         return self._encoder(loss or self.config.training.main_loss)
 
-    @functools.cache  # noqa: B019 - a study lives as long as its notebook
-    def decoder(self) -> TrainedDecoder:
-        """Return the face decoder, trained on the training clips' faces."""
-        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
+    def decoder(self, kind: DecoderKind | None = None) -> TrainedDecoder:
+        """Return a face decoder, by default the one of `decoder.kind`, trained on the training clips' faces.
 
-        clips = self.split("train")
-        digest = decoder_digest(self.config, data_digest=clips.digest)
-        return train_face_decoder(clips, self.config, out=self._model_dir("decoder", digest))
+        Where `decoder_training.utkface` names a folder, it is trained on that first.
+        """
+        return self._decoder(kind or self.config.decoder.kind)
 
     def features(self, split: str, loss: LossName | None = None) -> FeaturePairs:
         """Return true and predicted features of a split's clips."""
@@ -173,7 +171,7 @@ class Study:
         cosine = reconstruction_cosine(from_face, from_voice, self.extractor)
         return Triptychs(pairs.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
 
-    @functools.cache  # noqa: B019 - as above
+    @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def _encoder(self, loss: LossName) -> TrainedEncoder:
         from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
 
@@ -181,6 +179,31 @@ class Study:
         digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
         out = self._model_dir(f"encoder-{loss}", digest)
         return train_voice_encoder(clips, self.config, loss=loss, out=out)
+
+    @functools.cache  # noqa: B019 - as above
+    def _decoder(self, kind: DecoderKind) -> TrainedDecoder:
+        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
+
+        clips, start = self.split("train"), None
+        if self.config.decoder_training.utkface is not None:
+            start = self._utkface_decoder(kind, self.config.decoder_training.utkface)
+        digest = decoder_digest(self.config, data_digest=clips.digest, kind=kind, start=start)
+        out = self._model_dir(f"decoder-{kind}", digest)
+        return train_face_decoder(
+            clips, self.config, out=out, kind=kind, extractor=self.extractor, start=start
+        )
+
+    def _utkface_decoder(self, kind: DecoderKind, folder: Path) -> TrainedDecoder:
+        from s2f_lib.features.utkface import load_utkface
+        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
+
+        faces = load_utkface(folder, self.extractor, cache=paths.data_dir() / "utkface").train
+        settings = self.config.decoder_training
+        settings = settings.model_copy(update={"epochs": settings.utkface_epochs or settings.epochs})
+        config = self.config.model_copy(update={"decoder_training": settings})
+        digest = decoder_digest(config, data_digest=faces.digest, kind=kind)
+        out = self._model_dir(f"decoder-{kind}-utkface", digest)
+        return train_face_decoder(faces, config, out=out, kind=kind, extractor=self.extractor)
 
     def _model_dir(self, name: str, digest: str) -> Path:
         """Return a model's folder: other settings train beside it, so that going back costs nothing."""

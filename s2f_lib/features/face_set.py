@@ -24,8 +24,9 @@ from s2f_lib.preparation.face_detector import Detection
 
 logger = logging.getLogger(__name__)
 
-_FORM = 1  # of the files; another number makes them anew
+_FORM = 2  # of the files; another number makes them anew
 _CHUNK = 64  # faces in work at once
+_RIM = 0.25  # of a picture's side
 
 
 @dataclass(frozen=True)
@@ -142,5 +143,9 @@ def _aligned(path: Path, *, margin: float, size_px: int) -> np.ndarray:
     picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     height, width = picture.shape[:2]
     near, far = margin / (1 + 2 * margin), (1 + margin) / (1 + 2 * margin)  # the face box within
-    box = Detection(near * width, near * height, far * width, far * height, confidence=1.0)
+    # the crop may reach beyond a picture that was cut tightly: its edge goes on, instead of black
+    rim = round(_RIM * max(height, width))
+    picture = cv2.copyMakeBorder(picture, rim, rim, rim, rim, cv2.BORDER_REPLICATE)
+    left, right, top, bottom = near * width, far * width, near * height, far * height
+    box = Detection(left + rim, top + rim, right + rim, bottom + rim, confidence=1.0)
     return align_face(picture, box, size_px=size_px, margin=margin).image

@@ -12,7 +12,7 @@ MAP_SIZE = 14  # 14 -> 28 -> 56 -> 112 -> 224
 IMAGE_SIZE = 224
 
 #: A debug size.
-DEBUG_DECODER = FaceDecoderConfig(width=1 / 8, base_channels=32)
+DEBUG_DECODER = FaceDecoderConfig(kind="report", width=1 / 8, base_channels=32)
 
 
 class FaceDecoder(nn.Module):
@@ -70,3 +70,7 @@ class FaceDecoder(nn.Module):
         """Return the first layer's activations, `(batch, C * 14 * 14)`, which Speech2Face's loss compares."""
         unit = nn.functional.normalize(features, dim=1) * self.feature_dimension**0.5
         return self.project(unit)
+
+    def colour_bias(self) -> Tensor:
+        """Return the bias of the last layer as `(3, 1)`, to start training at a mean colour."""
+        return self.upsample[-2].bias[:, None]

@@ -34,14 +34,14 @@ def test_it_is_dlibs_own_descriptor_of_the_150_px_face(extractor, faces):
     model = dlib.face_recognition_model_v1(str(dlib_weights("dlib_face_recognition_resnet_model_v1.dat")))
     small = cv2.resize(faces[0], (150, 150), interpolation=cv2.INTER_AREA)
     expected = np.array(model.compute_face_descriptor(small))
-    np.testing.assert_allclose(extractor(faces[:1])[0], expected, atol=1e-6)
+    np.testing.assert_allclose(extractor(faces[:1])[0], expected, atol=1e-5)
 
 
 def test_a_batch_is_its_faces(extractor, faces):
     together = extractor(faces)
     assert together.shape == (3, extractor.dimension)
     assert together.dtype == np.float32
-    np.testing.assert_allclose(together[1:2], extractor(faces[1:2]), atol=1e-6)
+    np.testing.assert_allclose(together[1:2], extractor(faces[1:2]), atol=1e-5)
     assert extractor(faces[:0]).shape == (0, 128)
 
 

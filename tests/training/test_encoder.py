@@ -9,7 +9,6 @@ import torch
 from s2f_lib.config import LossName
 from s2f_lib.errors import ConfigError, MissingFileError
 from s2f_lib.preparation.shards import read_prepared
-from s2f_lib.training.decoder import render_faces, train_face_decoder
 from s2f_lib.training.encoder import predict_features, train_voice_encoder
 
 from .conftest import tiny_config
@@ -151,10 +150,3 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips):
 def test_speech2face_loss_needs_its_parts(tmp_path, clips):
     with pytest.raises(MissingFileError, match=r"features.weights is not set"):
         train_voice_encoder(clips, tiny_config(), loss="speech2face", out=tmp_path)
-
-
-def test_decoder_learns_the_colour(tmp_path, clips):
-    config = tiny_config(decoder_training__epochs=2, decoder_training__validation_share=0.2)
-    trained = train_face_decoder(clips, config, out=tmp_path)
-    assert trained.metrics["validation_loss"].iloc[-1] < 0.2
-    assert render_faces(trained.model, clips.features[:2]).shape == (2, 224, 224, 3)

@@ -1,0 +1,135 @@
+"""Both decoders trained on UTKFace and judged on its held-out faces: numbers alone, no picture is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from s2f_lib.config import StudyConfig
+from s2f_lib.evaluation.appearance import AppearanceJudge
+from s2f_lib.evaluation.decoders import judge_drawings
+from s2f_lib.features.base import make_extractor
+from s2f_lib.features.utkface import load_utkface
+from s2f_lib.models.voice_encoder import count_parameters
+from s2f_lib.training.decoder import render_faces, train_face_decoder
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("report", "residual")
+_FOR_SECOND_JUDGE = 2_000  # training faces that fit it
+
+
+@dataclass(frozen=True)
+class DecoderComparison:
+    """What came of a comparison.
+
+    Attributes
+    ----------
+    table
+        Of `decoders.judge_drawings`: a row a decoder and measure.
+    training
+        A row a decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
+    provenance
+        What it was made with and measured on; texts and numbers.
+    """
+
+    table: pd.DataFrame
+    training: pd.DataFrame
+    provenance: dict[str, Any]
+
+    def write(self, out: Path, *, environment: dict[str, str]) -> list[Path]:
+        """Write `out` (JSON: numbers, settings, machine) and two CSV files beside it; return the three."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tables = {"decoders": self.table, "training": self.training}
+        paths = [out]
+        for name, table in tables.items():
+            paths.append(out.with_name(f"{out.stem}_{name}.csv"))
+            table.to_csv(paths[-1], index=False, float_format="%.6g")
+        content = {
+            "provenance": self.provenance | {"environment": environment},
+            "decoders": self.table.to_dict("records"),
+        }
+        out.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
+        return paths
+
+
+def compare_decoders(
+    folder: Path,
+    config: StudyConfig,
+    *,
+    work: Path,
+    n_train: int,
+    n_gallery: int,
+    progress: Callable[..., Any] | None = None,
+) -> DecoderComparison:
+    """Train the report's decoder and the residual one on UTKFace, and judge both on its gallery.
+
+    Parameters
+    ----------
+    folder
+        UTKFace's pictures.
+    config
+        Features, decoders and their training.
+    work
+        Folder for features and models; what is in it is used again.
+    n_train, n_gallery
+        See `sources.utkface.split_utkface`.
+    progress
+        Called with (done, total, note).
+    """
+    started = time.perf_counter()
+    extractor = make_extractor(config.features)
+    sets = load_utkface(folder, extractor, cache=work / "faces", n_train=n_train, n_gallery=n_gallery)
+    logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
+    drawings, training, sizes = {}, [], {}
+    for place, kind in enumerate(KINDS):
+        if progress is not None:
+            progress(place, len(KINDS), f"training {kind}")
+        trained = train_face_decoder(
+            sets.train, config, out=work / f"decoder-{kind}", kind=kind, extractor=extractor
+        )
+        drawings[kind] = render_faces(trained.model, sets.test.features)
+        training.append(trained.metrics.assign(decoder=kind))
+        sizes[kind] = count_parameters(trained.model)
+    table = judge_drawings(
+        drawings,
+        sets.test.crops(),
+        extractor=extractor,
+        mean_features=sets.train.features.mean(axis=0),
+        second_judge=AppearanceJudge(sets.train.crops(range(min(_FOR_SECOND_JUDGE, len(sets.train))))),
+        config=config.evaluation,
+    )
+    curves = pd.concat(training, ignore_index=True)
+    minutes = curves.groupby("decoder", sort=False)["seconds"].sum() / 60
+    provenance = {
+        "measured_on": "UTKFace, aligned and cropped; numbers alone",
+        "files": len(sets.table) + len(sets.refused),
+        "refused": len(sets.refused),
+        "train": len(sets.train),
+        "gallery": len(sets.test),
+        "extractor": f"{extractor.name} {extractor.fingerprint}",
+        "train_digest": sets.train.digest,
+        "gallery_digest": sets.test.digest,
+        "parameters": sizes,
+        "training_min": {kind: round(float(minutes[kind]), 2) for kind in KINDS},
+        "decoder": config.decoder.model_dump(mode="json"),
+        "decoder_training": config.decoder_training.model_dump(mode="json", exclude={"utkface"}),
+        "wall_s": round(time.perf_counter() - started, 1),
+    }
+    return DecoderComparison(table, curves, provenance)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return the same with None in place of numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,86 @@
+"""Decoders judged: perfect and useless drawings have known scores."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from s2f_lib.config import EvaluationConfig
+from s2f_lib.errors import InputError
+from s2f_lib.evaluation.appearance import AppearanceJudge
+from s2f_lib.evaluation.decoders import judge_drawings, likeness, sharpness, wide
+
+CONFIG = EvaluationConfig(n_bootstrap=50)
+
+
+@pytest.fixture(scope="module")
+def faces() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    return np.stack([cv2.GaussianBlur(face, (0, 0), 2) for face in noise])
+
+
+def _pixels(pictures: np.ndarray) -> np.ndarray:
+    """Stand for an extractor: 8x8 pixels of grey."""
+    return np.stack(
+        [cv2.resize(p, (8, 8), interpolation=cv2.INTER_AREA).mean(axis=2).ravel() for p in pictures]
+    )
+
+
+def _judged(drawings, faces):
+    return judge_drawings(
+        drawings,
+        faces,
+        extractor=_pixels,
+        mean_features=_pixels(faces).mean(axis=0),
+        second_judge=AppearanceJudge(faces, components=10),
+        config=CONFIG,
+    )
+
+
+def test_perfect_and_useless_drawings(faces):
+    same_for_all = np.repeat(faces[:1], len(faces), axis=0)
+    table = wide(_judged({"perfect": faces, "one for all": same_for_all}, faces))
+    assert list(table.index) == ["perfect", "one for all"]
+    perfect, useless = table.loc["perfect"], table.loc["one for all"]
+    for measure in ("identity_cosine", "recall_1", "recall_10", "second_recall_1", "ssim", "sharpness"):
+        assert perfect[measure] == pytest.approx(1.0, abs=1e-6), measure
+    assert perfect["l1"] == 0
+    assert perfect["psnr_db"] == pytest.approx(100)  # capped
+    assert useless["recall_1"] == pytest.approx(1 / 20)  # face 0 alone
+    assert useless["second_recall_1"] == pytest.approx(1 / 20)
+    assert useless["recall_10"] == pytest.approx(10 / 20)
+
+
+def test_chance_is_k_over_the_gallery_and_intervals_hold_the_value(faces):
+    table = _judged({"blurred": np.stack([cv2.blur(face, (9, 9)) for face in faces])}, faces)
+    chance = table.set_index("measure")["chance"]
+    assert chance["recall_5"] == 5 / 20
+    assert chance["second_recall_10"] == 10 / 20
+    assert np.isnan(chance["ssim"])
+    assert (table["low"] <= table["value"] + 1e-12).all()
+    assert (table["value"] <= table["high"] + 1e-12).all()
+    assert table.set_index("measure").loc["sharpness", "value"] < 0.5
+
+
+def test_psnr_and_difference_by_hand():
+    first = np.full((1, 32, 32, 3), 100, np.uint8)
+    second = np.full((1, 32, 32, 3), 151, np.uint8)  # a fifth of the range away
+    found = likeness(first, second)
+    assert found["l1"][0] == pytest.approx(0.2, abs=1e-6)
+    assert found["psnr_db"][0] == pytest.approx(-20 * np.log10(0.2), abs=1e-4)
+
+
+def test_sharpness_of_one_bright_pixel():
+    face = np.zeros((1, 9, 9, 3), np.uint8)
+    face[0, 4, 4] = 10
+    # the Laplacian is -40 there, 10 at its four neighbours and 0 elsewhere: mean 0
+    assert sharpness(face)[0] == pytest.approx((40**2 + 4 * 10**2) / 81)
+
+
+def test_too_small_a_gallery_and_other_shapes_are_refused(faces):
+    with pytest.raises(InputError, match="gallery of 5 faces is too small"):
+        _judged({"a": faces[:5]}, faces[:5])
+    with pytest.raises(InputError, match="drawings of a are"):
+        _judged({"a": faces[:, ::2]}, faces)

@@ -1,0 +1,95 @@
+"""UTKFace's names, its refusals one by one, and its split."""
+
+from __future__ import annotations
+
+import pytest
+
+from s2f_lib.errors import InputError, MissingFileError
+from s2f_lib.sources.utkface import read_utkface, split_utkface
+
+
+def _folder(tmp_path, names):
+    for number, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture %d" % number)
+    return tmp_path
+
+
+def _many(tmp_path, count):
+    return _folder(
+        tmp_path, [f"{age % 90}_{age % 2}_{age % 5}_{20170101000000000 + age}.jpg" for age in range(count)]
+    )
+
+
+def test_both_forms_of_names_are_read(tmp_path):
+    names = ["25_0_2_20170116174525125.jpg", "part1/100_1_0_20170112213500903.jpg.chip.jpg"]
+    faces = read_utkface(_folder(tmp_path, names)).faces
+    assert [(face.age_years, face.gender, face.race) for face in faces] == [
+        (25, "male", "Asian"),
+        (100, "female", "White"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "found"),
+    [
+        ("61_1_20170109142408075.jpg.chip.jpg", "name", "2 of the 3 parts"),  # a real one: no race
+        ("39_1_20170116174525125.jpg", "name", "2 of the 3 parts"),
+        ("portrait.jpg", "name", "no such parts"),
+        ("5_0_0_1_20170116174525125.jpg", "name", "4 of the 3 parts"),
+        ("25_0_2_2017.jpg", "name", "no such parts"),
+        ("117_0_2_20170116174525125.jpg", "age", "0 to 116, found 117"),
+        ("25_3_2_20170116174525125.jpg", "gender", "found 3"),
+        ("25_1_5_20170116174525125.jpg", "race", "found 5"),
+    ],
+)
+def test_malformed_names_are_refused_one_by_one(tmp_path, name, reason, found):
+    read = read_utkface(_folder(tmp_path, [name, "25_0_2_20170116174525125.jpg.chip.jpg"]))
+    assert len(read.faces) == 1
+    assert read.refusals() == {reason: 1}
+    assert read.refused[0].name == name
+    assert found in read.refused[0].detail
+
+
+def test_a_copy_is_refused_and_named(tmp_path):
+    first, second = "25_0_2_20170116174525125.jpg", "26_0_2_20170116174525126.jpg"
+    folder = _folder(tmp_path, [first])
+    (folder / second).write_bytes((folder / first).read_bytes())
+    read = read_utkface(folder)
+    assert read.refusals() == {"copy": 1}
+    assert first in read.refused[0].detail
+
+
+def test_a_folder_without_faces_is_refused(tmp_path):
+    with pytest.raises(MissingFileError, match="no folder"):
+        read_utkface(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"1 pictures have other names.*expected \[age\]"):
+        read_utkface(_folder(tmp_path, ["me.jpg"]))
+
+
+def test_split_hangs_on_content_alone_and_more_training_moves_no_face(tmp_path):
+    faces = read_utkface(_many(tmp_path, 60)).faces
+    small, large = (
+        split_utkface(faces, n_train=20, n_gallery=15),
+        split_utkface(faces, n_train=45, n_gallery=15),
+    )
+    assert small["split"].value_counts().to_dict() == {"": 25, "train": 20, "test": 15}
+    assert set(small.loc[small.split == "test", "name"]) == set(large.loc[large.split == "test", "name"])
+    assert set(small.loc[small.split == "train", "name"]) <= set(large.loc[large.split == "train", "name"])
+    shuffled = split_utkface(faces[::-1], n_train=20, n_gallery=15).iloc[::-1].reset_index(drop=True)
+    assert shuffled.equals(small)
+
+
+def test_too_few_faces_for_the_gallery(tmp_path):
+    with pytest.raises(InputError, match="too few for a gallery of 15"):
+        split_utkface(read_utkface(_many(tmp_path, 16)).faces, n_gallery=15)
+
+
+def test_the_real_excerpt(shared_data):
+    read = read_utkface(shared_data / "utkface")
+    assert len(read.faces) + len(read.refused) == 6300
+    table = split_utkface(read.faces)
+    assert (table["split"] == "test").sum() == 400
+    assert 0 <= table["age_years"].min() < 5
+    assert table["age_years"].max() <= 116
