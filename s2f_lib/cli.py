@@ -19,6 +19,7 @@ from rich.table import Table
 from s2f_lib import __version__, paths
 from s2f_lib.cli_common import ParameterOption, console, parse_parameters, progress_bar
 from s2f_lib.cli_faces import faces
+from s2f_lib.cli_pairs import pairs
 from s2f_lib.cli_prepare import prepare
 from s2f_lib.cli_weights import train_vgg_face, weights_app
 from s2f_lib.errors import InputError, StudyError
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 app.command()(prepare)
+app.command()(pairs)
 app.command()(faces)
 app.command("train-vgg-face")(train_vgg_face)
 

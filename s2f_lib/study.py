@@ -217,10 +217,26 @@ class Study:
         media_independent = config.preparation.model_copy(update={"workers": 0})
         digests = (config.source.digest(6), media_independent.digest(6), config.features.digest(6))
         folder = paths.data_dir() / f"prepared-{'-'.join(digests)}"
+        if config.source.kind == "pairs":
+            return folder, self._prepare_pairs(folder)
         clips = self._listed_clips()
         with _lock(folder):
             summary = prepare(config, clips, folder, progress=_log_progress("clips prepared"))
         return folder, summary
+
+    def _prepare_pairs(self, folder: Path) -> PreparationSummary:
+        from s2f_lib.pair_study import root_of, splits_of
+        from s2f_lib.preparation.pair_shards import prepare_pairs
+        from s2f_lib.sources.pairs import find_pairs
+
+        found = find_pairs(root_of(self.config), voxceleb=self.config.source.pairs.voxceleb)
+        split = splits_of(self.config, found.pairs, found)[0]
+        rows = {"train": split.train, "test": split.test}
+        split_of = {found.pairs[row].clip_id: side for side, chosen in rows.items() for row in chosen}
+        with _lock(folder):
+            return prepare_pairs(
+                self.config, found, split_of, folder, progress=_log_progress("pairs prepared")
+            )
 
     def _listed_clips(self) -> Iterator[ClipRef | BadRow]:
         from s2f_lib.sources.avspeech import load_clips

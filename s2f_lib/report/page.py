@@ -62,7 +62,11 @@ class Page:
         """
         log_to_output(logging.INFO)
         page = cls(Study.open(profile, run_dir=run_dir, settings=settings), name)
-        kinds = {"synthetic": "synthetic people", "avspeech": "AVSpeech clips"}
+        kinds = {
+            "synthetic": "synthetic people",
+            "avspeech": "AVSpeech clips",
+            "pairs": "Speech2Face's public pairs",
+        }
         kind = page.study.config.source.kind
         page.numbers(profile=page.study.config.profile, source=kinds.get(kind, kind))
         return page

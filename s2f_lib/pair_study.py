@@ -1,0 +1,117 @@
+"""The whole of `s2f pairs`: from settings to results, for the command line and for chapter 08."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from s2f_lib import __version__, paths
+from s2f_lib.config import StudyConfig
+from s2f_lib.errors import ConfigError
+from s2f_lib.evaluation.pair_data import Progress, load_pair_data
+from s2f_lib.evaluation.pair_systems import SYSTEMS
+from s2f_lib.evaluation.pairs import evaluate_pairs
+from s2f_lib.sources.pair_splits import PairSplit, draw_splits, read_pair_split
+from s2f_lib.sources.pairs import FoundPairs, Pair, find_pairs, find_root
+
+
+def run_pairs(
+    config: StudyConfig,
+    *,
+    systems: Sequence[str] = SYSTEMS,
+    control: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Find, describe, split, train, test.
+
+    Parameters
+    ----------
+    config
+        `source.pairs` says which pairs and splits; the rest is of the report's encoder.
+    systems, control
+        As `evaluation.pairs.evaluate_pairs`.
+    progress
+        Called with (done, of all, what is being done).
+
+    Returns
+    -------
+    dict
+        As `evaluate_pairs`, with "data" (pairs used and left out) and "provenance".  Clip ids stand
+        under "data" alone, where something is missing.
+
+    Raises
+    ------
+    InputError
+        Folder, split or pairs cannot be used.
+    """
+    source = config.source.pairs
+    found = find_pairs(root_of(config), voxceleb=source.voxceleb)
+    if source.split is not None:  # a wrong split is told before anything is read
+        read_pair_split(source.split, found.pairs, known=known_ids(config, found))
+    cache = paths.data_dir() / "embeddings"
+    data, left_out = load_pair_data(found, cache=cache, progress=progress)
+    splits = splits_of(config, data.pairs, found)
+    results = evaluate_pairs(
+        data,
+        splits,
+        config,
+        models=paths.data_dir() / "pair-models",
+        systems=systems,
+        control=control,
+        progress=progress,
+    )
+    names = sorted({pair.set_name for pair in data.pairs})
+    return results | {
+        "data": {
+            "pairs": {name: sum(pair.set_name == name for pair in data.pairs) for name in names},
+            "videos_or_persons": len(set(data.groups.tolist())),
+            "faces_without_detection": int((~data.faces.found).sum()),
+            "left_out": left_out,
+        },
+        "provenance": _provenance(config),
+    }
+
+
+def splits_of(config: StudyConfig, pairs: Sequence[Pair], found: FoundPairs) -> list[PairSplit]:
+    """Return the stored split, or those that are drawn."""
+    source = config.source.pairs
+    if source.split is not None:
+        return [read_pair_split(source.split, pairs, known=known_ids(config, found))]
+    return draw_splits(pairs, n_splits=source.n_splits, test_share=source.test_share, seed=source.seed)
+
+
+def known_ids(config: StudyConfig, found: FoundPairs) -> list[str]:
+    """Return the clip ids that a split may name though they are not used."""
+    ids = [pair.clip_id for pair in found.pairs] + list(found.missing)
+    root = find_root(root_of(config))
+    if not config.source.pairs.voxceleb and (root / "voxceleb").is_dir():
+        both = find_pairs(root, voxceleb=True)
+        ids += [pair.clip_id for pair in both.pairs] + list(both.missing)
+    return ids
+
+
+def root_of(config: StudyConfig) -> Path:
+    """Return the folder of the pairs, which has to be set."""
+    root = config.source.pairs.root
+    if root is None:
+        raise ConfigError(
+            "source.pairs.root is not set: say where the pairs are, for example "
+            "-p source.pairs.root=speech2face.github.io"
+        )
+    return root
+
+
+def _provenance(config: StudyConfig) -> dict[str, Any]:
+    """Return what the numbers were made with; no path and no host."""
+    from s2f_lib.report.provenance import environment
+
+    source = config.source.pairs
+    drawn = {"n_splits": source.n_splits, "test_share": source.test_share, "seed": source.seed}
+    return {
+        "s2f_lib": __version__,
+        "profile": config.profile,
+        "split": "stored" if source.split is not None else drawn,
+        "seeds": {"encoder": config.training.seed, "intervals": config.evaluation.seed},
+        "environment": environment(),
+    }
