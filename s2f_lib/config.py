@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -174,10 +174,11 @@ class VoiceEncoderConfig(Settings):
     width: float = Field(1.0, gt=0)  # multiplies the channels of all convolutions
     hidden: int = Field(4096, ge=1)  # units of the first fully connected layer
     frequency_bins: int = Field(9, ge=1)  # N: 9 is nearest the report's count, 57 is Speech2Face's
+    face_axes: bool = False  # count the output along the training faces' principal axes; no more to train
 
 
 class FaceDecoderConfig(Settings):
-    """Features to a 14x14 map, four transposed convolutions, 224x224 (report, "Decoder")."""
+    """Features to a 224x224 face: the report's decoder, or one with residual upsampling beside it."""
 
     kind: DecoderKind = "residual"  # that the chapters after 04 use
     width: float = Field(1.0, gt=0)  # report: multiplies the channels
@@ -224,8 +225,8 @@ class LoopConfig(Settings):
             "checkpoint_every_s",
             "keep_checkpoints",
             "tensorboard",
-        }
             "utkface",  # where the folder lies; what is in it is in the digest of its faces
+        }
         text = json.dumps(self.model_dump(mode="json", exclude=bookkeeping), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -282,7 +283,16 @@ class EvaluationConfig(Settings):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_examples: int = Field(5, ge=1)  # rows of a figure
     top_k: int = Field(5, ge=1)  # faces retrieved for each
+    windows: int = Field(1, ge=1)  # of the spectrogram's length, spread over a clip; predictions are averaged
     seed: int = Field(0, ge=0)
+
+
+class ControlsConfig(Settings):
+    """Controls and ceilings: encoders trained once more, on what should change the result."""
+
+    rhos: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.3, 0.6, 0.9)  # same faces, other voices
+    clip_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)  # the learning curve
+    loss: LossName | None = None  # None: training.main_loss
 
 
 class StudyConfig(Settings):
@@ -298,6 +308,7 @@ class StudyConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     decoder_training: DecoderTrainingConfig = DecoderTrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    controls: ControlsConfig = ControlsConfig()
 
     @model_validator(mode="after")
     def _same_sample_rate(self) -> StudyConfig:

@@ -7,8 +7,10 @@ folder.  A step that was interrupted goes on where it was.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -153,12 +155,79 @@ class Study:
 
     def features(self, split: str, loss: LossName | None = None) -> FeaturePairs:
         """Return true and predicted features of a split's clips."""
+        return self.predicted(self.encoder(loss), self.split(split))
+
+    def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> FeaturePairs:
+        """Return true and predicted features of any clips."""
         from s2f_lib.evaluation.tables import FeaturePairs
         from s2f_lib.training.encoder import predict_features
 
-        clips = self.split(split)
-        predicted = predict_features(self.encoder(loss).model, clips.audio, self.config.spectrogram)
+        windows = self.config.evaluation.windows
+        predicted = predict_features(encoder.model, clips.audio, self.config.spectrogram, windows=windows)
         return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted)
+
+    def recorded(
+        self, split: str, *, rho: float | None = None, take: int = 0, accent: str | None = None
+    ) -> PreparedClips:
+        """Return a split of a generated world with its voices recorded anew, and kept on disk.
+
+        Parameters
+        ----------
+        rho, take, accent
+            As `sources.synthetic.recordings.record_people` takes them.
+
+        Raises
+        ------
+        ConfigError
+            The clips are not generated ones.
+        """
+        from s2f_lib.sources.synthetic.recordings import record_people
+
+        if self.config.source.kind != "synthetic":
+            raise ConfigError(f"source.kind is {self.config.source.kind!r}: only generated people speak anew")
+        clips, world = self.split(split), self.config.source.synthetic
+        key = json.dumps([world.digest(), clips.clip_ids, clips.audio.shape, rho, take, accent])
+        path = paths.data_dir() / f"recordings-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
+        with _lock(path):
+            if not path.is_file():
+                rate_hz = self.config.preparation.sample_rate_hz
+                audio = record_people(
+                    world,
+                    clips.clip_ids,
+                    rho=rho,
+                    take=take,
+                    accent=accent,
+                    sample_rate_hz=rate_hz,
+                    audio_s=clips.audio.shape[1] / rate_hz,
+                    workers=self.config.preparation.workers,
+                )
+                partial = path.with_suffix(".part.npy")
+                np.save(partial, audio)
+                partial.replace(path)
+        return dataclasses.replace(clips, audio=np.load(path))
+
+    def control_encoder(
+        self, clips: PreparedClips | None, *, name: str, epochs_times: float = 1.0
+    ) -> TrainedEncoder:
+        """Return an encoder trained on other clips, otherwise as the main one; None: the main one.
+
+        Parameters
+        ----------
+        name
+            Of its folder.
+        epochs_times
+            Factor on the epochs, so that fewer clips get as many steps.
+        """
+        from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
+
+        loss = self.config.controls.loss or self.config.training.main_loss
+        if clips is None:
+            return self.encoder(loss)
+        epochs = max(1, round(self.config.training.epochs * epochs_times))
+        training = self.config.training.model_copy(update={"epochs": epochs})
+        config = self.config.model_copy(update={"training": training})
+        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
+        return train_voice_encoder(clips, config, loss=loss, out=self._model_dir(f"control-{name}", digest))
 
     def triptychs(self, split: str = "test") -> Triptychs:
         """Return originals, renderings from the true and renderings from the predicted features."""

@@ -153,6 +153,31 @@ def measured_beside_chance(table: pd.DataFrame, *, x_label: str, percent: bool =
         return figure
 
 
+def lines_with_intervals(table: pd.DataFrame, *, x: str, x_label: str, y_label: str) -> Figure:
+    """Draw shares over a number, a line a name, with intervals, and chance below.
+
+    Parameters
+    ----------
+    table
+        Columns `x`, value, low, high, chance, and name where there are several lines.
+    x
+        The column along the axis.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.2))
+        axis = figure.subplots()
+        named = table if "name" in table else table.assign(name="this run")
+        for place, (name, rows) in enumerate(named.groupby("name", sort=False)):
+            errors = np.abs([rows["value"] - rows["low"], rows["high"] - rows["value"]])
+            style = {"marker": _MARKERS[place % 6], "ls": ("-", "--", "-.")[place % 3], "capsize": 3}
+            axis.errorbar(rows[x], rows["value"], yerr=errors, color=PALETTE[place], label=name, **style)
+        axis.plot(named[x], named["chance"], color="black", ls=":", lw=1.2, label="chance")
+        axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        figure.legend(loc="outside upper right", ncols=4)
+        return figure
+
+
 def bars(table: pd.DataFrame, *, label: str, value: str, x_label: str) -> Figure:
     """Draw a bar a row, with its number at its end."""
     with rc_context(_STYLE):

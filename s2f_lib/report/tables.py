@@ -146,6 +146,18 @@ def recall_of_losses(recall: pd.DataFrame, *, measure: str, k: int) -> pd.DataFr
     return chosen.assign(label=labels)[["label", "value", "low", "high", "chance"]].reset_index(drop=True)
 
 
+def with_interval(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
+    """Return a table whose value, low and high are one column, "recall", before chance and p-value."""
+    recall = [
+        format(Interval(row.value, row.low, row.high), f".{digits}f") for row in table.itertuples(index=False)
+    ]
+    others = table.drop(columns=["value", "low", "high", "chance", "n", "p_value"], errors="ignore")
+    shown = others.assign(recall=recall, chance=table["chance"].to_numpy())
+    if "p_value" in table:
+        shown["p-value"] = table["p_value"].to_numpy()
+    return shown
+
+
 def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> float:
     """Return the one number of a table's row that `where` names, for the prose."""
     chosen = table

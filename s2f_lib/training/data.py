@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -103,7 +103,21 @@ def validation_mask(video_ids: Sequence[str], *, share: float, seed: int) -> np.
 def mean_direction(features: np.ndarray, rows: np.ndarray, *, chunk: int = 4096) -> np.ndarray:
     """Return the mean of the unit features at `rows`, `(dimension,)` float32, a chunk in memory at a time."""
     total = np.zeros(features.shape[1])
+    for some in _directions(features, rows, chunk):
+        total += some.sum(axis=0)
+    return (total / max(1, len(rows))).astype(np.float32)
+
+
+def covariance_of_directions(features: np.ndarray, rows: np.ndarray, *, chunk: int = 4096) -> np.ndarray:
+    """Return the covariance of the unit features at `rows`, `(dimension, dimension)` float64."""
+    mean = mean_direction(features, rows, chunk=chunk).astype(np.float64)
+    total = np.zeros((features.shape[1], features.shape[1]))
+    for some in _directions(features, rows, chunk):
+        total += (some - mean).T @ (some - mean)
+    return total / max(1, len(rows))
+
+
+def _directions(features: np.ndarray, rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), chunk):
         some = np.asarray(features[rows[start : start + chunk]], dtype=np.float64)
-        total += (some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)).sum(axis=0)
-    return (total / max(1, len(rows))).astype(np.float32)
+        yield some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from s2f_lib.config import LossName, SpectrogramConfig, StudyConfig
 from s2f_lib.errors import TrainingError
@@ -21,7 +21,12 @@ from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.preparation.spectrogram import complex_spectrogram
 from s2f_lib.training import checkpoint
 from s2f_lib.training.augment import augment_audio, clip_keys, epoch_keys, mask_spectrogram
-from s2f_lib.training.data import PairedArrays, mean_direction, validation_mask
+from s2f_lib.training.data import (
+    PairedArrays,
+    covariance_of_directions,
+    mean_direction,
+    validation_mask,
+)
 from s2f_lib.training.distributed import gather
 from s2f_lib.training.loop import Augment, Progress, Task, fit
 from s2f_lib.training.losses import OVER_BATCH, make_loss
@@ -142,7 +147,7 @@ def predict_features(
     spectrogram: SpectrogramConfig,
     *,
     batch_size: int = 64,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    windows: int = 1,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict face features from voices.
@@ -153,8 +158,9 @@ def predict_features(
         A `VoiceEncoder`, or one wrapped for several processes.
     audio
         `(n, samples)` int16 at the spectrogram's sample rate, in memory or mapped from disk.
-    transform
-        Applied to each batch of audio first, for controls.
+    windows
+        Parts of the spectrogram's length, spread evenly over each clip: the mean of their
+        predicted directions is returned.  1: the clip's start alone, as Speech2Face does.
     rows
         `(m,)` int, which clips; all by default.
 
@@ -164,16 +170,20 @@ def predict_features(
         `(n, dimension)` float32, not normalised.
     """
     rows = np.arange(len(audio)) if rows is None else rows
+    spare = max(0, audio.shape[1] - spectrogram.n_samples)
+    starts = np.linspace(0, spare, windows).round().astype(int) if windows > 1 and spare else [0]
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     predicted = []
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            batch = torch.from_numpy(audio[rows[start : start + batch_size]]).to(device)
-            if transform is not None:
-                batch = transform(batch)
-            predicted.append(model(complex_spectrogram(batch, spectrogram)).float().cpu())
+        for first in range(0, len(rows), batch_size):
+            batch = torch.from_numpy(audio[rows[first : first + batch_size]]).to(device)
+            parts = [
+                model(complex_spectrogram(batch[:, start:], spectrogram)).float().cpu() for start in starts
+            ]
+            mean = torch.stack([normalize(part, dim=1) for part in parts]).mean(dim=0)
+            predicted.append(parts[0] if len(parts) == 1 else mean)
     model.train(was_training)
     return torch.cat(predicted).numpy()
 
@@ -197,10 +207,15 @@ def _to_spectrogram(config: StudyConfig, clip_ids: list[str]) -> Augment:
 
 
 def _start_at_mean(model: VoiceEncoder, features: np.ndarray, rows: np.ndarray) -> None:
-    """Set the last bias to the mean direction of the faces.
+    """Let the encoder start from the mean direction of the faces.
 
     Face descriptors share a large mean; starting there leaves the encoder to
-    learn what tells people apart.  It changes no layer and no loss.
+    learn what tells people apart.  It changes no trained layer and no loss.
     """
+    mean = torch.from_numpy(mean_direction(features, rows))
     with torch.no_grad():
-        model.head[-1].bias.copy_(torch.from_numpy(mean_direction(features, rows)))
+        if model.face_axes is not None:
+            model.face_axes.fit(mean, torch.from_numpy(covariance_of_directions(features, rows)))
+            model.head[-1].bias.zero_()
+        else:
+            model.head[-1].bias.copy_(mean)

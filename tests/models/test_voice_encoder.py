@@ -79,3 +79,18 @@ def test_smallest_spectrogram():
 def test_more_bins_than_the_map_has_are_refused():
     with pytest.raises(ConfigError, match=r"frequency_bins is 57, .* leaves 25 bins: choose at most 25"):
         VoiceEncoder(SPEECH2FACE_ENCODER, feature_dimension=8, spectrogram=SHORT)
+
+
+def test_face_axes_add_nothing_to_train_and_follow_the_faces_spread():
+    plain = VoiceEncoder(DEBUG_ENCODER, feature_dimension=3, spectrogram=SHORT)
+    config = DEBUG_ENCODER.model_copy(update={"face_axes": True})
+    encoder = VoiceEncoder(config, feature_dimension=3, spectrogram=SHORT)
+    assert count_parameters(encoder) == count_parameters(plain)
+    # variances 16, 1 and 0, of mean 17/3: lengths are (variance * mean)^(1/4)
+    encoder.face_axes.fit(torch.tensor([0.0, 0.0, 5.0]), torch.diag(torch.tensor([16.0, 1.0, 0.0])))
+    moved = encoder.face_axes(torch.eye(3)) - torch.tensor([0.0, 0.0, 5.0])
+    lengths = sorted(moved.norm(dim=1).tolist())
+    assert lengths == pytest.approx([0.0, (17 / 3) ** 0.25, (16 * 17 / 3) ** 0.25], abs=1e-5)
+    # another file of weights brings its own axes along
+    state = encoder.state_dict()
+    assert {"face_axes.mean", "face_axes.axes"} <= set(state)

@@ -150,3 +150,34 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips):
 def test_speech2face_loss_needs_its_parts(tmp_path, clips):
     with pytest.raises(MissingFileError, match=r"features.weights is not set"):
         train_voice_encoder(clips, tiny_config(), loss="speech2face", out=tmp_path)
+
+
+def test_face_axes_start_at_the_mean_and_train(tmp_path, clips):
+    config = tiny_config(encoder__face_axes=True, training__epochs=6)
+    trained = train_voice_encoder(clips, config, loss="info_nce", out=tmp_path)
+    assert trained.metrics["train_loss"].iloc[-1] < trained.metrics["train_loss"].iloc[0]
+    again = train_voice_encoder(clips, config, loss="info_nce", out=tmp_path)  # loaded, axes and all
+    settings = config.spectrogram
+    np.testing.assert_array_equal(
+        predict_features(again.model, clips.audio, settings),
+        predict_features(trained.model, clips.audio, settings),
+    )
+    unit = clips.features / np.linalg.norm(clips.features, axis=1, keepdims=True)
+    mean = again.model.face_axes.mean.numpy()
+    assert mean @ unit.mean(axis=0) / np.linalg.norm(mean) / np.linalg.norm(unit.mean(axis=0)) > 0.99
+
+
+def test_windows_are_averaged_over_the_clip(clips):
+    from s2f_lib.models.voice_encoder import VoiceEncoder
+
+    config = tiny_config()
+    torch.manual_seed(0)
+    model = VoiceEncoder(config.encoder, feature_dimension=8, spectrogram=config.spectrogram)
+    n = config.spectrogram.n_samples
+    spare = clips.audio.shape[1] - n
+    one = [predict_features(model, clips.audio[:, start:], config.spectrogram) for start in (0, spare)]
+    one = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in one]
+    both = predict_features(model, clips.audio, config.spectrogram, windows=2)
+    np.testing.assert_allclose(both, (one[0] + one[1]) / 2, atol=1e-6)
+    exact = predict_features(model, clips.audio[:, :n], config.spectrogram, windows=2)  # nothing to spare
+    np.testing.assert_allclose(exact, predict_features(model, clips.audio, config.spectrogram), atol=1e-6)

@@ -1,0 +1,216 @@
+"""Controls and ceilings: runs whose outcome is known beforehand, and what bounds the rest.
+
+All retrieval here is by the cosine similarity after the mean training face was
+taken off both sides: faces have much in common, which says nothing of a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import RidgeCV
+
+from s2f_lib.config import EvaluationConfig, StudyConfig
+from s2f_lib.evaluation.distances import unit
+from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
+from s2f_lib.evaluation.statistics import permutation_test_against_chance, recall_interval
+from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.preparation.shards import PreparedClips
+from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+from s2f_lib.study import Study
+
+#: A language that no person of the generated world speaks.
+FOREIGN_ACCENT = "fr"
+
+
+def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
+    """Return recall against how much a voice can tell of a face, with what bounds it.
+
+    Each `rho` is a world of the same faces with other voices, and an encoder trained anew.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns rho, name ("encoder", "voice latents", "likelihood"), value, low, high,
+        chance, n, and p_value (of the encoder, by permutation).  "voice latents" is a
+        ridge regression from the voice's true latents to the face features, fitted on the same
+        training people: what is left when hearing is perfect.  "likelihood" ranks the faces'
+        true latents by the voice's: nobody does better.
+    """
+    world = study.config.source.synthetic
+    train, test = study.split("train"), study.split("test")
+    rows = []
+    for rho in study.config.controls.rhos:
+        name = f"rho-{rho:g}"
+        # the world's own clips are there, and so is their encoder
+        own = rho == world.rho
+        heard = test if own else study.recorded("test", rho=rho)
+        encoder = study.control_encoder(None if own else study.recorded("train", rho=rho), name=name)
+        table = draw_population(world.model_copy(update={"rho": rho})).table().set_index("clip_id")
+        fitted_on, asked = table.loc[train.clip_ids], table.loc[test.clip_ids]
+        similarities = {
+            "encoder": similarity_without_mean(study.predicted(encoder, heard), train.features),
+            "voice latents": _from_latents(fitted_on, train, asked, test),
+            "likelihood": log_likelihood(asked, asked, rho=rho),
+        }
+        for system, similarity in similarities.items():
+            row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def broken_links(study: Study, *, k: int) -> pd.DataFrame:
+    """Return recall where it has to be chance: voices that say nothing of the face they are asked for.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns label, value, low, high, chance, n, p_value.
+    """
+    train, test = study.split("train"), study.split("test")
+    rng = np.random.default_rng(study.config.evaluation.seed)
+    shuffled = replace(train, features=train.features[rng.permutation(len(train))])
+    encoder = study.control_encoder(None, name="as it is")
+    trained_on_wrong = study.control_encoder(shuffled, name="shuffled-pairs")
+    cases = {
+        "as it is": study.predicted(encoder, test),
+        "trained on shuffled pairs": study.predicted(trained_on_wrong, test),
+        "noise in place of the voice": study.predicted(encoder, replace(test, audio=noise_like(test.audio))),
+        "another test person's voice": study.predicted(
+            encoder, replace(test, audio=np.roll(test.audio, 1, axis=0))
+        ),
+    }
+    return pd.DataFrame(list(_labelled(cases, train, study.config.evaluation, k)))
+
+
+def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
+    """Return recall on the test people over the number of training clips, at equal numbers of steps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns n_clips, value, low, high, chance, n, p_value.
+    """
+    train, test = study.split("train"), study.split("test")
+    rows = []
+    for share in sorted(study.config.controls.clip_shares):
+        n_clips = round(share * len(train))
+        # the first of the list: people are drawn one by one, so any part of them is a fair one
+        part = None if share == 1 else train.subset(np.arange(n_clips))
+        encoder = study.control_encoder(part, name=f"clips-{n_clips}", epochs_times=1 / share)
+        similarity = similarity_without_mean(study.predicted(encoder, test), train.features)
+        rows.append({"n_clips": n_clips} | recall_row(similarity, k, study.config.evaluation))
+    return pd.DataFrame(rows)
+
+
+def other_speech(study: Study, *, k: int) -> pd.DataFrame:
+    """Return recall when the same people say something else, or speak with a foreign accent.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns label, value, low, high, chance, n, p_value.
+    """
+    train = study.split("train")
+    encoder = study.control_encoder(None, name="as it is")
+    cases = {
+        "the clip": study.split("test"),
+        "the clip's sentences, recorded without a film": study.recorded("test"),
+        "other sentences": study.recorded("test", take=1),
+        "other sentences, foreign accent": study.recorded("test", take=1, accent=FOREIGN_ACCENT),
+    }
+    pairs = {label: study.predicted(encoder, clips) for label, clips in cases.items()}
+    return pd.DataFrame(list(_labelled(pairs, train, study.config.evaluation, k)))
+
+
+def count_trained(config: StudyConfig) -> int:
+    """Return how many encoders the controls train, the main one not counted."""
+    rhos = set(config.controls.rhos) - {config.source.synthetic.rho}
+    return len(rhos) + 1 + len(set(config.controls.clip_shares) - {1.0})
+
+
+def in_words(p_value: float, *, level: float = 0.05) -> str:
+    """Return what a test against chance says, as a phrase."""
+    return "above chance" if p_value < level else "not told apart from chance"
+
+
+def similarity_without_mean(pairs: FeaturePairs, training_faces: np.ndarray) -> np.ndarray:
+    """Return the cosine of each prediction with each true face, both less the mean training direction.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n, n)` float64, row i's true face in column i.
+    """
+    mean = unit(training_faces).mean(axis=0)
+    return similarity_matrix(unit(pairs.predicted) - mean, unit(pairs.true) - mean, "cosine")
+
+
+def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
+    """Return recall at k with interval, chance, n, and the p-value against chance by permutation."""
+    ranks = true_ranks(similarity)
+    interval = recall_interval(
+        ranks, k, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+    )
+    test = _recall_statistic(k)
+    _, p_value = permutation_test_against_chance(similarity, test, seed=config.seed)
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "chance": chance_recall(k, len(ranks)),
+        "n": len(ranks),
+        "p_value": p_value,
+    }
+
+
+def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Return white noise as loud as each clip.
+
+    Parameters
+    ----------
+    audio
+        `(n, samples)` int16.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n, samples)` int16.
+    """
+    rng = np.random.default_rng(seed)
+    noise = np.empty_like(audio)
+    for row, clip in enumerate(audio):  # a clip at a time: float64 is four times the bytes
+        level = np.sqrt(np.mean(clip.astype(np.float64) ** 2))
+        noise[row] = np.clip(rng.normal(0, level, clip.shape), -32_768, 32_767).astype(np.int16)
+    return noise
+
+
+def _labelled(
+    cases: dict[str, FeaturePairs], train: PreparedClips, config: EvaluationConfig, k: int
+) -> Iterator[dict[str, float | str]]:
+    for label, pairs in cases.items():
+        yield {"label": label} | recall_row(similarity_without_mean(pairs, train.features), k, config)
+
+
+def _from_latents(
+    fitted_on: pd.DataFrame, train: PreparedClips, asked: pd.DataFrame, test: PreparedClips
+) -> np.ndarray:
+    model = RidgeCV(np.logspace(-3, 3, 13)).fit(_voice_columns(fitted_on), unit(train.features))
+    predicted = model.predict(_voice_columns(asked))
+    mean = unit(train.features).mean(axis=0)
+    return similarity_matrix(predicted - mean, unit(test.features) - mean, "cosine")
+
+
+def _voice_columns(table: pd.DataFrame) -> np.ndarray:
+    """Return the voice's shared latents as numbers, with squares and what differs by gender."""
+    classes = pd.get_dummies(table[["voice_gender", "voice_group"]].astype(str)).to_numpy(float)
+    numbers = table[["voice_age_z", "voice_body"]].to_numpy(float)
+    by_gender = classes[:, :1] * numbers
+    return np.hstack([classes, numbers, numbers**2, by_gender])
+
+
+def _recall_statistic(k: int) -> Callable[[np.ndarray], float]:
+    return lambda ranks: float(np.mean(ranks <= k))
