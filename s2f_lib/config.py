@@ -122,7 +122,7 @@ class PreparationConfig(Settings):
     frame_positions: tuple[float, ...] = (0.25, 0.5, 0.75)  # frames looked at, as shares of the clip
     detection_width_px: int = Field(640, ge=80)  # frames are scaled to this width for the detector
     detection_threshold: float = 0.0  # dlib's own threshold on its confidence
-    detector: Literal["dlib", "torch"] = "dlib"
+    detector: Literal["dlib", "torch"] = "torch"  # the same network: dlib itself is the slow reference
     faces: Literal["one", "at-xy"] = "one"  # exactly one face, or the one nearest the CSV's x, y
     min_face_px: int = Field(32, ge=1)  # of the file's own pixels; a smaller face would be all blur
     crop_px: int = Field(224, ge=64)  # VGG-Face's input

@@ -66,7 +66,7 @@ def test_synth_then_prepare(tmp_path):
     assert made.returncode == 0, made.stderr
     arguments = ["--csv", tmp_path / "clips/clips.csv", "--media", tmp_path / "clips/media"]
     arguments += ["--splits", tmp_path / "clips/splits.csv", "--out", tmp_path / "prepared"]
-    arguments += ["-p", "preparation.detection_width_px=240"]
+    arguments += ["-p", "preparation.detection_width_px=240", "-p", "preparation.detector=dlib"]
     prepared = s2f("prepare", *arguments)
     assert prepared.returncode == 0, prepared.stderr
     clips = read_prepared(tmp_path / "prepared")
@@ -77,8 +77,7 @@ def test_synth_then_prepare(tmp_path):
 def test_real_clips_are_prepared_and_two_are_refused(shared_data, tmp_path):
     clips = shared_data / "clips"
     arguments = ["--source", "avspeech", "--csv", clips / "avspeech_clips.csv", "--media", clips]
-    # the torch port of the detector: tests/preparation runs the same clips through dlib itself
-    result = s2f("prepare", *arguments, "--out", tmp_path / "out", "-p", "preparation.detector=torch")
+    result = s2f("prepare", *arguments, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "two_faces_1" in result.stdout
     assert "several-faces" in result.stdout
