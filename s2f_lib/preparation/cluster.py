@@ -157,7 +157,6 @@ def _study_error(error: Exception) -> StudyError | None:
 def _connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one of this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network by default
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.data

@@ -150,7 +150,7 @@ class Ledger:
 
     def _enter_clip(self, clip: ClipRef, place: int, reopen: Reopen | None) -> int:
         known = self._db.execute(
-            "SELECT status, reason, updated FROM clips WHERE clip_id = ?", (clip.clip_id,)
+            "SELECT status, reason, updated, media, split FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
         media = str(clip.media) if clip.media else None
         if known is None:
@@ -172,9 +172,11 @@ class Ledger:
             )
             return 1
         if known[0] == PENDING:
-            self._db.execute(
-                "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?", (media, clip.split, clip.clip_id)
-            )
+            if known[3:] != (media, clip.split):  # a long list is read again at each start
+                self._db.execute(
+                    "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?",
+                    (media, clip.split, clip.clip_id),
+                )
         elif known[0] == REFUSED and (
             _media_are_new(clip, reason=known[1], refused_at=known[2])
             or (reopen is not None and reopen(clip, RefusalReason(known[1])))

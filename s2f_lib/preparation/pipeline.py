@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
 _COMMIT_EVERY_S = 1.0  # what a kill may cost
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver; on Windows' Linux; AMD's
 
 Progress = Callable[[int, int, int], None]
 Engine = Literal["local", "ray"]
@@ -260,6 +261,9 @@ def _version() -> str:
 
 
 def _has_gpu() -> bool:
+    """Return whether torch sees a GPU; only where there may be one is torch imported, which takes seconds."""
+    if not any(Path(device).exists() for device in _GPU_DEVICES):
+        return False
     import torch
 
     return torch.cuda.is_available()

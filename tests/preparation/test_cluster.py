@@ -26,6 +26,7 @@ N_CLIPS = 24
 
 # Ray in a process of its own: its signal handlers, threads and child processes end with it
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 from s2f_lib.config import StudyConfig
@@ -49,6 +50,17 @@ if __name__ == "__main__":
     clips = load_clips(Path(folder) / "clips.csv", Path(folder) / "media", test_share=0.3)
     config = StudyConfig.model_validate_json(settings)
     prepare(config, clips, Path(out), engine="ray", address=cluster.address, progress=report)
+    if lose == "-1":  # instead: a clip that brings down every process which unpacks it
+        from s2f_lib.preparation.cluster import prepare_on_cluster
+
+        class Bomb:
+            def __reduce__(self):
+                return os._exit, (1,)
+
+        good = next(iter(load_clips(Path(folder) / "clips.csv", Path(folder) / "media")))
+        tasks = [(0, good), (1, Bomb()), (2, good)]
+        for place, outcome in sorted(prepare_on_cluster(tasks, config, address=cluster.address)):
+            print(place, outcome.reason, outcome.row is not None, flush=True)
     import ray
     alive = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
     assert not alive  # this process was disconnected again

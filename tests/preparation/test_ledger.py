@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 
 from s2f_lib.errors import DataError, InputError, RefusalReason
-from s2f_lib.preparation.ledger import Ledger
+from s2f_lib.preparation.ledger import Ledger, read_pending
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
 
@@ -159,3 +160,24 @@ def test_the_summary_names_the_reasons(ledger):
         ["refused", "no-face", 2],
         ["refused", "bad-row", 1],
     ]
+
+
+def test_a_long_list_is_entered_and_read_back_in_bounded_memory(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        tracemalloc.start()
+        ledger.enter(_clip(number) for number in range(40_000))
+        n_read = sum(1 for _ in read_pending(path))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert n_read == 40_000
+    assert peak_bytes < 2e6  # 50 bytes a clip: the list itself would need more
+
+
+def test_another_thread_reads_what_was_committed_and_never_goes_back(ledger):
+    ledger.enter(_clips(0, 4))
+    reader = read_pending(ledger.path, chunk=2)
+    assert next(reader) == (0, _clip(0))
+    ledger.refuse(0, RefusalReason.NO_FACE, "", seconds={})
+    ledger.refuse(3, RefusalReason.NO_FACE, "", seconds={})
+    assert [place for place, _ in reader] == [1, 2]
