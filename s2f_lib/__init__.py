@@ -15,6 +15,7 @@ from s2f_lib.errors import InputError, StudyError
 if TYPE_CHECKING:
     from s2f_lib.preparation.shards import PreparedClips, read_prepared
     from s2f_lib.preparation.spectrogram import complex_spectrogram
+    from s2f_lib.reconstruction import Reconstruction, reconstruct
     from s2f_lib.study import Study
 
 __version__ = "0.1.0"
@@ -22,20 +23,24 @@ __version__ = "0.1.0"
 # public name -> the module that defines it, imported on first use (PEP 562)
 _LAZY = {
     "PreparedClips": "s2f_lib.preparation.shards",
+    "Reconstruction": "s2f_lib.reconstruction",
     "Study": "s2f_lib.study",
     "complex_spectrogram": "s2f_lib.preparation.spectrogram",
     "read_prepared": "s2f_lib.preparation.shards",
+    "reconstruct": "s2f_lib.reconstruction",
 }
 
 __all__ = [
     "InputError",
     "PreparedClips",
+    "Reconstruction",
     "Study",
     "StudyConfig",
     "StudyError",
     "complex_spectrogram",
     "load_config",
     "read_prepared",
+    "reconstruct",
 ]
 
 

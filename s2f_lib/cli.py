@@ -21,6 +21,7 @@ from s2f_lib.cli_common import ParameterOption, console, parse_parameters, progr
 from s2f_lib.cli_faces import faces
 from s2f_lib.cli_pairs import pairs
 from s2f_lib.cli_prepare import prepare
+from s2f_lib.cli_reconstruct import reconstruct
 from s2f_lib.cli_weights import train_vgg_face, weights_app
 from s2f_lib.errors import InputError, StudyError
 
@@ -35,6 +36,7 @@ app.add_typer(weights_app, name="weights")
 app.command()(prepare)
 app.command()(pairs)
 app.command()(faces)
+app.command()(reconstruct)
 app.command("train-vgg-face")(train_vgg_face)
 
 ProfileOption = Annotated[
