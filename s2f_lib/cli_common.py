@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -39,7 +39,10 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """Show a bar in a terminal, nothing in a pipe; yields `report(done, total, note)`."""
+    """Show a bar in a terminal, nothing in a pipe; yields `report(done, total, note)`.
+
+    The note is a text, a count of refused clips, or an epoch's row of metrics.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,11 +54,18 @@ def progress_bar(what: str) -> Iterator[Any]:
         task = bar.add_task(what, total=None, note="")
 
         def report(done: int, total: int | None, note: object = "") -> None:
-            if isinstance(note, int):  # the count of refused clips
-                note = f"{note} refused" if note else ""
-            bar.update(task, completed=done, total=total, note=str(note))
+            bar.update(task, completed=done, total=total, note=_in_words(note))
 
         yield report
+
+
+def _in_words(note: object) -> str:
+    if isinstance(note, Mapping):
+        shown = ("train_loss", "validation_loss", "samples_per_s")
+        return ", ".join(f"{name} {note[name]:.4g}" for name in shown if name in note)
+    if isinstance(note, int):
+        return f"{note} refused" if note else ""
+    return str(note)
 
 
 def print_table(frame: Any, *, title: str) -> None:

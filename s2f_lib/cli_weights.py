@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-console = Console()
+from s2f_lib.cli_common import console, progress_bar
+
 weights_app = typer.Typer(help="Weights of VGG-Face, which cannot be shipped.", no_args_is_help=True)
 
 
@@ -58,7 +58,15 @@ def train_vgg_face(
     """Train VGG16 to tell synthetic people apart: 4096-D features without the public weights (GPU)."""
     from s2f_lib.training.vgg_face import train_vgg_face as train
 
-    trained = train(out, n_identities=n_identities, renderings=renderings, width=width, workers=workers)
+    with progress_bar("epochs") as report:
+        trained = train(
+            out,
+            n_identities=n_identities,
+            renderings=renderings,
+            width=width,
+            workers=workers,
+            progress=report,
+        )
     console.print(f"weights in {trained.weights}; last epoch:", soft_wrap=True)
     for name, value in trained.metrics.iloc[-1].items():
         console.print(f"  {name}: {value:.4g}")

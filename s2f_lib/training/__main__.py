@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,7 @@ def _train(
 ) -> None:
     from typing import get_args
 
+    from s2f_lib.cli_common import progress_bar
     from s2f_lib.config import LossName, load_config, suggest
     from s2f_lib.training.clip_store import map_clips
     from s2f_lib.training.encoder import train_voice_encoder
@@ -82,9 +84,10 @@ def _train(
         steps.flush()
 
     try:
-        trained = train_voice_encoder(
-            clips, config, loss=name, out=out, after_step=after_step if steps else None
-        )
+        with progress_bar("epochs") if main_process else nullcontext() as report:
+            trained = train_voice_encoder(
+                clips, config, loss=name, out=out, progress=report, after_step=after_step if steps else None
+            )
     finally:
         if steps:
             steps.close()

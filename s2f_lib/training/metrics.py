@@ -75,6 +75,6 @@ def _writer(folder: Path):
     except ImportError:
         raise ConfigError(
             "tensorboard is on, but the package tensorboard is not installed: "
-            "type `pip install tensorboard`, or leave it off (metrics.csv is written in any case)"
+            'type `pip install "s2f_lib[tensorboard]"`, or leave it off (metrics.csv is written in any case)'
         ) from None
     return SummaryWriter(str(folder))

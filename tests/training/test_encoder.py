@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -135,16 +137,21 @@ def test_channels_last_and_bf16_stay_near_the_plain_run(tmp_path, clips):
     assert np.isfinite(channels_last + half).all()
 
 
-def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips):
+def test_tensorboard_gets_the_metrics_of_each_epoch(tmp_path, clips):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     config = tiny_config(training__tensorboard=True)
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match="pip install tensorboard"):
-            train_voice_encoder(clips, config, loss="l1", out=tmp_path)
-    else:
-        train_voice_encoder(clips, config, loss="l1", out=tmp_path)
-        assert list((tmp_path / "events").iterdir())
+    trained = train_voice_encoder(clips, config, loss="l1", out=tmp_path)
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    written = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert [step for step, _ in written] == [1, 2]
+    assert [value for _, value in written] == pytest.approx(list(trained.metrics["train_loss"]), rel=1e-6)
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not there
+    with pytest.raises(ConfigError, match=r"pip install \"s2f_lib\[tensorboard\]\""):
+        train_voice_encoder(clips, tiny_config(training__tensorboard=True), loss="l1", out=tmp_path)
 
 
 def test_speech2face_loss_needs_its_parts(tmp_path, clips):
