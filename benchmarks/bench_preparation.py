@@ -7,8 +7,9 @@ and features into Parquet shards, checksums and ledger included.  Both compute t
 128-D: VGG-Face's weights cannot be shipped), and both times include the start of processes and models.
 
 Measured twice: both look at three frames of a clip, scaled to 640 pixels (ours by default), and both at one.
+Seconds of the processor are counted beside those of the clock: they hardly change where other programs run.
 
-    python benchmarks/bench_preparation.py [--generated 15] [--workers 0]
+    python benchmarks/bench_preparation.py [--generated 15] [--workers 0] [--json FILE]
     python benchmarks/bench_preparation.py --many 2000
 
 `--many` prepares so many small clips, and a tenth of them, and compares the peak memory of the two.
@@ -18,14 +19,20 @@ Real clips are those of `../shared/data/clips`, where they are.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
 import pickle
+import platform
+import resource
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import date
 from itertools import chain
 from pathlib import Path
 
@@ -70,9 +77,37 @@ class TreeMemory:
                 self.peak_mb, self.processes = sum(sizes), len(sizes)
 
 
-def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> tuple[float, int]:
-    """Prepare clips as the report did; return seconds and how many were kept."""
+@dataclass
+class Result:
+    """What a way took for a list of clips."""
+
+    clips: int
+    kept: int
+    seconds: float  # by the clock
+    cpu_seconds: float  # of all its processes
+    peak_mb: float = 0.0
+    processes: int = 0
+    bytes_per_clip: float = 0.0
+
+    @property
+    def clips_per_s(self) -> float:
+        """Clips a second by the clock, refused ones included."""
+        return self.clips / self.seconds
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
+    """Prepare clips as the report did."""
     started = time.perf_counter()
+    import warnings
+
     import librosa
     import moviepy
 
@@ -83,6 +118,7 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> tuple[float,
 
     c, s = config.preparation, config.spectrogram
     detector, extractor = DlibFaceDetector(width_px=c.detection_width_px), make_extractor(config.features)
+    warnings.simplefilter("ignore")  # moviepy's, about tracks of subtitles
     n_kept = 0
     for clip in clips:
         with moviepy.VideoFileClip(str(clip.media)) as video:
@@ -108,29 +144,32 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> tuple[float,
         with (out / f"{clip.clip_id}.pkl").open("wb") as stream:
             pickle.dump({"spectrogram": parts, "features": features}, stream)
         n_kept += 1
-    return time.perf_counter() - started, n_kept
+    return Result(len(clips), n_kept, time.perf_counter() - started, cpu_seconds())
 
 
-def ours(clips: list[ClipRef], out: Path, config: StudyConfig) -> tuple[float, int]:
-    """Prepare clips by the pipeline; return seconds and how many were kept."""
+def ours(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
+    """Prepare clips by the pipeline."""
     started = time.perf_counter()
     from s2f_lib.preparation.pipeline import prepare
 
     summary = prepare(config, clips, out)
     seconds = time.perf_counter() - started
     stages = ", ".join(f"{row.stage} {row.seconds_per_clip:.2f}" for row in summary.stages().itertuples())
-    print(f"  seconds of a core a clip: {stages}")
-    return seconds, summary.n_done
+    print(f"  seconds of a worker a clip: {stages}", flush=True)
+    return Result(len(clips), summary.n_done, seconds, cpu_seconds())
 
 
-def measured(function, *arguments) -> tuple[float, int, TreeMemory]:
-    """Run a function in a process of its own; return its seconds, its count, and the memory of its tree."""
+def measured(function: Callable[..., Result], clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
+    """Run a way in a process of its own, and add the memory of its tree and the bytes it wrote."""
+    out.mkdir(parents=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         pool.submit(os.getpid).result()  # the process is there before the clock runs
         with TreeMemory() as memory:
-            seconds, count = pool.submit(function, *arguments).result()
-    return seconds, count, memory
+            result = pool.submit(function, clips, out, config).result()
+    result.peak_mb, result.processes = memory.peak_mb, memory.processes
+    result.bytes_per_clip = size_bytes(out) / max(result.kept, 1)
+    return result
 
 
 def real_clips() -> list[ClipRef]:
@@ -160,29 +199,47 @@ def study(n_frames: int, workers: int) -> StudyConfig:
     return StudyConfig(preparation=preparation, spectrogram=SpectrogramConfig())
 
 
+def cpu_name() -> str:
+    """Return the processor's name, or its architecture where it has none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def size_bytes(folder: Path) -> int:
     """Return the bytes of pickles or shards in a folder."""
     return sum(path.stat().st_size for path in chain(folder.glob("*.pkl"), folder.glob("shard-*")))
 
 
-def compare(clips: list[ClipRef], folder: Path, *, n_frames: int, workers: int) -> None:
-    """Measure both ways and print."""
+def compare(clips: list[ClipRef], folder: Path, *, n_frames: int, workers: int) -> dict[str, dict]:
+    """Measure both ways, print, and return the results."""
     config = study(n_frames, workers)
     print(f"{n_frames} frame(s) of a clip looked at:")
     results = {}
     for name, function in (("the recipe", recipe), ("ours", ours)):
-        out = folder / f"{name.split()[-1]}-{n_frames}"
-        out.mkdir()
-        seconds, n_kept, memory = measured(function, clips, out, config)
-        results[name] = len(clips) / seconds, size_bytes(out) / n_kept
+        result = results[name] = measured(function, clips, folder / f"{name.split()[-1]}-{n_frames}", config)
         print(
-            f"  {name:10} {len(clips) / seconds:6.2f} clips/s "
-            f"({seconds:.1f} s, {n_kept} of {len(clips)} kept), "
-            f"peak memory {memory.peak_mb:,.0f} MB in {memory.processes} process(es), "
-            f"{results[name][1]:,.0f} bytes a clip"
+            f"  {name:10} {result.clips_per_s:6.2f} clips/s ({result.seconds:.1f} s by the clock, "
+            f"{result.cpu_seconds / result.clips:.2f} s of the processor a clip; "
+            f"{result.kept} of {result.clips} kept), peak memory {result.peak_mb:,.0f} MB "
+            f"in {result.processes} process(es), {result.bytes_per_clip:,.0f} bytes a clip",
+            flush=True,
         )
-    (recipe_rate, recipe_bytes), (our_rate, our_bytes) = results.values()
-    print(f"  ratio: {our_rate / recipe_rate:.1f}x the clips/s, {our_bytes / recipe_bytes:.3f} of the bytes")
+    old, new = results.values()
+    print(
+        f"  ratio: {new.clips_per_s / old.clips_per_s:.1f}x the clips/s, "
+        f"{old.cpu_seconds / new.cpu_seconds:.1f}x fewer seconds of the processor, "
+        f"{new.bytes_per_clip / old.bytes_per_clip:.3f} of the bytes"
+    )
+    return {name: asdict(result) for name, result in results.items()}
+
+
+def start_up(clips: list[ClipRef], folder: Path, *, workers: int) -> Result:
+    """Return what ours takes for a clip a worker: nearly all of it is loading libraries and models."""
+    result = measured(ours, clips[: workers or os.cpu_count()], folder / "start", study(1, workers))
+    print(f"start of ours: {result.seconds:.1f} s by the clock, {result.cpu_seconds:.1f} s of the processor")
+    return result
 
 
 def many(folder: Path, count: int, *, workers: int) -> None:
@@ -197,10 +254,11 @@ def many(folder: Path, count: int, *, workers: int) -> None:
             for number in range(n)
             for original in [originals[number % len(originals)]]
         ]
-        seconds, n_kept, memory = measured(ours, clips, folder / f"many-{n}", config)
+        result = measured(ours, clips, folder / f"many-{n}", config)
         print(
-            f"{n} small clips ({n_kept} kept): peak memory {memory.peak_mb:,.0f} MB "
-            f"in {memory.processes} processes, {n / seconds:.1f} clips/s"
+            f"{n} small clips ({result.kept} kept): peak memory {result.peak_mb:,.0f} MB "
+            f"in {result.processes} processes, {result.clips_per_s:.1f} clips/s",
+            flush=True,
         )
 
 
@@ -211,6 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--generated", type=int, default=15, help="generated clips, 640x360 (default 15)")
     parser.add_argument("--workers", type=int, default=0, help="of ours; 0: one a core")
+    parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--many", type=int, default=0, help="measure memory over so many small clips instead")
     options = parser.parse_args()
     logging.disable(logging.INFO)
@@ -225,8 +284,9 @@ def main() -> None:
             f"{len(real)} real clips, {len(clips) - len(real)} generated; "
             f"{options.workers or os.cpu_count()} worker(s), {os.cpu_count()} core(s)"
         )
+        results = {"start": asdict(start_up(clips, folder, workers=options.workers))}
         for n_frames in (3, 1):
-            compare(clips, folder, n_frames=n_frames, workers=options.workers)
+            results[f"frames_{n_frames}"] = compare(clips, folder, n_frames=n_frames, workers=options.workers)
         s = SpectrogramConfig()
         as_spectrogram = 2 * s.n_frames * s.n_bins * 4
         print(
@@ -234,6 +294,17 @@ def main() -> None:
             f"{as_spectrogram:,} bytes ({as_spectrogram / (2 * s.n_samples):.1f}x), "
             f"in float16 {as_spectrogram // 2:,}"
         )
+    if options.json:
+        about = {
+            "measured_on": f"{date.today():%Y-%m-%d}",
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "workers": options.workers or os.cpu_count(),
+            "real_clips": len(real),
+            "generated_clips": len(clips) - len(real),
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(about | results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -139,6 +139,24 @@ def test_a_cluster_that_loses_a_node_gives_the_rows_of_one_machine(source, local
     assert found.table().equals(local.table())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("S2F_LONG_TESTS"), reason="two minutes: set S2F_LONG_TESTS=1")
+@pytest.mark.parametrize("gpus", [0, 1])  # Ray takes our word for the GPU: its actor then works on the CPU
+def test_a_clip_that_kills_its_process_is_found_and_gpu_actors_give_the_same_rows(
+    source, local, tmp_path, gpus
+):
+    printed = _run(source, tmp_path / "out", gpus=gpus).splitlines()
+    assert "0 None True" in printed
+    assert "1 crashed False" in printed
+    assert "2 None True" in printed
+    found = read_prepared(tmp_path / "out")
+    assert found.clip_ids == local.clip_ids
+    assert found.crops_jpeg == local.crops_jpeg
+    np.testing.assert_array_equal(found.audio, local.audio)
+    np.testing.assert_allclose(found.features, local.features, atol=1e-3)  # batches: a step of float16
+    assert found.table().equals(local.table())
+
+
 def test_a_cluster_does_not_download(tmp_path):
     with pytest.raises(InputError, match="download first"):
         prepare(_config(), [], tmp_path, engine="ray", download=Download(tmp_path, None))
