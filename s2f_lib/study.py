@@ -246,8 +246,13 @@ class Study:
 
         clips = self.split("train")
         digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
-        out = self._model_dir(f"encoder-{loss}", digest)
-        return train_voice_encoder(clips, self.config, loss=loss, out=out)
+        # Speech2Face's own loss compares a decoder's first layer: another decoder, another encoder
+        decoder = self.decoder("report") if loss == "speech2face" else None
+        of_decoder = decoder.folder.name if decoder else ""
+        out = self._model_dir(f"encoder-{loss}", digest + of_decoder)
+        return train_voice_encoder(
+            clips, self.config, loss=loss, out=out, decoder=decoder.model if decoder else None
+        )
 
     @functools.cache  # noqa: B019 - as above
     def _decoder(self, kind: DecoderKind) -> TrainedDecoder:

@@ -13,7 +13,7 @@ from s2f_lib.errors import ConfigError, MissingFileError
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.training.encoder import predict_features, train_voice_encoder
 
-from .conftest import tiny_config
+from .conftest import tiny_config, write_clips
 
 AUGMENTATION = {
     "training__augmentation.gain_db": 6,
@@ -157,6 +157,26 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path, clips, monkeypatch
 def test_speech2face_loss_needs_its_parts(tmp_path, clips):
     with pytest.raises(MissingFileError, match=r"features.weights is not set"):
         train_voice_encoder(clips, tiny_config(), loss="speech2face", out=tmp_path)
+
+
+def test_speech2face_loss_trains_with_vgg_face_and_a_decoder(tmp_path):
+    from safetensors.torch import save_model
+
+    from s2f_lib.features.vgg_face import random_vgg_face
+    from s2f_lib.models.face_decoder import FaceDecoder
+
+    weights = tmp_path / "vgg_face.safetensors"
+    save_model(random_vgg_face(0), str(weights))
+    clips = read_prepared(write_clips(tmp_path, n=16, dimension=4096), split="train")
+    config = tiny_config(features__extractor="vgg_face", features__weights=str(weights), training__epochs=3)
+    decoder = FaceDecoder(config.decoder, feature_dimension=4096)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    trained = train_voice_encoder(clips, config, loss="speech2face", out=tmp_path / "out", decoder=decoder)
+    assert trained.metrics["train_loss"].iloc[-1] < trained.metrics["train_loss"].iloc[0]
+    for name, tensor in decoder.state_dict().items():  # it judges, and learns nothing
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="train the decoder first"):
+        train_voice_encoder(clips, config, loss="speech2face", out=tmp_path / "none")
 
 
 def test_face_axes_start_at_the_mean_and_train(tmp_path, clips):
