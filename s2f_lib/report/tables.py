@@ -34,7 +34,7 @@ def data_beside_report(
     n_train, n_test = (clips.splits.count(split) for split in ("train", "test"))
     kind = config.source.kind
     source = {"synthetic": f"generated people, rho {config.source.synthetic.rho:g}"}.get(kind, kind)
-    seconds = sum(preparation.seconds_by_stage.values()) / max(preparation.n_done, 1)
+    seconds = preparation.core_seconds_per_clip
     dimension = clips.features.shape[1]
     rows = [
         ("source", "AVSpeech, downloaded with youtube-dl", source),
