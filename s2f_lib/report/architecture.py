@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from s2f_lib.config import SpectrogramConfig, StudyConfig, VoiceEncoderConfig
-from s2f_lib.models.voice_encoder import VoiceEncoder, count_parameters, summarize
+from s2f_lib.models.voice_encoder import LayerSummary, VoiceEncoder, count_parameters, summarize
 from s2f_lib.report.reference import ARCHITECTURE, REPORT
 
 _BINS = 57  # what the nine convolutions leave of 257
@@ -22,18 +22,20 @@ def encoder_architecture(config: StudyConfig, *, feature_dimension: int) -> pd.D
     """Return the report's "Voice Encoder Architecture" a row a layer, with sizes and counts.
 
     The report's own size (6 s, full width, N = 9) and this run's stand beside each other;
-    outputs are channels x time x frequency.
+    outputs are channels x time x frequency; MFLOP are millions of multiplications and
+    additions of one clip's forward pass.
     """
     full = _layers(VoiceEncoderConfig(), 4096, SpectrogramConfig())
     own = _layers(config.encoder, feature_dimension, config.spectrogram)
     table = ARCHITECTURE[["layer", "kernel", "stride"]].copy()
-    table["output, report's size"] = [output for output, _ in full]
-    table["parameters, report's size"] = [count for _, count in full]
-    table["output, this run"] = [output for output, _ in own]
-    table["parameters, this run"] = [count for _, count in own]
-    total = {"layer": "all", "kernel": "", "stride": "", "output, report's size": "", "output, this run": ""}
-    for column in ("parameters, report's size", "parameters, this run"):
-        total[column] = int(table[column].sum())
+    total = {"layer": "all", "kernel": "", "stride": ""}
+    for name, layers in (("report's size", full), ("this run", own)):
+        table[f"output, {name}"] = [layer.output for layer in layers]
+        table[f"parameters, {name}"] = [layer.parameters for layer in layers]
+        table[f"MFLOP, {name}"] = [round(layer.mega_flops) for layer in layers]
+        total[f"output, {name}"] = ""
+    for column in table.columns[3:]:
+        total.setdefault(column, int(table[column].sum()) if not column.startswith("output") else "")
     return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
 
 
@@ -87,13 +89,14 @@ def bins_that_the_report_implies() -> float:
 
 def _layers(
     config: VoiceEncoderConfig, feature_dimension: int, spectrogram: SpectrogramConfig
-) -> list[tuple[str, int]]:
-    """Return output and parameters of each column of the report's table."""
+) -> list[LayerSummary]:
+    """Return output, parameters and FLOPs of each column of the report's table."""
     with torch.device("meta"):
         encoder = VoiceEncoder(config, feature_dimension=feature_dimension, spectrogram=spectrogram)
     modules = iter(summarize(encoder, spectrogram))
     layers = []
     for name in ARCHITECTURE["layer"]:
         parts = [next(modules) for _ in name.split()]  # "CONV RELU BN" are three modules
-        layers.append((parts[0].output, sum(part.parameters for part in parts)))
+        parameters, flops = sum(part.parameters for part in parts), sum(part.mega_flops for part in parts)
+        layers.append(LayerSummary(name, parts[0].output, parameters, flops))
     return layers
