@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from s2f_lib import paths
 from s2f_lib.errors import ConfigError
@@ -216,6 +216,11 @@ class LoopConfig(Settings):
     keep_checkpoints: int = Field(2, ge=1)  # the last ones; the best is kept too
     tensorboard: bool = False  # event files beside metrics.csv
     seed: int = Field(0, ge=0)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _read_no(cls, value: object) -> object:
+        return "no" if value is False else value  # YAML reads a bare `no` as false
 
     def result_digest(self) -> str:
         """Return a digest of the settings that decide the result, not of those that say how it is kept."""

@@ -123,3 +123,7 @@ def test_setting_keys_are_dotted_leaves():
     assert "source.synthetic.rho" in keys
     assert "training.epochs" in keys
     assert "training" not in keys
+
+
+def test_precision_no_is_no_truth_value():
+    assert load_config(None, {"training.precision": "no"}).training.precision == "no"
