@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -104,7 +103,7 @@ def prepare(
             config, clips, out, progress=report, download=fetch, engine=engine, address=address
         )
     print_table(summary.table(), title=f"Clips of {csv.name}")
-    _print_refusals(out)
+    _print_refusals(out, n_refused=summary.n_refused)
     console.print(f"Shards and ledger are in {out}.", soft_wrap=True)
     if summary.n_pending:
         console.print(
@@ -132,15 +131,13 @@ def _refuse_without_download(*options: object) -> None:
         )
 
 
-def _print_refusals(out: Path) -> None:
+def _print_refusals(out: Path, *, n_refused: int) -> None:
     from s2f_lib.preparation.ledger import Ledger
     from s2f_lib.preparation.pipeline import LEDGER_NAME
 
     with Ledger(out / LEDGER_NAME) as ledger:
-        refused = (row for row in ledger.rows() if row["reason"])
-        for row in itertools.islice(refused, _SHOWN_REFUSALS):
-            line = f"  {row['clip_id']}: {row['reason']} - {row['detail']}"
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-        n_more = sum(1 for _ in refused)
-    if n_more:
-        console.print(f"  and {n_more} more, in {out / LEDGER_NAME}", soft_wrap=True)
+        shown = ledger.refusals(limit=_SHOWN_REFUSALS)
+    for clip_id, reason, detail in shown:
+        console.print(f"  {clip_id}: {reason} - {detail}", soft_wrap=True, markup=False, highlight=False)
+    if n_refused > len(shown):
+        console.print(f"  and {n_refused - len(shown)} more, in {out / LEDGER_NAME}", soft_wrap=True)

@@ -310,6 +310,14 @@ class Ledger:
         rows.sort(key=lambda row: (row[0] != DONE, row[0] != PENDING, -row[2], row[1]))
         return pd.DataFrame(rows, columns=["status", "reason", "clips"])
 
+    def refusals(self, *, limit: int) -> list[tuple[str, str, str]]:
+        """Return id, reason and detail of the first refused clips in the list's order, bad rows last."""
+        query = (
+            "SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'"
+            " ORDER BY position IS NULL, position, clip_id LIMIT ?"
+        )
+        return self._db.execute(query, (limit,)).fetchall()
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield every row, in the list's order, bad rows last."""
         cursor = self._db.execute("SELECT * FROM clips ORDER BY position IS NULL, position, clip_id")

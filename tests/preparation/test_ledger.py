@@ -181,3 +181,12 @@ def test_another_thread_reads_what_was_committed_and_never_goes_back(ledger):
     ledger.refuse(0, RefusalReason.NO_FACE, "", seconds={})
     ledger.refuse(3, RefusalReason.NO_FACE, "", seconds={})
     assert [place for place, _ in reader] == [1, 2]
+
+
+def test_the_first_refusals_come_in_the_lists_order(ledger):
+    ledger.enter([BadRow(1, "x", "row 1: 1 columns"), *_clips(0, 4)])
+    for place in (3, 1):
+        ledger.refuse(place, RefusalReason.NO_FACE, "0 faces", seconds={})
+    expected = [("clip-01", "no-face", "0 faces"), ("clip-03", "no-face", "0 faces")]
+    assert ledger.refusals(limit=2) == expected
+    assert ledger.refusals(limit=9)[2][:2] == ("row 1", "bad-row")
