@@ -48,6 +48,18 @@ def pairs(
         bool,
         typer.Option("--control", help="Also `ours` trained on other people's faces: it must be at chance."),
     ] = False,
+    report_splits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train the report's encoder in the first so many splits only: it takes minutes."
+        ),
+    ] = None,
+    publish: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the aggregates, without clip ids, as chapter 08 keeps them, into this folder."
+        ),
+    ] = None,
     profile: Annotated[str, typer.Option(help="Settings of the report's encoder.")] = "pairs",
     parameter: ParameterOption = None,
 ) -> None:
@@ -72,13 +84,23 @@ def pairs(
 
     started = time.perf_counter()
     with progress_bar("pairs") as report:
-        results = run_pairs(config, systems=tuple(system or SYSTEMS), control=control, progress=report)
+        results = run_pairs(
+            config,
+            systems=tuple(system or SYSTEMS),
+            control=control,
+            report_splits=report_splits,
+            progress=report,
+        )
     results["wall_s"] = round(time.perf_counter() - started, 1)
     results["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.part")
     partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(out)
+    if publish is not None:
+        from s2f_lib.report.pairs import publish as keep
+
+        keep(results, publish)
     for set_name, numbers in results["sets"].items():
         _print(set_name, numbers)
     console.print(f"{out} ({results['wall_s']:.0f} s)", soft_wrap=True)

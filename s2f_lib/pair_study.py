@@ -8,12 +8,13 @@ from typing import Any
 
 from s2f_lib import __version__, paths
 from s2f_lib.config import StudyConfig
-from s2f_lib.errors import ConfigError
+from s2f_lib.errors import ConfigError, InputError
 from s2f_lib.evaluation.pair_data import Progress, load_pair_data
 from s2f_lib.evaluation.pair_systems import SYSTEMS
 from s2f_lib.evaluation.pairs import evaluate_pairs
+from s2f_lib.models.voice_to_face import FEWEST_GROUPS
 from s2f_lib.sources.pair_splits import PairSplit, draw_splits, read_pair_split
-from s2f_lib.sources.pairs import FoundPairs, Pair, find_pairs, find_root
+from s2f_lib.sources.pairs import FoundPairs, Pair, find_pairs, find_root, groups_of
 
 
 def run_pairs(
@@ -21,6 +22,7 @@ def run_pairs(
     *,
     systems: Sequence[str] = SYSTEMS,
     control: bool = False,
+    report_splits: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Find, describe, split, train, test.
@@ -29,7 +31,7 @@ def run_pairs(
     ----------
     config
         `source.pairs` says which pairs and splits; the rest is of the report's encoder.
-    systems, control
+    systems, control, report_splits
         As `evaluation.pairs.evaluate_pairs`.
     progress
         Called with (done, of all, what is being done).
@@ -47,8 +49,10 @@ def run_pairs(
     """
     source = config.source.pairs
     found = find_pairs(root_of(config), voxceleb=source.voxceleb)
-    if source.split is not None:  # a wrong split is told before anything is read
-        read_pair_split(source.split, found.pairs, known=known_ids(config, found))
+    for split in splits_of(
+        config, found.pairs, found
+    ):  # a wrong or tiny split is told before anything is read
+        check_size(split, groups_of(found.pairs))
     cache = paths.data_dir() / "embeddings"
     data, left_out = load_pair_data(found, cache=cache, progress=progress)
     splits = splits_of(config, data.pairs, found)
@@ -59,6 +63,7 @@ def run_pairs(
         models=paths.data_dir() / "pair-models",
         systems=systems,
         control=control,
+        report_splits=report_splits,
         progress=progress,
     )
     names = sorted({pair.set_name for pair in data.pairs})
@@ -71,6 +76,16 @@ def run_pairs(
         },
         "provenance": _provenance(config),
     }
+
+
+def check_size(split: PairSplit, groups: Sequence[int]) -> None:
+    """Refuse a split with too few videos or persons to train on, or too few pairs to test."""
+    n_train = len({groups[row] for row in split.train})
+    if n_train < FEWEST_GROUPS or len(split.test) < 2:
+        raise InputError(
+            f"too few pairs: {n_train} videos or persons to train on and {len(split.test)} pairs to test; "
+            f"expected at least {FEWEST_GROUPS} and 2"
+        )
 
 
 def splits_of(config: StudyConfig, pairs: Sequence[Pair], found: FoundPairs) -> list[PairSplit]:

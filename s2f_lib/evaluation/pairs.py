@@ -55,6 +55,7 @@ def evaluate_pairs(
     models: Path,
     systems: Sequence[str] = SYSTEMS,
     control: bool = False,
+    report_splits: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train and test the systems on some splits.
@@ -73,6 +74,9 @@ def evaluate_pairs(
         Of `SYSTEMS`; those that lack what they need are left out, with the reason.
     control
         Also `ours` trained on voices with other people's faces: it has to be at chance.
+    report_splits
+        In how many of the splits, from the first, the report's encoder is trained, which takes
+        minutes each; None: in all.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def evaluate_pairs(
         for name in names:
             report(steps, n_steps, f"{name}, split {number + 1}")
             steps += 1
-            if name in left_out:
+            if name in left_out or (name == "report" and not _is_due(number, report_splits)):
                 continue
             started = time.perf_counter()
             try:
@@ -146,6 +150,10 @@ def _sets_of(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def _is_due(number: int, splits: int | None) -> bool:
+    return splits is None or number < splits
+
+
 def _check_split(data: PairData, split: PairSplit) -> None:
     shared = set(data.groups[split.train]) & set(data.groups[split.test])
     if shared:
@@ -155,40 +163,56 @@ def _check_split(data: PairData, split: PairSplit) -> None:
 
 
 def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfig) -> dict[str, Any]:
-    names = list(parts[0]["scores"])
+    names = list(dict.fromkeys(name for part in parts for name in part["scores"]))
     splits = [_ranked(data, part, exclude_own_group=False) for part in parts]
+    apart = [_ranked(data, part, exclude_own_group=True) for part in parts]
     settings = config.evaluation
     options = {"n_resamples": settings.n_bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    bootstrap = GroupBootstrap(splits, **options)
-    apart = [_ranked(data, part, exclude_own_group=True) for part in parts]
+    bootstraps: dict[tuple[int, ...], GroupBootstrap] = {}
+
+    def tested(*systems: str) -> list[int]:
+        return [i for i, split in enumerate(splits) if all(name in split.ranks for name in systems)]
+
+    def resampled(*systems: str) -> GroupBootstrap:
+        key = tuple(tested(*systems))
+        if key not in bootstraps:
+            bootstraps[key] = GroupBootstrap([splits[i] for i in key], **options)
+        return bootstraps[key]
+
+    def of_system(name: str) -> dict[str, Any]:
+        own = [splits[i] for i in tested(name)]
+        galleries = [split.gallery for split in own]
+        first = parts[tested(name)[0]]["scores"][name]
+        return _numbers(resampled(name), name) | {
+            "n": int(sum(len(split.groups) for split in own)),
+            "n_splits": len(own),
+            "gallery": float(np.mean(galleries)),
+            "chance": _chance(galleries),
+            "p_above_chance_in_first_split": _p_above_chance(first, seed=settings.seed),
+            "per_split": [_of_one_split(split, name) for split in own],
+            "without_other_faces_of_the_person": _of_splits([apart[i] for i in tested(name)], name),
+            "curve": _curve(resampled(name), name, min(_CURVE_TO, min(galleries))),
+        }
+
     galleries = [split.gallery for split in splits]
     others = [name for name in names if name != OURS] if OURS in names else []
     return {
         "n": int(sum(len(split.groups) for split in splits)),
         "people": len(np.unique(np.concatenate([split.groups for split in splits]))),
-        "gallery": galleries[0] if len(set(galleries)) == 1 else float(np.mean(galleries)),
+        "gallery": float(np.mean(galleries)),
         "galleries": galleries,
         "chance": _chance(galleries),
-        "systems": {
-            name: _numbers(bootstrap, name)
-            | {
-                "n": int(sum(len(split.groups) for split in splits)),
-                "gallery": float(np.mean(galleries)),
-                "chance": _chance(galleries),
-                "p_above_chance_in_first_split": _p_above_chance(
-                    parts[0]["scores"][name], seed=settings.seed
-                ),
-                "per_split": [_of_one_split(split, name) for split in splits],
-                "without_other_faces_of_the_person": _of_splits(apart, name),
-                "curve": _curve(bootstrap, name, min(_CURVE_TO, min(galleries))),
-            }
-            for name in names
+        "systems": {name: of_system(name) for name in names},
+        "comparisons": {
+            name: compare_ranks([splits[i] for i in tested(OURS, name)], OURS, name, seed=settings.seed)
+            for name in others
         },
-        "comparisons": {name: compare_ranks(splits, OURS, name, seed=settings.seed) for name in others},
         "ratios": {
             name: {
                 f"recall@{k}": _listed(ratio)
-                for k, ratio in zip(RECALL_AT, bootstrap.recall_ratio(OURS, name, RECALL_AT), strict=True)
+                for k, ratio in zip(
+                    RECALL_AT, resampled(OURS, name).recall_ratio(OURS, name, RECALL_AT), strict=True
+                )
             }
             for name in others
         },

@@ -38,7 +38,7 @@ GALLERY_SHARES = (0.044, 0.088, 0.175, 0.3, 0.44)
 _GAMMA = 0.3
 _FOLDS = 5
 _INNER_FOLDS = 6
-_FEWEST_GROUPS = 8
+FEWEST_GROUPS = 8  # folds within folds need some
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +133,10 @@ class VoiceToFace:
         weights: Mapping[str, float] = BLOCK_WEIGHTS,
     ) -> None:
         n_groups = len(np.unique(pairs.groups))
-        if n_groups < _FEWEST_GROUPS:
+        if n_groups < FEWEST_GROUPS:
             raise InputError(
                 f"{len(pairs)} training pairs of {n_groups} videos or persons: "
-                f"expected at least {_FEWEST_GROUPS} of them"
+                f"expected at least {FEWEST_GROUPS} of them"
             )
         self._kernel = VoiceKernel(pairs.voices, weights, gamma=_GAMMA)
         kernel = self._kernel(pairs.voices)
