@@ -13,7 +13,8 @@ from pathlib import Path
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import RefusalReason
 from s2f_lib.preparation.clip_work import Outcome
-from s2f_lib.preparation.ledger import Reopen, read_pending
+from s2f_lib.preparation.ledger import Reopen
+from s2f_lib.preparation.ledger_file import read_pending
 from s2f_lib.preparation.workers import Known, Task
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download import LEDGER_NAME, DownloadResult, download_clips

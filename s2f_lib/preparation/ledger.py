@@ -10,14 +10,13 @@ alone: not on the number of workers, nor on when a run was killed.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2f_lib.errors import DataError, InputError, RefusalReason
+from s2f_lib.errors import InputError, RefusalReason
+from s2f_lib.preparation.ledger_file import DONE, PENDING, REFUSED, open_ledger, pending_clips
 from s2f_lib.sources.clip import ClipRef
 
 if TYPE_CHECKING:
@@ -25,28 +24,7 @@ if TYPE_CHECKING:
 
     from s2f_lib.sources.avspeech import BadRow
 
-PENDING, DONE, REFUSED = "pending", "done", "refused"
-
 Reopen = Callable[[ClipRef, RefusalReason], bool]
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS clips (
-    clip_id TEXT PRIMARY KEY,   -- of a bad row: 'row N'
-    position INTEGER UNIQUE,    -- place in the list; NULL for a bad row
-    status TEXT NOT NULL,       -- pending, done, refused
-    reason TEXT,                -- of a refusal: errors.RefusalReason
-    detail TEXT,                -- one line for a person
-    shard TEXT,                 -- NULL while a done row waits in the spool
-    row_index INTEGER,          -- in its shard
-    seconds TEXT,               -- JSON, stage -> seconds
-    updated REAL NOT NULL,      -- Unix time
-    video_id TEXT, start_s REAL, end_s REAL, x REAL, y REAL, media TEXT, split TEXT
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS clips_pending ON clips (position) WHERE status = 'pending';
-CREATE INDEX IF NOT EXISTS clips_unwritten ON clips (position) WHERE status = 'done' AND shard IS NULL;
-CREATE TABLE IF NOT EXISTS spool (position INTEGER PRIMARY KEY, row BLOB NOT NULL);
-"""
 
 
 class Ledger:
@@ -67,15 +45,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, block_size: int = 256) -> None:
         self.path = path
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)  # transactions are begun by hand
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{path} is not a ledger ({error}): move it away, or give another folder"
-            ) from None
+        self._db = open_ledger(path)
         self.block_size = int(self.meta_default("block_size", str(block_size)))
 
     def close(self) -> None:
@@ -207,7 +177,7 @@ class Ledger:
 
     def pending(self, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
         """Yield the pending clips in order, with their places; reads a chunk at a time."""
-        return _pending(self._db, chunk)
+        return pending_clips(self._db, chunk)
 
     def finish(self, position: int, row: bytes, *, seconds: Mapping[str, float]) -> None:
         """Keep a finished row until its block is written."""
@@ -325,30 +295,6 @@ class Ledger:
         for values in cursor:
             row = dict(zip(names, values, strict=True))
             yield row | {"seconds": json.loads(row["seconds"] or "{}")}
-
-
-def read_pending(path: Path, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
-    """Yield what `Ledger.pending` does, for another thread than the ledger's own.
-
-    It sees what was committed when it reads a chunk, and never goes back.
-    """
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        yield from _pending(db, chunk)
-
-
-def _pending(db: sqlite3.Connection, chunk: int) -> Iterator[tuple[int, ClipRef]]:
-    after = -1
-    while True:
-        rows = db.execute(
-            "SELECT position, clip_id, video_id, start_s, end_s, x, y, media, split FROM clips"
-            " WHERE status = 'pending' AND position > ? ORDER BY position LIMIT ?",
-            (after, chunk),
-        ).fetchall()
-        if not rows:
-            return
-        for position, *values, media, split in rows:
-            yield position, ClipRef(*values, media=Path(media) if media else None, split=split)
-            after = position
 
 
 def _media_are_new(clip: ClipRef, *, reason: str, refused_at: float) -> bool:

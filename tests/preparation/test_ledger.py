@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from s2f_lib.errors import DataError, InputError, RefusalReason
-from s2f_lib.preparation.ledger import Ledger, read_pending
+from s2f_lib.preparation.ledger import Ledger
+from s2f_lib.preparation.ledger_file import read_pending
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
 
