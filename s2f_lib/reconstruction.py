@@ -223,20 +223,20 @@ def read_voice(path: Path, *, sample_rate_hz: int = 16_000, longest_s: float = 1
 
 def _predict_and_draw(audio: np.ndarray, kit: ReconstructionKit) -> tuple[np.ndarray, np.ndarray]:
     from s2f_lib.models.decoders import make_decoder
+    from s2f_lib.models.inference import predict_features, render_faces
     from s2f_lib.models.voice_encoder import VoiceEncoder
     from s2f_lib.preparation.media import repeat_to
     from s2f_lib.training.checkpoint import load_model
-    from s2f_lib.training.decoder import render_faces
-    from s2f_lib.training.encoder import predict_features
 
     config, dimension = kit.config, kit.features.shape[1]
-    encoder = VoiceEncoder(config.encoder, feature_dimension=dimension, spectrogram=config.spectrogram)
-    decoder = make_decoder(config.decoder, feature_dimension=dimension)
+    encoder = VoiceEncoder(config.encoder, feature_dimension=dimension, spectrogram=config.spectrogram).eval()
+    decoder = make_decoder(config.decoder, feature_dimension=dimension).eval()
     load_model(kit.encoder, encoder)
     load_model(kit.decoder, decoder)
     prepared = repeat_to(audio, round(config.preparation.audio_s * config.preparation.sample_rate_hz))
-    features = predict_features(encoder.eval(), prepared[None], config.spectrogram)
-    return features[0], render_faces(decoder.eval(), features)[0]
+    windows = config.evaluation.windows
+    features = predict_features(encoder, prepared[None], config.spectrogram, windows=windows)
+    return features[0], render_faces(decoder, features)[0]
 
 
 def _guess(probe: Probe, features: np.ndarray) -> AttributeGuess:

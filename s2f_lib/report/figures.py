@@ -253,6 +253,31 @@ def spectrograms(
         return figure
 
 
+def voice_changes(tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str]) -> Figure:
+    """Draw what a change of a voice does, over its size, a panel a measure.
+
+    Parameters
+    ----------
+    tables
+        Name of the measure to columns changed, semitones, value, low, high; as
+        `evaluation.voice_changes.ChangedVoices.table` gives.
+    labels
+        What is changed to its name in the legend.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.9))
+        axes = figure.subplots(1, len(tables), squeeze=False).ravel()
+        for axis, (name, table) in zip(axes, tables.items(), strict=True):
+            for place, (changed, rows) in enumerate(table.groupby("changed", sort=False)):
+                _line(axis, rows["semitones"], rows["value"], labels[str(changed)], place)
+                band = {"color": PALETTE[place], "alpha": 0.2, "lw": 0}
+                axis.fill_between(rows["semitones"], rows["low"], rows["high"], **band)
+            axis.set(xlabel="change, semitones", ylabel=name)
+            axis.set_xticks(sorted(set(table["semitones"])))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        return figure
+
+
 def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
     """Draw faces in a grid without space for anything else.
 

@@ -20,12 +20,22 @@ from s2f_lib.features.base import FaceFeatureExtractor, make_extractor
 from s2f_lib.features.differentiable import differentiable
 from s2f_lib.models.decoders import make_decoder
 from s2f_lib.models.face_decoder import FaceDecoder
+from s2f_lib.models.inference import render_faces
 from s2f_lib.models.residual_decoder import ResidualDecoder
 from s2f_lib.training import checkpoint
 from s2f_lib.training.data import FeaturesAndFaces, validation_mask
 from s2f_lib.training.decoder_losses import DecoderLoss
 from s2f_lib.training.distributed import whole
 from s2f_lib.training.loop import Progress, Task, fit
+
+__all__ = [
+    "Faces",
+    "TrainedDecoder",
+    "decoder_config",
+    "decoder_digest",
+    "render_faces",
+    "train_face_decoder",
+]
 
 _ENOUGH_FOR_A_MEAN = 4096  # faces, for their mean colour
 _ENOUGH_FOR_IDENTITY = 64  # validation faces, described after each epoch
@@ -162,32 +172,6 @@ def train_face_decoder(
     trained.to(next(model.parameters()).device)  # the one that was trained may be spread over processes
     checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
     return TrainedDecoder(trained.eval(), metrics, out)
-
-
-def render_faces(model: nn.Module, features: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
-    """Render faces from features.
-
-    Parameters
-    ----------
-    features
-        `(n, dimension)` float32, true or predicted.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n, 224, 224, 3)` uint8 RGB.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    faces = []
-    with torch.no_grad():
-        for start in range(0, len(features), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(features[start : start + batch_size]))
-            images = model(batch.float().to(device)).float()  # (B, 3, 224, 224)
-            faces.append((images * 255).round().byte().permute(0, 2, 3, 1).cpu())
-    model.train(was_training)
-    return torch.cat(faces).numpy()
 
 
 def _to_unit(faces: Tensor) -> Tensor:

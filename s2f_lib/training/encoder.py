@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
-from s2f_lib.config import LossName, SpectrogramConfig, StudyConfig
+from s2f_lib.config import LossName, StudyConfig
 from s2f_lib.errors import TrainingError
 from s2f_lib.models.face_decoder import FaceDecoder
+from s2f_lib.models.inference import predict_features
 from s2f_lib.models.voice_encoder import VoiceEncoder
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.preparation.spectrogram import complex_spectrogram
@@ -31,6 +32,8 @@ from s2f_lib.training.distributed import gather
 from s2f_lib.training.loop import Augment, Progress, Task, fit
 from s2f_lib.training.losses import OVER_BATCH, make_loss
 from s2f_lib.training.speech2face_loss import make_speech2face_loss
+
+__all__ = ["TrainedEncoder", "encoder_digest", "predict_features", "train_voice_encoder"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,53 +142,6 @@ def train_voice_encoder(
     ).to(next(model.parameters()).device)  # the one that was trained may be spread over processes
     checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
     return TrainedEncoder(trained.eval(), metrics, out, loss)
-
-
-def predict_features(
-    model: nn.Module,
-    audio: np.ndarray,
-    spectrogram: SpectrogramConfig,
-    *,
-    batch_size: int = 64,
-    windows: int = 1,
-    rows: np.ndarray | None = None,
-) -> np.ndarray:
-    """Predict face features from voices.
-
-    Parameters
-    ----------
-    model
-        A `VoiceEncoder`, or one wrapped for several processes.
-    audio
-        `(n, samples)` int16 at the spectrogram's sample rate, in memory or mapped from disk.
-    windows
-        Parts of the spectrogram's length, spread evenly over each clip: the mean of their
-        predicted directions is returned.  1: the clip's start alone, as Speech2Face does.
-    rows
-        `(m,)` int, which clips; all by default.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n, dimension)` float32, not normalised.
-    """
-    rows = np.arange(len(audio)) if rows is None else rows
-    spare = max(0, audio.shape[1] - spectrogram.n_samples)
-    starts = np.linspace(0, spare, windows).round().astype(int) if windows > 1 and spare else [0]
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    predicted = []
-    with torch.no_grad():
-        for first in range(0, len(rows), batch_size):
-            batch = torch.from_numpy(audio[rows[first : first + batch_size]]).to(device)
-            parts = [
-                model(complex_spectrogram(batch[:, start:], spectrogram)).float().cpu() for start in starts
-            ]
-            mean = torch.stack([normalize(part, dim=1) for part in parts]).mean(dim=0)
-            predicted.append(parts[0] if len(parts) == 1 else mean)
-    model.train(was_training)
-    return torch.cat(predicted).numpy()
 
 
 def _to_spectrogram(config: StudyConfig, clip_ids: list[str]) -> Augment:
