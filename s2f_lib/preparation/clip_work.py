@@ -49,7 +49,9 @@ class ClipWork:
     clip
         The clip, with its media file.
     decoded
-        After "decode": sound and full frames, by far the largest part.
+        After "decode": sound and full frames, by far the largest part; after "detect" the best frame alone.
+    detection
+        After "detect": the speaker's face in that frame.
     row
         After "align", without features before "features".
     refusal
@@ -60,6 +62,7 @@ class ClipWork:
 
     clip: ClipRef
     decoded: DecodedClip | None = None
+    detection: Detection | None = None
     row: PreparedRow | None = None
     refusal: tuple[RefusalReason, str] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -91,27 +94,51 @@ class ClipWorker:
         return prepare_clip(clip, self._config, detector=self._detector, extractor=self._extractor)
 
 
-class Finisher:
-    """The stages after "decode", for several clips at once, on one device.
+class OnDevice:
+    """The stages that a device does for several clips at once, after "decode".
+
+    Parameters
+    ----------
+    config
+        As `ClipWorker`.
+    device
+        A torch device for the detector and the extractor.
+    with_features
+        Whether it aligns the faces and computes features, too: for an extractor that wants the device.
+    """
+
+    def __init__(self, config: StudyConfig, *, device: str, with_features: bool = False) -> None:
+        self._config = config.preparation
+        self._detector = _detector(self._config, device=device)
+        self._extractor = make_extractor(config.features, device=device) if with_features else None
+
+    def __call__(self, works: Sequence[ClipWork]) -> list[ClipWork]:
+        detect(works, self._config, self._detector)
+        if self._extractor is not None:
+            for work in works:
+                align(work, self._config)
+            compute_features(works, self._extractor)
+        return list(works)
+
+
+class Describer:
+    """What is left after a device: alignment and, with a light extractor, features; clip by clip.
 
     Parameters
     ----------
     config, with_features
         As `ClipWorker`.
-    device
-        A torch device for the detector and the extractor.
     """
 
-    def __init__(self, config: StudyConfig, *, with_features: bool, device: str) -> None:
+    def __init__(self, config: StudyConfig, *, with_features: bool) -> None:
         self._config = config.preparation
-        self._detector = _detector(self._config, device=device)
-        self._extractor = make_extractor(config.features, device=device) if with_features else None
+        self._extractor = make_extractor(config.features) if with_features else None
 
-    def __call__(self, works: Sequence[ClipWork]) -> list[Outcome]:
-        detect_and_align(works, self._config, self._detector)
+    def __call__(self, work: ClipWork) -> Outcome:
+        align(work, self._config)
         if self._extractor is not None:
-            compute_features(works, self._extractor)
-        return [work.outcome for work in works]
+            compute_features([work], self._extractor)
+        return work.outcome
 
 
 def prepare_clip(
@@ -139,11 +166,12 @@ def prepare_clip(
     StudyError
         Something is wrong that is not the clip's fault, such as missing weights.
     """
-    works = [decode(clip, config)]
-    detect_and_align(works, config, detector)
+    work = decode(clip, config)
+    detect([work], config, detector)
+    align(work, config)
     if extractor is not None:
-        compute_features(works, extractor)
-    return works[0].outcome
+        compute_features([work], extractor)
+    return work.outcome
 
 
 def decode(clip: ClipRef, config: PreparationConfig) -> ClipWork:
@@ -154,25 +182,30 @@ def decode(clip: ClipRef, config: PreparationConfig) -> ClipWork:
     return work
 
 
-def detect_and_align(works: Sequence[ClipWork], config: PreparationConfig, detector: FaceDetector) -> None:
-    """Find the speakers' faces, all frames in one batch, and cut them out."""
+def detect(works: Sequence[ClipWork], config: PreparationConfig, detector: FaceDetector) -> None:
+    """Find the speakers' faces, all frames in one batch; of each clip's frames the best is kept."""
     ready = [work for work in works if work.refusal is None]
     for work, found in zip(ready, _detect(ready, detector), strict=True):
         decoded, work.decoded = work.decoded, None
         if work.refusal is None:
             with _stage(work, "detect"):
-                index, detection = find_speaker(found, decoded, work.clip, config)
-        if work.refusal is None:
-            with _stage(work, "align"):
-                crop = cut_face(decoded.frames[index], detection, config)
-                work.row = make_row(
-                    work.clip, config, decoded=decoded, index=index, detection=detection, crop=crop
-                )
+                index, work.detection = find_speaker(found, decoded, work.clip, config)
+                work.decoded = DecodedClip(decoded.audio, [decoded.frames[index]], [decoded.times_s[index]])
+
+
+def align(work: ClipWork, config: PreparationConfig) -> None:
+    """Cut the face out, and put the row together; does nothing where that is done or the way has ended."""
+    if work.refusal is not None or work.row is not None:
+        return
+    decoded, work.decoded = work.decoded, None
+    with _stage(work, "align"):
+        crop = cut_face(decoded.frames[0], work.detection, config)
+        work.row = make_row(work.clip, config, decoded=decoded, index=0, detection=work.detection, crop=crop)
 
 
 def compute_features(works: Sequence[ClipWork], extractor: FaceFeatureExtractor) -> None:
-    """Compute the features of the stored faces, in one batch."""
-    ready = [work for work in works if work.refusal is None]
+    """Compute the features of the stored faces, in one batch; those that are there stay."""
+    ready = [work for work in works if work.refusal is None and work.row.features is None]
     begun = time.perf_counter()
     rows = _in_batch(ready, lambda batch: with_features([work.row for work in batch], extractor))
     seconds = (time.perf_counter() - begun) / max(len(ready), 1)

@@ -1,9 +1,9 @@
 """Preparation on a Ray cluster: the same stages, on as many machines as there are.
 
-Ray Data moves the clips; where there are GPUs, processes decode and actors with a
-GPU each do the rest, else a process takes a clip through all stages.  Only this
-machine writes the ledger and the shards, so a run can be killed, gone on with, and
-gone on with elsewhere, like a local one.
+Ray Data moves the clips.  Where there are GPUs, cores decode, actors with a GPU each
+detect and compute the features that want one, and cores do the rest; else a process takes
+a clip through all stages.  Only this machine writes the ledger and the shards, so a run
+can be killed, gone on with, and gone on with elsewhere, like a local one.
 
 A machine that is lost costs time: Ray does its clips again.  So does a clip that brings its
 process down, up to three times; then what is left of the wave is prepared clip by clip, and the
@@ -22,7 +22,8 @@ from typing import Any
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import ConfigError, RefusalReason, StudyError
-from s2f_lib.preparation.clip_work import ClipWorker, Finisher, Outcome, decode
+from s2f_lib.features.base import make_extractor
+from s2f_lib.preparation.clip_work import ClipWorker, Describer, OnDevice, Outcome, decode
 from s2f_lib.preparation.workers import Known, Task
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _streamed(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
     if n_gpus:
         data = data.map_batches(_decode, batch_size=_BLOCK, fn_args=(config,), **kept)
         data = data.map_batches(
-            _FinishOnGpu,
+            _OnGpu,
             batch_size=_GPU_BATCH,
             fn_constructor_args=(config,),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=n_gpus),
@@ -109,6 +110,7 @@ def _streamed(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
             max_restarts=-1,
             max_task_retries=_RETRIES,
         )
+        data = data.map_batches(_describe, batch_size=_BLOCK, fn_args=(config,), **kept)
     else:
         data = data.map_batches(_prepare, batch_size=_BLOCK, fn_args=(config,), **kept)
     for row in data.iter_rows():
@@ -185,17 +187,11 @@ def _connected(address: str | None) -> Iterator[None]:
 
 # -- what runs on the machines of the cluster ------------------------------------
 
-_workers: dict[str, ClipWorker] = {}  # by settings: a process serves many tasks, and loads its tools once
+_tools: dict[tuple[str, ...], Any] = {}
 
 
 def _prepare_one(clip: Any, config: StudyConfig) -> Outcome:
-    key = config.preparation.digest() + config.features.digest()
-    if key not in _workers:
-        import cv2
-
-        cv2.setNumThreads(1)
-        _workers[key] = ClipWorker(config, with_features=True)
-    return _workers[key](clip)
+    return _tool(ClipWorker, config)(clip)
 
 
 def _prepare(batch: _Batch, config: StudyConfig) -> _Batch:
@@ -210,18 +206,37 @@ def _decode(batch: _Batch, config: StudyConfig) -> _Batch:
     return _packed((place, decode(clip, config.preparation)) for place, clip in tasks)
 
 
-class _FinishOnGpu:
-    """The other stages: an actor, with a GPU of its own."""
+class _OnGpu:
+    """Detection, and the features of an extractor that wants a GPU: an actor, with one of its own."""
 
     def __init__(self, config: StudyConfig) -> None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._finisher = Finisher(config, with_features=True, device=device)
+        heavy = not make_extractor(config.features).runs_in_workers
+        self._stages = OnDevice(config, device=device, with_features=heavy)
 
     def __call__(self, batch: _Batch) -> _Batch:
         places, works = zip(*map(pickle.loads, batch["item"]), strict=True)
-        return _packed(zip(places, self._finisher(works), strict=True))
+        return _packed(zip(places, self._stages(works), strict=True))
+
+
+def _describe(batch: _Batch, config: StudyConfig) -> _Batch:
+    """What is left to do after a GPU."""
+    describer = _tool(Describer, config)
+    tasks = map(pickle.loads, batch["item"])
+    return _packed((place, describer(work)) for place, work in tasks)
+
+
+def _tool(kind: type, config: StudyConfig) -> Any:
+    """Return what a process loads once for many tasks."""
+    key = (kind.__name__, config.preparation.digest(), config.features.digest())
+    if key not in _tools:
+        import cv2
+
+        cv2.setNumThreads(1)
+        _tools[key] = kind(config, with_features=True)
+    return _tools[key]
 
 
 def _packed(items: Iterable[tuple[int, Any]]) -> _Batch:

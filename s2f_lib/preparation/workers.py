@@ -4,8 +4,8 @@ They are spawned, not forked: torch and dlib do not survive a fork.  So a script
 that prepares clips keeps its work under `if __name__ == "__main__"`.
 
 Clips overlap: while one is downloaded, others are decoded, looked at or described,
-each in another process.  Where a GPU detects, processes decode, and one thread
-here takes the decoded clips through the other stages, several at a time.
+each in another process.  Where a GPU detects, some processes decode, one thread here
+gives the GPU decoded clips, several at a time, and other processes do the rest.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from typing import Any
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.preparation.clip_work import ClipWork, ClipWorker, Finisher, Outcome, decode
+from s2f_lib.preparation.clip_work import ClipWork, ClipWorker, Describer, OnDevice, Outcome, decode
 from s2f_lib.sources.clip import ClipRef
 
 logger = logging.getLogger(__name__)
 
 Task = tuple[int, ClipRef]  # place in the ledger, clip
+MakeWorker = Callable[[], Callable[[Any], object]]
 Known = tuple[int, Outcome]  # an outcome that needs no work: a clip that could not be fetched
 
 _IN_FLIGHT = 3  # tasks a worker: one at work, two waiting; a finished row is about 0.2 MB
@@ -66,14 +68,15 @@ def prepare_clips(
         Or None, for every None of `tasks`.
     """
     if device != "cpu":
-        crew = _Crew(partial(_Decoder, config.preparation), workers=workers)
-        make_finisher = partial(Finisher, config, with_features=with_features, device=device)
-        return _closing(crew, finish_in_batches(crew.run(iter(tasks)), make_finisher))
+        decoders = _Crew(partial(_Decoder, config.preparation), workers=workers)
+        describers = _Crew(partial(Describer, config, with_features=with_features), workers=workers)
+        detected = in_batches(decoders.run(iter(tasks)), partial(OnDevice, config, device=device))
+        return _closing([decoders, describers], describers.run(detected))
     make_worker = partial(ClipWorker, config, with_features=with_features)
     if workers == 1:
         return _in_this_process(tasks, make_worker)
     crew = _Crew(make_worker, workers=workers)
-    return _closing(crew, crew.run(iter(tasks)))
+    return _closing([crew], crew.run(iter(tasks)))
 
 
 def _in_this_process(
@@ -81,36 +84,41 @@ def _in_this_process(
 ) -> Iterator[Known | None]:
     worker = make_worker()
     for task in tasks:
-        if task is not None and isinstance(task[1], ClipRef):
-            yield task[0], worker(task[1])
-        else:
+        if task is None or isinstance(task[1], Outcome):
             yield task
+        else:
+            yield task[0], worker(task[1])
 
 
-def _closing(crew: _Crew, outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
+def _closing(crews: list[_Crew], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
     try:
         yield from outcomes
     finally:
-        crew.close()
+        for crew in crews:
+            crew.close()
 
 
-def finish_in_batches(
-    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_finisher: Callable[[], Finisher]
-) -> Iterator[Known | None]:
-    """Take decoded clips through the other stages in one thread, a batch at a time."""
-    with ThreadPoolExecutor(1, thread_name_prefix="finish") as thread:
-        finisher = thread.submit(make_finisher).result()
-        waiting: deque[tuple[list[int], Future[list[Outcome]]]] = deque()
+def in_batches(
+    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_stages: Callable[[], OnDevice]
+) -> Iterator[tuple[int, ClipWork | Outcome] | None]:
+    """Take decoded clips through a device's stages in one thread, a batch at a time.
+
+    Clips whose way has ended come out as outcomes, in the order in which they end.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
+        stages = thread.submit(make_stages).result()
+        waiting: deque[tuple[list[int], Future[list[ClipWork]]]] = deque()
         batch: list[tuple[int, ClipWork]] = []
 
         def send() -> None:
             places = [place for place, _ in batch]
-            waiting.append((places, thread.submit(finisher, [work for _, work in batch])))
+            waiting.append((places, thread.submit(stages, [work for _, work in batch])))
             batch.clear()
 
-        def receive() -> Iterator[Known]:
+        def receive() -> Iterator[tuple[int, ClipWork | Outcome]]:
             places, future = waiting.popleft()
-            yield from zip(places, future.result(), strict=True)
+            for place, work in zip(places, future.result(), strict=True):
+                yield place, work if work.refusal is None else work.outcome
 
         for item in decoded:
             if item is None or isinstance(item[1], Outcome):
@@ -146,12 +154,13 @@ class _Crew:
     Parameters
     ----------
     make_worker
-        Called once in each process, with its first clip; makes what is then called with each clip.
+        Called once in each process, with its first clip; makes what is then called with each clip, or with
+        what an earlier stage made of it.
     workers
         Number of processes.
     """
 
-    def __init__(self, make_worker: Callable[[], Callable[[ClipRef], object]], *, workers: int) -> None:
+    def __init__(self, make_worker: MakeWorker, *, workers: int) -> None:
         self._make_worker = make_worker
         self._workers = workers
         self._pool = self._new_pool(workers)
@@ -169,7 +178,7 @@ class _Crew:
                 except StopIteration:
                     exhausted = True
                     break
-                if task is None or not isinstance(task[1], ClipRef):
+                if task is None or isinstance(task[1], Outcome):
                     idle = task is None
                     yield task
                     continue
@@ -224,11 +233,11 @@ class _Crew:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-_make_worker: Callable[[], Callable[[ClipRef], object]] | None = None
-_worker: Callable[[ClipRef], object] | None = None
+_make_worker: MakeWorker | None = None
+_worker: Callable[[Any], object] | None = None
 
 
-def _start_worker(make_worker: Callable[[], Callable[[ClipRef], object]]) -> None:
+def _start_worker(make_worker: MakeWorker) -> None:
     """Set a process up: one thread, no part in Ctrl-C, and no life after its parent."""
     import cv2
 
@@ -245,7 +254,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(clip: ClipRef) -> object:
+def _work(clip: ClipRef | ClipWork) -> object:
     """Prepare a clip; the tools are loaded with the first, where an error still reaches the parent."""
     global _worker
     if _worker is None:

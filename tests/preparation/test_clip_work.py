@@ -9,9 +9,9 @@ import pytest
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import MissingFileError, RefusalReason
-from s2f_lib.preparation.clip_work import ClipWorker, Finisher, decode, detect_and_align
+from s2f_lib.preparation.clip_work import ClipWorker, Describer, OnDevice, Outcome, decode, detect
 from s2f_lib.preparation.shards import rows_to_bytes
-from s2f_lib.preparation.workers import finish_in_batches, prepare_clips
+from s2f_lib.preparation.workers import in_batches, prepare_clips
 from s2f_lib.sources.clip import ClipRef, make_clip_id
 
 SETTINGS = {"detector": "torch", "detection_width_px": 160, "frame_positions": (0.25, 0.75), "audio_s": 2.0}
@@ -44,11 +44,16 @@ def _decoded(clips):
             yield None  # nothing at the moment: what is there must not wait for a full batch
 
 
-def test_batches_give_the_rows_that_clips_give_alone(clips):
+@pytest.mark.parametrize("features_on_device", [True, False])
+def test_batches_give_the_rows_that_clips_give_alone(clips, features_on_device):
     alone = ClipWorker(CONFIG, with_features=True)
     expected = {place: alone(clip) for place, clip in enumerate(clips)}
-    finisher = partial(Finisher, CONFIG, with_features=True, device="cpu")
-    items = list(finish_in_batches(_decoded(clips), finisher))
+    describe = Describer(CONFIG, with_features=True)
+    stages = partial(OnDevice, CONFIG, device="cpu", with_features=features_on_device)
+    items = [
+        item if item is None or isinstance(item[1], Outcome) else (item[0], describe(item[1]))
+        for item in in_batches(_decoded(clips), stages)
+    ]
     assert items.count(None) == 1
     found = dict(item for item in items if item is not None)
     assert len(items) == 1 + len(found)
@@ -85,7 +90,7 @@ class _Chokes:
 def test_a_batch_that_fails_is_tried_clip_by_clip(clips):
     works = [decode(clip, CONFIG.preparation) for clip in clips[:4]]
     works[2].decoded.frames[:] = [np.zeros((120, 161, 3), np.uint8)] * 2
-    detect_and_align(works, CONFIG.preparation, _Chokes(RuntimeError("out of luck"), 161))
+    detect(works, CONFIG.preparation, _Chokes(RuntimeError("out of luck"), 161))
     reasons = [work.outcome.reason for work in works]
     assert reasons == ["no-face", "no-face", "crashed", "no-face"]
     assert works[2].outcome.detail == "RuntimeError: out of luck"
@@ -93,14 +98,15 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(clips):
 
     works = [decode(clip, CONFIG.preparation) for clip in clips[:2]]
     with pytest.raises(MissingFileError):  # not a clip's fault: the run ends
-        detect_and_align(works, CONFIG.preparation, _Chokes(MissingFileError("no weights"), 160))
+        detect(works, CONFIG.preparation, _Chokes(MissingFileError("no weights"), 160))
 
 
 def test_known_outcomes_and_pauses_pass_through_the_processes(clips):
     refused = ClipWorker(CONFIG, with_features=False)(clips[18])
     tasks = [None, (7, refused), (0, clips[0]), None, (1, clips[1]), (8, refused)]
-    for workers in (1, 2):
-        items = list(prepare_clips(tasks, CONFIG, workers=workers, with_features=False))
+    # a device that is no GPU: the way that clips go where there is one
+    for workers, device in ((1, "cpu"), (2, "cpu"), (1, "cpu:0")):
+        items = list(prepare_clips(tasks, CONFIG, workers=workers, with_features=False, device=device))
         assert items.count(None) == 2
         found = dict(item for item in items if item is not None)
         assert found[7] is found[8] is refused
