@@ -84,6 +84,15 @@ class Study:
         run_paths.settings.write_text(config.to_yaml(), encoding="utf-8")
         return cls(config, run_paths)
 
+    def on_generated(self) -> Study:
+        """Return this study if its people are generated ones, else one with the same settings on those."""
+        if self.config.source.kind == "synthetic":
+            return self
+        source = self.config.source.model_copy(update={"kind": "synthetic"})
+        run_paths = RunPaths(self.paths.root / "generated")
+        run_paths.root.mkdir(parents=True, exist_ok=True)
+        return Study(self.config.model_copy(update={"source": source}), run_paths)
+
     @functools.cached_property
     def source_dir(self) -> Path:
         """The folder of the synthetic clips: made here if they are not there yet."""
@@ -142,9 +151,13 @@ class Study:
 
         return make_extractor(self.config.features)
 
-    def encoder(self, loss: LossName | None = None) -> TrainedEncoder:
-        """Return the voice encoder trained with a loss, by default `training.main_loss`."""
-        return self._encoder(loss or self.config.training.main_loss)
+    def encoder(self, loss: LossName | None = None, *, seed: int | None = None) -> TrainedEncoder:
+        """Return the voice encoder trained with a loss, by default `training.main_loss`.
+
+        Another seed gives other initial weights, batches and validation videos; by default `training.seed`.
+        """
+        training = self.config.training
+        return self._encoder(loss or training.main_loss, training.seed if seed is None else seed)
 
     def decoder(self, kind: DecoderKind | None = None) -> TrainedDecoder:
         """Return a face decoder, by default the one of `decoder.kind`, trained on the training clips' faces.
@@ -153,9 +166,9 @@ class Study:
         """
         return self._decoder(kind or self.config.decoder.kind)
 
-    def features(self, split: str, loss: LossName | None = None) -> FeaturePairs:
+    def features(self, split: str, loss: LossName | None = None, *, seed: int | None = None) -> FeaturePairs:
         """Return true and predicted features of a split's clips."""
-        return self.predicted(self.encoder(loss), self.split(split))
+        return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
     def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> FeaturePairs:
         """Return true and predicted features of any clips."""
@@ -206,28 +219,19 @@ class Study:
                 partial.replace(path)
         return dataclasses.replace(clips, audio=np.load(path))
 
-    def control_encoder(
-        self, clips: PreparedClips | None, *, name: str, epochs_times: float = 1.0
-    ) -> TrainedEncoder:
+    def control_encoder(self, clips: PreparedClips | None, *, name: str) -> TrainedEncoder:
         """Return an encoder trained on other clips, otherwise as the main one; None: the main one.
 
-        Parameters
-        ----------
-        name
-            Of its folder.
-        epochs_times
-            Factor on the epochs, so that fewer clips get as many steps.
+        The loss is `controls.loss`, and `name` that of the model's folder.
         """
         from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
 
         loss = self.config.controls.loss or self.config.training.main_loss
         if clips is None:
             return self.encoder(loss)
-        epochs = max(1, round(self.config.training.epochs * epochs_times))
-        training = self.config.training.model_copy(update={"epochs": epochs})
-        config = self.config.model_copy(update={"training": training})
-        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
-        return train_voice_encoder(clips, config, loss=loss, out=self._model_dir(f"control-{name}", digest))
+        digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
+        out = self._model_dir(f"control-{name}", digest)
+        return train_voice_encoder(clips, self.config, loss=loss, out=out)
 
     def triptychs(self, split: str = "test") -> Triptychs:
         """Return originals, renderings from the true and renderings from the predicted features."""
@@ -241,17 +245,19 @@ class Study:
         return Triptychs(pairs.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
 
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
-    def _encoder(self, loss: LossName) -> TrainedEncoder:
+    def _encoder(self, loss: LossName, seed: int) -> TrainedEncoder:
         from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
 
         clips = self.split("train")
-        digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
+        training = self.config.training.model_copy(update={"seed": seed})
+        config = self.config.model_copy(update={"training": training})
+        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
         # Speech2Face's own loss compares a decoder's first layer: another decoder, another encoder
         decoder = self.decoder("report") if loss == "speech2face" else None
         of_decoder = decoder.folder.name if decoder else ""
         out = self._model_dir(f"encoder-{loss}", digest + of_decoder)
         return train_voice_encoder(
-            clips, self.config, loss=loss, out=out, decoder=decoder.model if decoder else None
+            clips, config, loss=loss, out=out, decoder=decoder.model if decoder else None
         )
 
     @functools.cache  # noqa: B019 - as above

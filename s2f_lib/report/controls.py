@@ -71,23 +71,23 @@ def broken_links(study: Study, *, k: int) -> pd.DataFrame:
         Columns label, value, low, high, chance, n, p_value.
     """
     train, test = study.split("train"), study.split("test")
-    rng = np.random.default_rng(study.config.evaluation.seed)
-    shuffled = replace(train, features=train.features[rng.permutation(len(train))])
     encoder = study.control_encoder(None, name="as it is")
-    trained_on_wrong = study.control_encoder(shuffled, name="shuffled-pairs")
+    somebody_else = replace(test, audio=np.roll(test.audio, 1, axis=0))
     cases = {
         "as it is": study.predicted(encoder, test),
-        "trained on shuffled pairs": study.predicted(trained_on_wrong, test),
+        "shuffled pairs: another person's voice": study.predicted(encoder, somebody_else),
         "noise in place of the voice": study.predicted(encoder, replace(test, audio=noise_like(test.audio))),
-        "another test person's voice": study.predicted(
-            encoder, replace(test, audio=np.roll(test.audio, 1, axis=0))
-        ),
     }
+    if study.config.controls.shuffled_training:
+        rng = np.random.default_rng(study.config.evaluation.seed)
+        shuffled = replace(train, features=train.features[rng.permutation(len(train))])
+        trained_on_wrong = study.control_encoder(shuffled, name="shuffled-pairs")
+        cases["trained on shuffled pairs"] = study.predicted(trained_on_wrong, test)
     return pd.DataFrame(list(_labelled(cases, train, study.config.evaluation, k)))
 
 
 def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
-    """Return recall on the test people over the number of training clips, at equal numbers of steps.
+    """Return recall on the test people over the number of training clips, at equal numbers of epochs.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
         n_clips = round(share * len(train))
         # the first of the list: people are drawn one by one, so any part of them is a fair one
         part = None if share == 1 else train.subset(np.arange(n_clips))
-        encoder = study.control_encoder(part, name=f"clips-{n_clips}", epochs_times=1 / share)
+        encoder = study.control_encoder(part, name=f"clips-{n_clips}")
         similarity = similarity_without_mean(study.predicted(encoder, test), train.features)
         rows.append({"n_clips": n_clips} | recall_row(similarity, k, study.config.evaluation))
     return pd.DataFrame(rows)
@@ -129,7 +129,8 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
 def count_trained(config: StudyConfig) -> int:
     """Return how many encoders the controls train, the main one not counted."""
     rhos = set(config.controls.rhos) - {config.source.synthetic.rho}
-    return len(rhos) + 1 + len(set(config.controls.clip_shares) - {1.0})
+    fewer = set(config.controls.clip_shares) - {1.0}
+    return len(rhos) + len(fewer) + config.controls.shuffled_training
 
 
 def in_words(p_value: float, *, level: float = 0.05) -> str:

@@ -16,8 +16,11 @@ from s2f_lib.evaluation.statistics import (
     chance_reciprocal_rank,
     mean_reciprocal_rank,
     permutation_test_against_chance,
+    spread_over_seeds,
 )
 from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.report.reference import LOSS_NAMES
+from s2f_lib.study import Study
 
 
 def mean_face(train: FeaturePairs, test: FeaturePairs) -> FeaturePairs:
@@ -82,6 +85,38 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
     row = {f"R@{k}, %": f"{100 * recall_at(ranks, k):.1f}" for k in ks}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(ranks)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
+
+
+def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.DataFrame:
+    """Return each loss's recall at k on the test people, over `training.seed` and `controls.more_seeds`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a loss: trained with, seeds, mean, standard deviation (missing for one seed), lowest,
+        highest, chance; shares.
+    """
+    config = study.config
+    seeds = (config.training.seed, *config.controls.more_seeds)
+    rows = []
+    for loss in config.training.losses:
+        values = []
+        for seed in seeds:
+            pairs = study.features("test", loss, seed=seed)
+            values.append(recall_at(true_ranks(similarity_matrix(pairs.predicted, pairs.true, measure)), k))
+        spread = spread_over_seeds(np.array(values))
+        rows.append(
+            {
+                "trained with": LOSS_NAMES[loss],
+                "seeds": spread.n,
+                "mean": spread.mean,
+                "standard deviation": spread.deviation,
+                "lowest": min(values),
+                "highest": max(values),
+                "chance": chance_recall(k, len(pairs)),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

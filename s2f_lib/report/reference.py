@@ -75,6 +75,8 @@ LOSS_NAMES = {
     "l2": "L2 loss",
     "l1_l2": "L1 loss + \u03bb L2 loss",
     "contrastive": "contrastive loss",
+    "info_nce": "symmetric InfoNCE",  # this and the next are not the report's
+    "speech2face": "Speech2Face's own loss",
 }
 
 #: The report's table "Voice Encoder Architecture", a column a row.
