@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=0, help="measure memory over so many small clips instead")
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    load = os.getloadavg()[0]  # other programs, before ours
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         if options.many:
@@ -300,6 +301,7 @@ def main() -> None:
             "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "workers": options.workers or os.cpu_count(),
+            "load_average": round(load, 2),
             "real_clips": len(real),
             "generated_clips": len(clips) - len(real),
         }

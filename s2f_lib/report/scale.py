@@ -97,9 +97,14 @@ def measured_preparation(path: Path | None = None) -> MeasuredPreparation:
         )
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     start, ours, recipe = found["start"], found["frames_3"]["ours"], found["frames_3"]["the recipe"]
-    clips = f"{found['real_clips']} real and {found['generated_clips']} generated clips"
+    where = (
+        f"{found['real_clips']} real and {found['generated_clips']} generated clips, "
+        f"{found['cores']} cores of {found['cpu']}, {found['measured_on']}"
+    )
+    if found.get("load_average", 0.0) > 1:  # seconds of the processor are then the surer numbers
+        where += ", beside other programs"
     return MeasuredPreparation(
-        where=f"{clips}, {found['cores']} cores of {found['cpu']}, {found['measured_on']}",
+        where=where,
         core_seconds_per_clip=(ours["cpu_seconds"] - start["cpu_seconds"]) / (ours["clips"] - start["clips"]),
         start_core_seconds=start["cpu_seconds"],
         bytes_per_clip=ours["bytes_per_clip"],

@@ -23,6 +23,7 @@ def measured(tmp_path):
         "cpu": "a processor",
         "cores": 2,
         "workers": 2,
+        "load_average": 0.2,
         "real_clips": 12,
         "generated_clips": 10,
         "start": way | {"clips": 2, "seconds": 5.0, "cpu_seconds": 10.0},
