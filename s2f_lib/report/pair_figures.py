@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from s2f_lib.report.figures import _STYLE, PALETTE, WIDTH_IN
+from s2f_lib.report.pairs import SHORT_NAMES, ShownResults
 
-if TYPE_CHECKING:
-    from s2f_lib.report.pairs import ShownResults
-
-_SHORT = {
-    "speech2face": "Speech2Face",
-    "report": "report's encoder",
-    "ridge": "ridge",
-    "ours": "ours",
-    "shuffled": "ours, shuffled",
-}
 _STYLES = {
     "speech2face": "--",
     "report": "-.",
@@ -41,7 +30,7 @@ def recall_figure(shown: ShownResults) -> Figure:
         for name, values in numbers["systems"].items():
             curve, colour = values["curve"], PALETTE[_COLOURS[name]]
             axis.fill_between(curve["k"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
-            axis.plot(curve["k"], curve["value"], color=colour, ls=_STYLES[name], label=_SHORT[name])
+            axis.plot(curve["k"], curve["value"], color=colour, ls=_STYLES[name], label=SHORT_NAMES[name])
         ks = np.arange(1, 1 + max(len(v["curve"]["k"]) for v in numbers["systems"].values()))
         gallery = np.asarray(numbers["galleries"])
         chance = np.minimum(1, ks[:, None] / gallery[None]).mean(axis=1)
@@ -71,11 +60,11 @@ def ratio_figure(shown: ShownResults) -> Figure:
                 fmt=_MARKERS[name],
                 color=PALETTE[_COLOURS[name]],
                 capsize=3,
-                label=f"against {_SHORT[name]}",
+                label=f"against {SHORT_NAMES[name]}",
             )
         axis.axhline(1.0, color="black", lw=1)
         axis.set_yscale("log")
-        axis.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axis.set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
         axis.minorticks_off()
         axis.set_xticks(range(len(keys)), [key.replace("recall@", "K = ") for key in keys])
         axis.set_ylabel("recall of ours, times the other's")

@@ -27,6 +27,13 @@ SYSTEM_NAMES: Mapping[str, str] = {
     "ours": "ours",
     "shuffled": "ours, trained on other people's faces",
 }
+SHORT_NAMES: Mapping[str, str] = {
+    "speech2face": "Speech2Face",
+    "report": "report's encoder",
+    "ridge": "ridge",
+    "ours": "ours",
+    "shuffled": "shuffled",
+}
 SET_NAMES: Mapping[str, str] = {"avspeech": "AVSpeech", "voxceleb": "VoxCeleb"}
 _KEPT = "results.json"
 
@@ -132,39 +139,38 @@ def publish(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def systems_table(shown: ShownResults) -> pd.DataFrame:
-    """Return recall in percent and median rank of each system with intervals, and chance, a set each."""
-    rows = []
+    """Return recall in percent and median rank with intervals, a column a system; chance is the last."""
+    tables = []
     for set_name, numbers in shown.results["sets"].items():
-        pairs = f"{SET_NAMES[set_name]}, {numbers['people']:,} people"
+        columns: dict[str, list[str]] = {}
+        keys = [key for key in numbers["chance"] if key.startswith("recall")]
+        labels = ["test queries", *(key.replace("recall", "R") + ", %" for key in keys), "median rank"]
         for name, values in [*numbers["systems"].items(), ("chance", numbers["chance"])]:
-            row: dict[str, object] = {"pairs": pairs, "system": SYSTEM_NAMES.get(name, name)}
-            row["queries"] = values.get("n")
-            for key in _recall_keys(numbers):
-                row[key.replace("recall", "R") + ", %"] = _percent(values, key)
-            row["median rank"] = _with_interval(values, "median_rank", 1.0)
-            rows.append(row)
-    return pd.DataFrame(rows)
+            cells = [f"{values['n']:,}" if "n" in values else "-"]
+            cells += [_with_interval(values, key, 100.0) for key in keys]
+            columns[SHORT_NAMES.get(name, name)] = [*cells, _with_interval(values, "median_rank", 1.0)]
+        tables.append(_labelled(shown, set_name, labels, columns))
+    return pd.concat(tables, ignore_index=True).fillna("-")
 
 
 def comparison_table(shown: ShownResults) -> pd.DataFrame:
-    """Return how `ours` compares to each other system on the same queries, in the splits that test both."""
-    rows = []
+    """Return how ours compares with each other system, a column each, in the splits that test both."""
+    labels = [f"R@{k} of ours, times" for k in (10, 20, 50)]
+    labels += ["rank of ours, times", "p of ranks", "p of R@10", "splits with a smaller median rank"]
+    tables = []
     for set_name, numbers in shown.results["sets"].items():
-        for name, found in numbers["comparisons"].items():
-            ratios = numbers["ratios"][name]
-            each_split = _better_splits(numbers, name)
-            rows.append(
-                {
-                    "pairs": SET_NAMES[set_name],
-                    "ours against": SYSTEM_NAMES.get(name, name),
-                    **{f"R@{k}, times": _ratio(ratios[f"recall@{k}"]) for k in (10, 20, 50)},
-                    "rank, times": f"{math.exp(found['log_rank_difference']):.2f}",
-                    "p of ranks": _p(found["p_log_rank"]),
-                    "p of R@10": _p(found["p_recall@10"]),
-                    "smaller median rank in": each_split,
-                }
-            )
-    return pd.DataFrame(rows)
+        columns = {
+            f"against {SHORT_NAMES.get(name, name)}": [
+                *(_ratio(numbers["ratios"][name][f"recall@{k}"]) for k in (10, 20, 50)),
+                f"{math.exp(found['log_rank_difference']):.2f}",
+                _p(found["p_log_rank"]),
+                _p(found["p_recall@10"]),
+                _better_splits(numbers, name),
+            ]
+            for name, found in numbers["comparisons"].items()
+        }
+        tables.append(_labelled(shown, set_name, labels, columns))
+    return pd.concat(tables, ignore_index=True).fillna("-")
 
 
 def shown_as(shown: ShownResults) -> str:
@@ -178,7 +184,7 @@ def shown_as(shown: ShownResults) -> str:
     )
 
 
-def sizes(shown: ShownResults) -> dict[str, float]:
+def sizes(shown: ShownResults) -> dict[str, float | str]:
     """Return for the prose how many pairs, splits, queries and faces there are, of the first set."""
     results, numbers = shown.results, shown.of()
     splits = results["splits"]
@@ -190,6 +196,7 @@ def sizes(shown: ShownResults) -> dict[str, float]:
         "n_queries": numbers["n"],
         "n_not_found": results["data"]["faces_without_detection"],
         "control_rank": numbers["systems"]["shuffled"]["median_rank"],
+        "control_verdict": _against_chance(numbers["systems"]["shuffled"], "median_rank"),
         "chance_rank": numbers["chance"]["median_rank"],
     }
 
@@ -200,6 +207,7 @@ def in_prose(shown: ShownResults, *, against: str, k: int = 10) -> dict[str, flo
     ours, other = (numbers["systems"][name] for name in ("ours", against))
     ratio = numbers["ratios"][against][key]
     low, high = ours["intervals"][key]
+    report = numbers["systems"]["report"]
     return {
         "k": k,
         "ours": ours[key],
@@ -213,7 +221,9 @@ def in_prose(shown: ShownResults, *, against: str, k: int = 10) -> dict[str, flo
         "ratio_high": ratio[2],
         "rank_ours": ours["median_rank"],
         "rank_other": other["median_rank"],
-        "report": numbers["systems"]["report"][key],
+        "verdict": _verdict(ratio[1], ratio[2]),
+        "report": report[key],
+        "report_verdict": _against_chance(report, key),
     }
 
 
@@ -253,19 +263,31 @@ def tried_table(step: str) -> pd.DataFrame:
     return table
 
 
+def _verdict(low: float, high: float) -> str:
+    """Return in words what the interval of a ratio says."""
+    return "better than" if low > 1 else "worse than" if high < 1 else "about as well as"
+
+
+def _against_chance(values: Mapping[str, Any], key: str) -> str:
+    low, high = values["intervals"][key]
+    inside = low <= values["chance"][key] <= high
+    return "not told apart from chance" if inside else "told apart from chance"
+
+
 def _better_splits(numbers: Mapping[str, Any], name: str) -> str:
     ours, other = (numbers["systems"][key]["per_split"] for key in ("ours", name))
     both = list(zip(ours, other, strict=False))  # a system may be tested in the first splits only
     better = sum(a["median_rank"] < b["median_rank"] for a, b in both)
-    return f"{better} of {len(both)} splits"
+    return f"{better} of {len(both)}"
 
 
-def _recall_keys(numbers: Mapping[str, Any]) -> list[str]:
-    return [key for key in numbers["chance"] if key.startswith("recall")]
-
-
-def _percent(values: Mapping[str, Any], key: str) -> str:
-    return _with_interval(values, key, 100.0)
+def _labelled(
+    shown: ShownResults, set_name: str, labels: list[str], columns: dict[str, list[str]]
+) -> pd.DataFrame:
+    """Return a table with its row labels, and with the set's name where there are several."""
+    several = {"pairs": SET_NAMES[set_name]} if len(shown.results["sets"]) > 1 else {}
+    table = pd.DataFrame({**dict.fromkeys(several, ""), "": labels, **columns})
+    return table.assign(**several) if several else table
 
 
 def _with_interval(values: Mapping[str, Any], key: str, times: float) -> str:
