@@ -84,9 +84,7 @@ class PairScores:
         for name in scores:
             score = getattr(self, f"_{name}")
             by_query, by_face = score(predicted, self._cohort), score(self._predicted, gallery)
-            raw = score(predicted, gallery)
-            total += (raw - by_query.mean(axis=1, keepdims=True)) / _spread(by_query, axis=1)
-            total += (raw - by_face.mean(axis=0, keepdims=True)) / _spread(by_face, axis=0)
+            total += cohort_normalized(score(predicted, gallery), by_query, by_face)
         return total
 
     def _cosine(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -117,6 +115,25 @@ class PairScores:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+
+
+def cohort_normalized(score: np.ndarray, by_query: np.ndarray, by_face: np.ndarray) -> np.ndarray:
+    """Return a score in standard deviations above a cohort's, by the query plus by the face (s-norm).
+
+    As in speaker verification: a voice that is like everybody's face, or a face like
+    everybody's voice, gains nothing by it.
+
+    Parameters
+    ----------
+    score
+        `(q, m)` of queries and gallery faces.
+    by_query
+        `(q, c)` of the queries and the cohort's faces.
+    by_face
+        `(c, m)` of the cohort's queries and the gallery faces.
+    """
+    of_query = (score - by_query.mean(axis=1, keepdims=True)) / _spread(by_query, axis=1)
+    return of_query + (score - by_face.mean(axis=0, keepdims=True)) / _spread(by_face, axis=0)
 
 
 def _spread(values: np.ndarray, *, axis: int) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Controls and ceilings: runs whose outcome is known beforehand, and what bounds the rest.
 
 All retrieval here is by the cosine similarity after the mean training face was
-taken off both sides: faces have much in common, which says nothing of a person.
+taken off both sides, normalised against the training people: faces have much in
+common, which says nothing of a person.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
 from s2f_lib.evaluation.statistics import permutation_test_against_chance, recall_interval
 from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 from s2f_lib.study import Study
@@ -48,11 +50,14 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
         # the world's own clips are there, and so is their encoder
         own = rho == world.rho
         heard = test if own else study.recorded("test", rho=rho)
-        encoder = study.control_encoder(None if own else study.recorded("train", rho=rho), name=name)
+        trained_on = train if own else study.recorded("train", rho=rho)
+        encoder = study.control_encoder(None if own else trained_on, name=name)
         table = draw_population(world.model_copy(update={"rho": rho})).table().set_index("clip_id")
         fitted_on, asked = table.loc[train.clip_ids], table.loc[test.clip_ids]
         similarities = {
-            "encoder": similarity_without_mean(study.predicted(encoder, heard), train.features),
+            "encoder": normalized_similarity(
+                study.predicted(encoder, heard), study.predicted(encoder, trained_on)
+            ),
             "voice latents": _from_latents(fitted_on, train, asked, test),
             "likelihood": log_likelihood(asked, asked, rho=rho),
         }
@@ -73,17 +78,22 @@ def broken_links(study: Study, *, k: int) -> pd.DataFrame:
     train, test = study.split("train"), study.split("test")
     encoder = study.control_encoder(None, name="as it is")
     somebody_else = replace(test, audio=np.roll(test.audio, 1, axis=0))
+    noisy = replace(test, audio=noise_like(test.audio))
+    cohort = study.predicted(encoder, train)
     cases = {
-        "as it is": study.predicted(encoder, test),
-        "shuffled pairs: another person's voice": study.predicted(encoder, somebody_else),
-        "noise in place of the voice": study.predicted(encoder, replace(test, audio=noise_like(test.audio))),
+        "as it is": (study.predicted(encoder, test), cohort),
+        "shuffled pairs: another person's voice": (study.predicted(encoder, somebody_else), cohort),
+        "noise in place of the voice": (study.predicted(encoder, noisy), cohort),
     }
     if study.config.controls.shuffled_training:
         rng = np.random.default_rng(study.config.evaluation.seed)
         shuffled = replace(train, features=train.features[rng.permutation(len(train))])
         trained_on_wrong = study.control_encoder(shuffled, name="shuffled-pairs")
-        cases["trained on shuffled pairs"] = study.predicted(trained_on_wrong, test)
-    return pd.DataFrame(list(_labelled(cases, train, study.config.evaluation, k)))
+        cases["trained on shuffled pairs"] = (
+            study.predicted(trained_on_wrong, test),
+            study.predicted(trained_on_wrong, shuffled),
+        )
+    return _recall_table(cases, study.config.evaluation, k)
 
 
 def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
@@ -101,7 +111,8 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
         # the first of the list: people are drawn one by one, so any part of them is a fair one
         part = None if share == 1 else train.subset(np.arange(n_clips))
         encoder = study.control_encoder(part, name=f"clips-{n_clips}")
-        similarity = similarity_without_mean(study.predicted(encoder, test), train.features)
+        seen = train if part is None else part
+        similarity = normalized_similarity(study.predicted(encoder, test), study.predicted(encoder, seen))
         rows.append({"n_clips": n_clips} | recall_row(similarity, k, study.config.evaluation))
     return pd.DataFrame(rows)
 
@@ -122,8 +133,9 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
         "other sentences": study.recorded("test", take=1),
         "other sentences, foreign accent": study.recorded("test", take=1, accent=FOREIGN_ACCENT),
     }
-    pairs = {label: study.predicted(encoder, clips) for label, clips in cases.items()}
-    return pd.DataFrame(list(_labelled(pairs, train, study.config.evaluation, k)))
+    cohort = study.predicted(encoder, train)
+    pairs = {label: (study.predicted(encoder, clips), cohort) for label, clips in cases.items()}
+    return _recall_table(pairs, study.config.evaluation, k)
 
 
 def count_trained(config: StudyConfig) -> int:
@@ -138,16 +150,28 @@ def in_words(p_value: float, *, level: float = 0.05) -> str:
     return "above chance" if p_value < level else "not told apart from chance"
 
 
-def similarity_without_mean(pairs: FeaturePairs, training_faces: np.ndarray) -> np.ndarray:
-    """Return the cosine of each prediction with each true face, both less the mean training direction.
+def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarray:
+    """Return how well each voice and each face fit, normalised against the training people.
+
+    The mean training face is taken off both sides, the cosine similarity computed, and
+    expressed in standard deviations above that with the training people (s-norm).
+
+    Parameters
+    ----------
+    asked, cohort
+        True and predicted features of the test and of the training people.
 
     Returns
     -------
     numpy.ndarray
         `(n, n)` float64, row i's true face in column i.
     """
-    mean = unit(training_faces).mean(axis=0)
-    return similarity_matrix(unit(pairs.predicted) - mean, unit(pairs.true) - mean, "cosine")
+    mean = unit(cohort.true).mean(axis=0)
+
+    def cosine(voices: FeaturePairs, faces: FeaturePairs) -> np.ndarray:
+        return similarity_matrix(unit(voices.predicted) - mean, unit(faces.true) - mean, "cosine")
+
+    return cohort_normalized(cosine(asked, asked), cosine(asked, cohort), cosine(cohort, asked))
 
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
@@ -189,20 +213,24 @@ def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return noise
 
 
-def _labelled(
-    cases: dict[str, FeaturePairs], train: PreparedClips, config: EvaluationConfig, k: int
-) -> Iterator[dict[str, float | str]]:
-    for label, pairs in cases.items():
-        yield {"label": label} | recall_row(similarity_without_mean(pairs, train.features), k, config)
+def _recall_table(
+    cases: Mapping[str, tuple[FeaturePairs, FeaturePairs]], config: EvaluationConfig, k: int
+) -> pd.DataFrame:
+    """Return a row for each label to the people that are asked about and their cohort."""
+    rows = [
+        {"label": label} | recall_row(normalized_similarity(*pairs), k, config)
+        for label, pairs in cases.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _from_latents(
     fitted_on: pd.DataFrame, train: PreparedClips, asked: pd.DataFrame, test: PreparedClips
 ) -> np.ndarray:
     model = RidgeCV(np.logspace(-3, 3, 13)).fit(_voice_columns(fitted_on), unit(train.features))
-    predicted = model.predict(_voice_columns(asked))
-    mean = unit(train.features).mean(axis=0)
-    return similarity_matrix(predicted - mean, unit(test.features) - mean, "cosine")
+    predicted = [model.predict(_voice_columns(table)) for table in (asked, fitted_on)]
+    of_test = FeaturePairs(tuple(test.clip_ids), test.features, predicted[0])
+    return normalized_similarity(of_test, FeaturePairs(tuple(train.clip_ids), train.features, predicted[1]))
 
 
 def _voice_columns(table: pd.DataFrame) -> np.ndarray:

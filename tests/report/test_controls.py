@@ -59,9 +59,13 @@ def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_
     train, test = clips_of("train", rho=rho), clips_of("test", rho=rho)
     config = load_config(None, TINY)
     model = train_voice_encoder(train, config, loss="info_nce", out=tmp_path).model
-    predicted = predict_features(model, test.audio, config.spectrogram)
-    pairs = FeaturePairs(tuple(test.clip_ids), test.features, predicted)
-    similarity = controls.similarity_without_mean(pairs, train.features)
+    asked, cohort = (
+        FeaturePairs(
+            tuple(clips.clip_ids), clips.features, predict_features(model, clips.audio, config.spectrogram)
+        )
+        for clips in (test, train)
+    )
+    similarity = controls.normalized_similarity(asked, cohort)
     row = controls.recall_row(similarity, 10, EvaluationConfig())
     assert row["chance"] == pytest.approx(10 / 60)
     # the mean rank says more of so few people than recall does
@@ -77,11 +81,13 @@ def test_the_mean_face_is_taken_off_both_sides():
     mean = np.array([3.0, 0, 0, 4]) / 5
     own = np.array([0, 0.1, 0, 0])
     faces = np.stack([mean + own, mean - own])
-    pairs = FeaturePairs(("a", "b"), faces, faces[::-1].copy())
-    similarity = controls.similarity_without_mean(pairs, faces)
-    # without the mean they are opposite: every voice prefers the other's face
-    assert similarity[0, 0] < -0.9
-    assert similarity[0, 1] > 0.9
+    cohort = FeaturePairs(("c", "d"), faces, faces)
+    opposite = FeaturePairs(("a", "b"), faces, faces[::-1].copy())
+    # without the mean the two are opposite: every voice prefers the other's face
+    similarity = controls.normalized_similarity(opposite, cohort)
+    assert similarity[0, 0] < -1.9
+    assert similarity[0, 1] > 1.9
+    np.testing.assert_allclose(controls.normalized_similarity(cohort, cohort), -similarity, atol=1e-9)
 
 
 def test_noise_is_as_loud_as_the_voice_and_says_nothing_of_it():
