@@ -47,7 +47,7 @@ class DecoderComparison:
     def write(self, out: Path, *, environment: dict[str, str]) -> list[Path]:
         """Write `out` (JSON: numbers, settings, machine) and two CSV files beside it; return the three."""
         out.parent.mkdir(parents=True, exist_ok=True)
-        tables = {"decoders": self.table, "training": self.training}
+        tables = {"measures": self.table, "training": self.training}
         paths = [out]
         for name, table in tables.items():
             paths.append(out.with_name(f"{out.stem}_{name}.csv"))
@@ -105,6 +105,7 @@ def compare_decoders(
         mean_features=sets.train.features.mean(axis=0),
         second_judge=AppearanceJudge(sets.train.crops(range(min(_FOR_SECOND_JUDGE, len(sets.train))))),
         config=config.evaluation,
+        distractors=sets.train.features,
     )
     curves = pd.concat(training, ignore_index=True)
     minutes = curves.groupby("decoder", sort=False)["seconds"].sum() / 60

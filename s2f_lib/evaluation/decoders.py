@@ -33,6 +33,7 @@ def judge_drawings(
     mean_features: np.ndarray,
     second_judge: Describe,
     config: EvaluationConfig,
+    distractors: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Measure how well each decoder's drawings stand for their originals.
 
@@ -51,13 +52,15 @@ def judge_drawings(
         Faces to vectors, independent of the extractor; see `appearance.AppearanceJudge`.
     config
         Of intervals.
+    distractors
+        `(m, dimension)` features of other true faces, for one more recall in the gallery of all n + m.
 
     Returns
     -------
     pandas.DataFrame
         Columns decoder, measure, n, gallery, value, low, high, chance (of recall; else missing).
         Measures: identity_cosine, recall_1, recall_5, recall_10 (extractor), second_recall_1 and
-        second_recall_10 (second judge), ssim, psnr_db, l1, sharpness (median ratio).
+        second_recall_10 (second judge), large_recall_1 (with distractors), ssim, psnr_db, l1, sharpness (median ratio).
     """
     gallery = len(originals)
     if gallery < max(RECALL_AT):
@@ -73,6 +76,10 @@ def judge_drawings(
         values = {"identity_cosine": pair_distances(true, features)["cosine"]}
         values |= {f"recall_{k}": ranks <= k for k in RECALL_AT}
         values |= {f"second_recall_{k}": second <= k for k in (1, 10)}
+        if distractors is not None:
+            everyone = np.concatenate([true, distractors - mean_features])
+            large = similarity_matrix(features, everyone, "cosine")
+            values["large_recall_1"] = true_ranks(large, np.arange(gallery)) <= 1
         values |= likeness(drawn, originals)
         values["sharpness"] = sharpness(drawn) / np.maximum(sharpness(originals), 1e-6)
         for measure, of_each in values.items():
@@ -83,8 +90,9 @@ def judge_drawings(
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,
             )
-            chance = chance_recall(int(measure.rpartition("_")[2]), gallery) if "recall" in measure else None
-            row = {"decoder": name, "measure": measure, "n": len(drawn), "gallery": gallery}
+            size = gallery + len(distractors) if measure.startswith("large") else gallery
+            chance = chance_recall(int(measure.rpartition("_")[2]), size) if "recall" in measure else None
+            row = {"decoder": name, "measure": measure, "n": len(drawn), "gallery": size}
             rows.append(
                 row | {"value": interval.value, "low": interval.low, "high": interval.high, "chance": chance}
             )
@@ -120,9 +128,17 @@ def likeness(drawn: np.ndarray, originals: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def sharpness(faces: np.ndarray) -> np.ndarray:
-    """Return the variance of the Laplacian of each face's brightness, `(n,)`: the more detail, the larger."""
-    grey = (cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY) for face in faces)
-    return np.array([cv2.Laplacian(face, cv2.CV_64F).var() for face in grey])
+    """Return the variance of the Laplacian of each face's brightness, `(n,)`: the more detail, the larger.
+
+    At half the size: what changes from one pixel to the next, such as the checkerboard of
+    transposed convolutions, is no detail of a face.
+    """
+    found = []
+    for face in faces:
+        grey = cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY)
+        size = grey.shape[1] // 2, grey.shape[0] // 2
+        found.append(cv2.Laplacian(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), cv2.CV_64F).var())
+    return np.array(found)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

@@ -40,11 +40,11 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
     """Change test voices, taken at even steps of the list, and predict features from them."""
     from s2f_lib.training.encoder import predict_features
 
-    test, encoder = study.split("test"), study.encoder().model
+    test, encoder, config = study.split("test"), study.encoder().model, study.config
     return change_voices(
         test.audio[_even_steps(len(test), n_voices)],
-        lambda audio: predict_features(encoder, audio, study.config.spectrogram),
-        sample_rate_hz=study.config.preparation.sample_rate_hz,
+        lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
+        sample_rate_hz=config.preparation.sample_rate_hz,
     )
 
 

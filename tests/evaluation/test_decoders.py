@@ -72,11 +72,28 @@ def test_psnr_and_difference_by_hand():
     assert found["psnr_db"][0] == pytest.approx(-20 * np.log10(0.2), abs=1e-4)
 
 
-def test_sharpness_of_one_bright_pixel():
-    face = np.zeros((1, 9, 9, 3), np.uint8)
-    face[0, 4, 4] = 10
+def test_sharpness_of_one_bright_spot_and_none_of_a_checkerboard():
+    face = np.zeros((2, 18, 18, 3), np.uint8)
+    face[0, 8:10, 8:10] = 10  # one pixel of the half size
+    face[1] = 100 + 50 * (np.indices((18, 18)).sum(axis=0) % 2)[..., None]
     # the Laplacian is -40 there, 10 at its four neighbours and 0 elsewhere: mean 0
-    assert sharpness(face)[0] == pytest.approx((40**2 + 4 * 10**2) / 81)
+    assert sharpness(face) == pytest.approx([(40**2 + 4 * 10**2) / 81, 0])
+
+
+def test_distractors_make_the_gallery_larger(faces):
+    table = judge_drawings(
+        {"perfect": faces},
+        faces,
+        extractor=_pixels,
+        mean_features=_pixels(faces).mean(axis=0),
+        second_judge=AppearanceJudge(faces, components=10),
+        config=CONFIG,
+        distractors=np.repeat(_pixels(faces[:1]), 30, axis=0),  # the first face, 30 times more
+    ).set_index("measure")
+    assert table.loc["large_recall_1", "gallery"] == 50
+    assert table.loc["large_recall_1", "chance"] == pytest.approx(1 / 50)
+    assert table.loc["large_recall_1", "value"] == pytest.approx(19 / 20)  # a tie is no first place
+    assert table.loc["recall_1", "gallery"] == 20
 
 
 def test_too_small_a_gallery_and_other_shapes_are_refused(faces):

@@ -1,0 +1,165 @@
+"""Tables and pictures of chapter 04: two decoders on this run's faces, and on UTKFace as published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from s2f_lib import paths
+from s2f_lib.errors import MissingFileError
+from s2f_lib.evaluation.appearance import AppearanceJudge
+from s2f_lib.evaluation.decoders import judge_drawings
+from s2f_lib.evaluation.distances import pair_distances
+from s2f_lib.evaluation.statistics import Interval
+from s2f_lib.study import Study
+
+if TYPE_CHECKING:
+    from s2f_lib.training.decoder import TrainedDecoder
+
+#: How the chapter calls the decoders, and the same picture for everybody.
+NAMES = {"report": "as in the report", "residual": "residual", "mean": "mean training face"}
+_ENOUGH_FOR_JUDGE = 2_000
+_MEASURES = {
+    "identity_cosine": ("identity, cosine", 2, 1),
+    "recall_1": ("R@1, %", 1, 100),
+    "recall_10": ("R@10, %", 1, 100),
+    "large_recall_1": ("R@1 with the training faces, %", 1, 100),
+    "second_recall_1": ("R@1 by gradients, %", 1, 100),
+    "ssim": ("SSIM", 3, 1),
+    "psnr_db": ("PSNR, dB", 2, 1),
+    "sharpness": ("sharpness", 2, 1),
+}
+
+
+@dataclass(frozen=True)
+class PublishedComparison:
+    """What `s2f faces` measured once on UTKFace: numbers alone.
+
+    Attributes
+    ----------
+    table
+        As `evaluation.decoders.judge_drawings` gives.
+    provenance
+        What it was made with.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any]
+
+    @property
+    def commit(self) -> str:
+        """The commit that it was measured with."""
+        return str(self.provenance["environment"]["commit"]).split()[0]
+
+
+def published_utkface() -> PublishedComparison:
+    """Return the published comparison on UTKFace.
+
+    Raises
+    ------
+    MissingFileError
+        It is not in the checkout.
+    """
+    path = paths.book_dir() / "published" / "utkface" / "decoders.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"no {path.name} in {path.parent}: type `s2f faces --utkface DIR --out {path}`"
+        )
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return PublishedComparison(pd.DataFrame(content["decoders"]), content["provenance"])
+
+
+def judge(study: Study, drawings: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Judge drawings of the test people, in the order of `study.split("test")`."""
+    train, test = study.split("train"), study.split("test")
+    return judge_drawings(
+        drawings,
+        test.crops(),
+        extractor=study.extractor,
+        mean_features=train.features.mean(axis=0),
+        second_judge=AppearanceJudge(train.crops(np.arange(min(len(train), _ENOUGH_FOR_JUDGE)))),
+        config=study.config.evaluation,
+        distractors=train.features,
+    )
+
+
+def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `judge_drawings` for readers: a row a measure, a column a decoder, and chance."""
+    rows = []
+    for measure, (label, digits, factor) in _MEASURES.items():
+        chosen = judged[judged["measure"] == measure].set_index("decoder")
+        if chosen.empty:
+            continue
+        row: dict[str, object] = {"measure": label}
+        for decoder, found in chosen.iterrows():
+            interval = Interval(*(factor * found[name] for name in ("value", "low", "high")))
+            row[NAMES.get(str(decoder), str(decoder))] = f"{interval:.{digits}f}"
+        chance = chosen["chance"].iloc[0]
+        known = chance is not None and chance == chance
+        rows.append(row | {"chance": f"{factor * chance:.2f}" if known else None})
+    return pd.DataFrame(rows)
+
+
+def value(judged: pd.DataFrame, decoder: str, measure: str) -> float:
+    """Return one value of a table of `judge_drawings`, for the prose."""
+    chosen = judged[(judged["decoder"] == decoder) & (judged["measure"] == measure)]
+    return float(chosen["value"].item())
+
+
+def identity(study: Study, drawn: np.ndarray) -> np.ndarray:
+    """Return the cosine of the features of the test people's drawings and faces, less the mean, `(n,)`."""
+    mean = study.split("train").features.mean(axis=0)
+    true = study.split("test").features
+    return pair_distances(true - mean, study.extractor(drawn) - mean)["cosine"]
+
+
+def drawn_at_epochs(
+    decoder: TrainedDecoder, features: np.ndarray, originals: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Draw people with the decoder as it was after some epochs.
+
+    Returns
+    -------
+    faces
+        (people, 1 + epochs, height, width, 3): the originals first.
+    headings
+        A text a column.
+    """
+    from s2f_lib.training.decoder import render_faces
+
+    kept = decoder.at_epochs()
+    columns = [originals, *(render_faces(model, features) for model in kept.values())]
+    names = ["original", *(f"epoch {epoch}" for epoch in kept)]
+    return np.stack(columns, axis=1), names
+
+
+def drawn_side_by_side(
+    originals: np.ndarray, drawings: Mapping[str, np.ndarray], identity: np.ndarray, *, n_rows: int
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Choose people at even steps of `identity`, from the best to the worst.
+
+    Parameters
+    ----------
+    originals
+        (n, height, width, 3).
+    drawings
+        Decoder's name to the same people's drawings.
+    identity
+        (n,) by which they are put in order; shown beside each row.
+
+    Returns
+    -------
+    faces, headings, notes
+        As `figures.face_rows` takes them.
+    """
+    order = np.argsort(-identity, kind="stable")
+    rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
+    faces = np.stack([originals[rows], *(drawn[rows] for drawn in drawings.values())], axis=1)
+    headings = ["original", *(NAMES.get(name, name) for name in drawings)]
+    return faces, headings, [f"identity {identity[row]:.2f}" for row in rows]
