@@ -244,9 +244,9 @@ def start_up(clips: list[ClipRef], folder: Path, *, workers: int) -> Result:
 
 def many(folder: Path, count: int, *, workers: int) -> None:
     """Measure whether memory grows with the number of clips."""
-    originals = generated_clips(folder / "small", 8, size_px=(160, 120))
+    originals = generated_clips(folder / "small", 8, size_px=(320, 240))
     base = study(1, workers)
-    settings = {"detection_width_px": 160, "audio_s": 6.0}
+    settings = {"detection_width_px": 200}
     config = base.model_copy(update={"preparation": base.preparation.model_copy(update=settings)})
     for n in (max(count // 10, 1), count):
         clips = [

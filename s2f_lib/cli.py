@@ -124,8 +124,11 @@ def info() -> None:
 def main() -> None:
     """Run the command line; errors of the study become one line and an exit status."""
     logging.captureWarnings(True)
+    interrupted = "interrupted; the same command goes on where it was"
     try:
-        app(prog_name="s2f", standalone_mode=False)
+        # typer returns the status of an exit: of Ctrl-C, which it catches first, 130
+        if status := app(prog_name="s2f", standalone_mode=False):
+            _fail(interrupted, status=status) if status == 130 else sys.exit(status)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except InputError as error:
@@ -133,7 +136,7 @@ def main() -> None:
     except StudyError as error:
         _fail(error, status=1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it was", status=130)
+        _fail(interrupted, status=130)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click's: option, type, range
             message = error.format_message()  # empty where no command was given: the help was shown

@@ -123,7 +123,8 @@ def download_clips(
     progress
         Called with each result, in the caller's thread.
     stop
-        Set by another thread, it ends the run within a second, as closing the iterator does.
+        Set by another thread, it ends the run as closing the iterator does: within a second, or the
+        socket's timeout where a server stalls.
 
     Yields
     ------

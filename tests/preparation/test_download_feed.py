@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +205,40 @@ def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path
             _prepare(world, out, server, workers=1, cookies=tmp_path / "nowhere.txt")
         assert _outcomes(out) == dict.fromkeys(world.files, "pending")
         assert _prepare(world, out, server, workers=1).n_done == 3
+
+
+def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
+    plan = [("stall", 8, None, "network")]
+    world, out = _world(tmp_path, videos, 12, plan), tmp_path / "out"
+    settings = ["preparation.detection_width_px=160", "preparation.frame_positions=[0.5]"]
+    settings += ["preparation.workers=1", "source.avspeech.download.socket_timeout_s=2"]
+    pairs = [part for setting in settings for part in ("-p", setting)]
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        command = [sys.executable, "-c", "from s2f_lib.cli import main; main()", "prepare", "--download"]
+        command += ["--csv", str(world.csv), "--out", str(out), "--url-template", server.template, *pairs]
+        run = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[2],
+            # a test run in the background hands down a SIGINT that is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        give_up_s = time.monotonic() + 60
+        while not list((out / "media").glob("*.mp4")) and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        errors = run.communicate(timeout=60)[1]
+        assert run.returncode == 130, errors
+        assert "interrupted; the same command goes on" in errors
+        server.behaviours.clear()
+        media = out / "media"
+        download = Download(media, DownloadConfig(url_template=server.template, **QUICK))
+        config = StudyConfig(
+            preparation=PreparationConfig(detection_width_px=160, frame_positions=(0.5,), workers=1)
+        )
+        assert prepare(config, load_clips(world.csv, media), out, download=download).n_done == 12
+    assert Counter(read_prepared(out).video_ids) == dict.fromkeys(world.files, 1)
 
 
 def test_the_command_downloads_into_the_folder(tmp_path, videos):
