@@ -19,7 +19,9 @@ def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)
 
 
-@pytest.mark.parametrize("command", ["synth", "prepare", "run", "book", "info", "weights", "train-vgg-face"])
+@pytest.mark.parametrize(
+    "command", ["synth", "prepare", "pairs", "run", "book", "info", "weights", "train-vgg-face"]
+)
 def test_every_command_has_help(command):
     result = s2f(command, "--help")
     assert result.returncode == 0

@@ -81,8 +81,15 @@ def published_dir() -> Path:
     return paths.book_dir() / "published" / "pairs"
 
 
-def shown_results(study: Study) -> ShownResults:
+def shown_results(study: Study, *, report_splits: int | None = None) -> ShownResults:
     """Run the comparison where `source.pairs.root` says where the pairs are; else read the kept results.
+
+    Parameters
+    ----------
+    study
+        Its settings say which pairs and splits.
+    report_splits
+        In how many of the splits the report's encoder is trained; None: in all.
 
     Raises
     ------
@@ -95,7 +102,7 @@ def shown_results(study: Study) -> ShownResults:
         return ShownResults(read_published(), fresh=False)
     from s2f_lib.pair_study import run_pairs
 
-    results = run_pairs(study.config, control=True)
+    results = run_pairs(study.config, control=True, report_splits=report_splits)
     study.paths.tables.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, allow_nan=False)
     (study.paths.tables / "08_results.json").write_text(text + "\n", encoding="utf-8")
