@@ -21,7 +21,7 @@ from s2f_lib.evaluation.statistics import permutation_test_against_chance, recal
 from s2f_lib.evaluation.tables import FeaturePairs
 from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
-from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+from s2f_lib.sources.synthetic.people import best_ranking, draw_population
 from s2f_lib.study import Study
 
 #: A language that no person of the generated world speaks.
@@ -59,7 +59,7 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
                 study.predicted(encoder, heard), study.predicted(encoder, trained_on)
             ),
             "voice latents": _from_latents(fitted_on, train, asked, test),
-            "likelihood": log_likelihood(asked, asked, rho=rho),
+            "likelihood": best_ranking(asked, rho=rho),
         }
         for system, similarity in similarities.items():
             row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)

@@ -78,10 +78,10 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
     ks = config.evaluation.recall_at
     if config.source.kind != "synthetic":
         return pd.DataFrame([{"ranked by": "the true likelihood"} | {f"R@{k}, %": "unknown" for k in ks}])
-    from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+    from s2f_lib.sources.synthetic.people import best_ranking, draw_population
 
     people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
-    ranks = true_ranks(log_likelihood(people, people, rho=config.source.synthetic.rho))
+    ranks = true_ranks(best_ranking(people, rho=config.source.synthetic.rho))
     row = {f"R@{k}, %": f"{100 * recall_at(ranks, k):.1f}" for k in ks}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(ranks)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
