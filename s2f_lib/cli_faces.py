@@ -23,6 +23,7 @@ def faces(
     ] = None,
     n_train: Annotated[int, typer.Option(min=2, help="Faces to train on, at most; the report: 5900.")] = 5900,
     n_gallery: Annotated[int, typer.Option(min=10, help="Faces held out: queries and gallery.")] = 400,
+    note: Annotated[str, typer.Option(help="A sentence for readers, kept with the numbers.")] = "",
     parameter: ParameterOption = None,
 ) -> None:
     """Compare the report's decoder with the residual one on UTKFace: numbers alone, no picture is written."""
@@ -38,7 +39,7 @@ def faces(
         compared = compare_decoders(
             utkface, config, work=folder, n_train=n_train, n_gallery=n_gallery, progress=report
         )
-    written = compared.write(out, environment=environment())
+    written = compared.write(out, environment=environment(), note=note)
     title = f"{compared.provenance['train']:,} faces of UTKFace trained on, gallery of {n_gallery}"
     print_table(compared.table[["decoder", "measure", "value", "low", "high", "chance"]], title=title)
     console.print("  " + ", ".join(map(str, written)), soft_wrap=True)

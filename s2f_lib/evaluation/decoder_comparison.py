@@ -44,7 +44,7 @@ class DecoderComparison:
     training: pd.DataFrame
     provenance: dict[str, Any]
 
-    def write(self, out: Path, *, environment: dict[str, str]) -> list[Path]:
+    def write(self, out: Path, *, environment: dict[str, str], note: str = "") -> list[Path]:
         """Write `out` (JSON: numbers, settings, machine) and two CSV files beside it; return the three."""
         out.parent.mkdir(parents=True, exist_ok=True)
         tables = {"measures": self.table, "training": self.training}
@@ -53,7 +53,7 @@ class DecoderComparison:
             paths.append(out.with_name(f"{out.stem}_{name}.csv"))
             table.to_csv(paths[-1], index=False, float_format="%.6g")
         content = {
-            "provenance": self.provenance | {"environment": environment},
+            "provenance": self.provenance | {"note": note, "environment": environment},
             "decoders": self.table.to_dict("records"),
         }
         out.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")

@@ -60,7 +60,8 @@ def judge_drawings(
     pandas.DataFrame
         Columns decoder, measure, n, gallery, value, low, high, chance (of recall; else missing).
         Measures: identity_cosine, recall_1, recall_5, recall_10 (extractor), second_recall_1 and
-        second_recall_10 (second judge), large_recall_1 (with distractors), ssim, psnr_db, l1, sharpness (median ratio).
+        second_recall_10 (second judge), large_recall_1 (with distractors), ssim, psnr_db, l1,
+        sharpness (median ratio).
     """
     gallery = len(originals)
     if gallery < max(RECALL_AT):

@@ -108,8 +108,17 @@ def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
 
 def value(judged: pd.DataFrame, decoder: str, measure: str) -> float:
     """Return one value of a table of `judge_drawings`, for the prose."""
-    chosen = judged[(judged["decoder"] == decoder) & (judged["measure"] == measure)]
-    return float(chosen["value"].item())
+    return float(_row(judged, decoder, measure)["value"])
+
+
+def missed(judged: pd.DataFrame, decoder: str) -> int:
+    """Return how many drawings do not find their face first, for the prose."""
+    row = _row(judged, decoder, "recall_1")
+    return round(row["n"] * (1 - row["value"]))
+
+
+def _row(judged: pd.DataFrame, decoder: str, measure: str) -> pd.Series:
+    return judged[(judged["decoder"] == decoder) & (judged["measure"] == measure)].squeeze()
 
 
 def identity(study: Study, drawn: np.ndarray) -> np.ndarray:

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from s2f_lib.config import SpectrogramConfig, StudyConfig
-from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
+from s2f_lib.evaluation.statistics import Interval
 from s2f_lib.report.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
 
 if TYPE_CHECKING:
     from s2f_lib.models.face_decoder import FaceDecoder
+    from s2f_lib.models.residual_decoder import ResidualDecoder
     from s2f_lib.preparation.pipeline import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
 
@@ -191,37 +192,37 @@ def cosines_beside_report(cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def drawn_faces(errors: Mapping[str, np.ndarray], cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return image difference and feature cosine of drawn faces and of the mean face, with intervals."""
-    names = {"drawn": "drawn from true features", "mean": "mean training face, for everybody"}
-    return pd.DataFrame(
-        [
-            {
-                "picture": names[key],
-                "difference to the original, 0 to 1": f"{bootstrap_interval(errors[key]):.3f}",
-                "cosine similarity of features": f"{bootstrap_interval(cosines[key]):.3f}",
-            }
-            for key in errors
-        ]
-    )
-
-
-def decoder_beside_report(config: StudyConfig, decoder: FaceDecoder, *, n_train: int) -> pd.DataFrame:
-    """Return the report's "Decoder" beside this run's."""
+def decoder_beside_report(
+    config: StudyConfig, decoders: Mapping[str, FaceDecoder | ResidualDecoder], *, n_train: int
+) -> pd.DataFrame:
+    """Return the report's "Decoder" beside this run's two, "report" and "residual"."""
     from s2f_lib.models.face_decoder import IMAGE_SIZE, MAP_SIZE
+    from s2f_lib.models.residual_decoder import FIRST_MAP
     from s2f_lib.models.voice_encoder import count_parameters
 
-    channels = config.decoder.base_channels * config.decoder.width
+    settings, losses = config.decoder, config.decoder_training
+    plain, residual = decoders["report"], decoders["residual"]
+    channels = settings.base_channels * settings.width
+    weights = {"L1": losses.l1_weight, "(1 - SSIM)": losses.ssim_weight}
+    weights |= {"(1 - identity)": losses.identity_weight, "adversarial": losses.adversarial_weight}
+    in_words = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+    faces = f"{n_train:,} faces of clips"
+    trained_on = faces if losses.utkface is None else f"UTKFace, then {faces}"
+    first = f"{settings.residual_channels[0]} x {FIRST_MAP} x {FIRST_MAP}"
+    upsampling = "4 residual blocks, then 4 pixels for one"
+    size = f"{IMAGE_SIZE} x {IMAGE_SIZE} x 3"
     rows = [
-        ("input", "4096-D", f"{decoder.feature_dimension}-D"),
-        ("first map", "not stated", f"{channels:.0f} x {MAP_SIZE} x {MAP_SIZE}"),
-        ("transposed convolutions", "4", "4"),
-        ("output", "224 x 224 x 3", f"{IMAGE_SIZE} x {IMAGE_SIZE} x 3"),
-        ("loss", "L1 of images", "L1 of images"),
-        ("trained on", f"{REPORT.decoder_images:,} of UTKFace, then AVSpeech", f"{n_train:,} faces of clips"),
-        ("parameters", "not stated", f"{count_parameters(decoder):,}"),
+        ("input", "4096-D", *(f"{decoder.feature_dimension}-D" for decoder in (plain, residual))),
+        ("first map", "not stated", f"{channels:.0f} x {MAP_SIZE} x {MAP_SIZE}", first),
+        ("upsampling", "4 transposed convolutions", "4 transposed convolutions", upsampling),
+        ("output", "224 x 224 x 3", size, size),
+        ("loss", "L1 of images", "L1 of images", in_words),
+        ("trained on", f"{REPORT.decoder_images:,} of UTKFace, then AVSpeech", trained_on, trained_on),
+        ("parameters", "not stated", *(f"{count_parameters(decoder):,}" for decoder in (plain, residual))),
     ]
-    return pd.DataFrame(rows, columns=["what", "the report", "this run"])
+    return pd.DataFrame(
+        rows, columns=["what", "the report", "this run, as in the report", "this run, residual"]
+    )
 
 
 def _spectrogram_in_words(config: SpectrogramConfig) -> str:
