@@ -21,8 +21,8 @@ def prepared(shared_data, tmp_path_factory):
     if not folder.is_dir():
         pytest.skip("needs the real clips in ../shared/data/clips")
     out = tmp_path_factory.mktemp("real")
-    # the network of dlib's detector, at the three frames and the width of the settings
-    config = StudyConfig(preparation=PreparationConfig(detector="torch", workers=1))
+    # dlib itself, at the three frames and the width of the settings: a second a frame
+    config = StudyConfig(preparation=PreparationConfig(detector="dlib", workers=1))
     return out, prepare(config, load_clips(folder / "avspeech_clips.csv", folder), out)
 
 
