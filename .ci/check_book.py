@@ -17,6 +17,7 @@ CHAPTERS = (
     "04_face_decoder",
     "05_retrieval",
     "06_qualitative_analysis",
+    "07_controls_and_ceilings",
     "08_real_pairs",
 )
 LEAST_NUMBERS = 10  # in the tables and glued text of a chapter
