@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -133,11 +134,15 @@ def without_machine(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            lines = cell.source.splitlines()
-            cell.source = "\n".join(line for line in lines if not line.startswith("run_dir ="))
+            lines = [line for line in cell.source.splitlines() if not line.startswith("run_dir =")]
+            cell.source = "\n".join(_FOLDERS.sub(r"\1", line) for line in lines)
         for output in cell.get("outputs", []):
             _replace_texts(output, folders)
     return notebook
+
+
+# a quoted absolute path: its folders (POSIX, home or Windows), then its last part
+_FOLDERS = re.compile(r"""(?<=["'])(?:~|[A-Za-z]:)?[/\\](?:[^"']*[/\\])?([^"'/\\]+)[/\\]?(?=["'])""")
 
 
 def _replace_texts(value: Any, folders: list[tuple[str, str]]) -> Any:

@@ -1,0 +1,31 @@
+"""Executed chapters: what is taken out of them before they are shown."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from s2f_lib.report.executed import without_machine
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            'settings = {"source.pairs.root": "/home/me/data/pairs"}',
+            'settings = {"source.pairs.root": "pairs"}',
+        ),
+        (
+            'settings = {"features.weights": "~/w/vgg.safetensors"}',
+            'settings = {"features.weights": "vgg.safetensors"}',
+        ),
+        (r"settings = {'a': 'C:\Users\me\list.csv'}", "settings = {'a': 'list.csv'}"),
+        ('settings = {"u": "http://127.0.0.1/{id}.mp4"}', 'settings = {"u": "http://127.0.0.1/{id}.mp4"}'),
+        ('settings = {"training.epochs": "3"}', 'settings = {"training.epochs": "3"}'),
+        ('run_dir = "/home/me/runs/try"', ""),
+    ],
+)
+def test_no_folder_of_a_machine_is_left_in_the_parameters(source, shown):
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert without_machine(notebook).cells[0].source == shown
