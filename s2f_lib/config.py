@@ -298,6 +298,7 @@ class ControlsConfig(Settings):
     rhos: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.3, 0.6, 0.9)  # same faces, other voices
     clip_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)  # the learning curve
     loss: LossName | None = None  # None: training.main_loss
+    epochs: int | None = Field(None, ge=1)  # of each; None: training.epochs
     more_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()  # chapter 03: each loss again with each of these
     shuffled_training: bool = True  # train on wrong pairs, too, where rho = 0 does not say as much
 

@@ -220,18 +220,26 @@ class Study:
         return dataclasses.replace(clips, audio=np.load(path))
 
     def control_encoder(self, clips: PreparedClips | None, *, name: str) -> TrainedEncoder:
-        """Return an encoder trained on other clips, otherwise as the main one; None: the main one.
+        """Return an encoder trained on some clips with the loss and epochs of `controls`.
 
-        The loss is `controls.loss`, and `name` that of the model's folder.
+        Parameters
+        ----------
+        clips
+            None: the training clips as they are.
+        name
+            Of the model's folder.
         """
         from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
 
-        loss = self.config.controls.loss or self.config.training.main_loss
+        controls, training = self.config.controls, self.config.training
+        loss = controls.loss or training.main_loss
+        name = f"control-{name}"
         if clips is None:
-            return self.encoder(loss)
-        digest = encoder_digest(self.config, loss=loss, data_digest=clips.digest)
-        out = self._model_dir(f"control-{name}", digest)
-        return train_voice_encoder(clips, self.config, loss=loss, out=out)
+            name, clips = f"encoder-{loss}", self.split("train")
+        training = training.model_copy(update={"epochs": controls.epochs or training.epochs})
+        config = self.config.model_copy(update={"training": training})
+        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
+        return train_voice_encoder(clips, config, loss=loss, out=self._model_dir(name, digest))
 
     def triptychs(self, split: str = "test") -> Triptychs:
         """Return originals, renderings from the true and renderings from the predicted features."""

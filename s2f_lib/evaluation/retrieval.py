@@ -71,6 +71,27 @@ def recall_at(ranks: np.ndarray, k: int) -> float:
     return float(np.mean(np.asarray(ranks) <= k))
 
 
+def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
+    """Return how probably each query's true face is among the first k, ties in a drawn order.
+
+    Without ties this is 0 or 1.  Where a query finds all faces alike, it is k over the gallery's
+    size: its mean place alone would put it below every small k.
+
+    Parameters
+    ----------
+    similarity
+        `(n, n)`, row i's true face in column i.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n,)` float64 in [0, 1].
+    """
+    own = np.diag(similarity)[:, None]
+    better, equal = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1)
+    return np.clip((k - better) / equal, 0.0, 1.0)
+
+
 def chance_recall(k: int, gallery_size: int) -> float:
     """Return the recall at k of a guess: k over the gallery's size, at most 1."""
     return min(1.0, k / gallery_size)

@@ -68,7 +68,8 @@ class FaceAxes(nn.Module):
 
     def forward(self, output: Tensor) -> Tensor:
         """Map `(batch, d)` outputs to features, in float32."""
-        with torch.autocast(output.device.type, enabled=False):
+        device = "cpu" if output.is_meta else output.device.type  # meta knows no autocast
+        with torch.autocast(device, enabled=False):
             return self.mean + output.float() @ self.axes.T
 
 

@@ -16,12 +16,12 @@ from sklearn.linear_model import RidgeCV
 
 from s2f_lib.config import EvaluationConfig, StudyConfig
 from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
-from s2f_lib.evaluation.statistics import permutation_test_against_chance, recall_interval
+from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
+from s2f_lib.evaluation.statistics import bootstrap_interval, permutation_test_against_chance
 from s2f_lib.evaluation.tables import FeaturePairs
 from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
-from s2f_lib.sources.synthetic.people import best_ranking, draw_population
+from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 from s2f_lib.study import Study
 
 #: A language that no person of the generated world speaks.
@@ -59,7 +59,7 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
                 study.predicted(encoder, heard), study.predicted(encoder, trained_on)
             ),
             "voice latents": _from_latents(fitted_on, train, asked, test),
-            "likelihood": best_ranking(asked, rho=rho),
+            "likelihood": log_likelihood(asked, asked, rho=rho),
         }
         for system, similarity in similarities.items():
             row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
@@ -76,7 +76,7 @@ def broken_links(study: Study, *, k: int) -> pd.DataFrame:
         Columns label, value, low, high, chance, n, p_value.
     """
     train, test = study.split("train"), study.split("test")
-    encoder = study.control_encoder(None, name="as it is")
+    encoder = study.control_encoder(None, name="own")
     somebody_else = replace(test, audio=np.roll(test.audio, 1, axis=0))
     noisy = replace(test, audio=noise_like(test.audio))
     cohort = study.predicted(encoder, train)
@@ -126,7 +126,7 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
         Columns label, value, low, high, chance, n, p_value.
     """
     train = study.split("train")
-    encoder = study.control_encoder(None, name="as it is")
+    encoder = study.control_encoder(None, name="own")
     cases = {
         "the clip": study.split("test"),
         "the clip's sentences, recorded without a film": study.recorded("test"),
@@ -139,8 +139,8 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
 
 
 def count_trained(config: StudyConfig) -> int:
-    """Return how many encoders the controls train, the main one not counted."""
-    rhos = set(config.controls.rhos) - {config.source.synthetic.rho}
+    """Return how many encoders the controls train or load."""
+    rhos = set(config.controls.rhos) | {config.source.synthetic.rho}
     fewer = set(config.controls.clip_shares) - {1.0}
     return len(rhos) + len(fewer) + config.controls.shuffled_training
 
@@ -176,9 +176,11 @@ def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarr
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
     """Return recall at k with interval, chance, n, and the p-value against chance by permutation."""
-    ranks = true_ranks(similarity)
-    interval = recall_interval(
-        ranks, k, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+    interval = bootstrap_interval(
+        expected_hits(similarity, k),
+        confidence=config.confidence,
+        n_resamples=config.n_bootstrap,
+        seed=config.seed,
     )
     test = _recall_statistic(k)
     _, p_value = permutation_test_against_chance(similarity, test, seed=config.seed)
@@ -186,8 +188,8 @@ def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict
         "value": interval.value,
         "low": interval.low,
         "high": interval.high,
-        "chance": chance_recall(k, len(ranks)),
-        "n": len(ranks),
+        "chance": chance_recall(k, len(similarity)),
+        "n": len(similarity),
         "p_value": p_value,
     }
 

@@ -10,7 +10,14 @@ import pandas as pd
 
 from s2f_lib.config import EvaluationConfig, SimilarityName, StudyConfig
 from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.retrieval import chance_recall, nearest, recall_at, similarity_matrix, true_ranks
+from s2f_lib.evaluation.retrieval import (
+    chance_recall,
+    expected_hits,
+    nearest,
+    recall_at,
+    similarity_matrix,
+    true_ranks,
+)
 from s2f_lib.evaluation.statistics import (
     bootstrap_interval,
     chance_reciprocal_rank,
@@ -78,12 +85,12 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
     ks = config.evaluation.recall_at
     if config.source.kind != "synthetic":
         return pd.DataFrame([{"ranked by": "the true likelihood"} | {f"R@{k}, %": "unknown" for k in ks}])
-    from s2f_lib.sources.synthetic.people import best_ranking, draw_population
+    from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 
     people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
-    ranks = true_ranks(best_ranking(people, rho=config.source.synthetic.rho))
-    row = {f"R@{k}, %": f"{100 * recall_at(ranks, k):.1f}" for k in ks}
-    chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(ranks)):.1f}" for k in ks}
+    scores = log_likelihood(people, people, rho=config.source.synthetic.rho)
+    row = {f"R@{k}, %": f"{100 * expected_hits(scores, k).mean():.1f}" for k in ks}
+    chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(scores)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
 
 

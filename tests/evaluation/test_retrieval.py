@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.retrieval import chance_recall, nearest, recall_at, similarity_matrix, true_ranks
+from s2f_lib.evaluation.retrieval import (
+    chance_recall,
+    expected_hits,
+    nearest,
+    recall_at,
+    similarity_matrix,
+    true_ranks,
+)
 
 
 def test_ranks_by_hand():
@@ -58,3 +65,10 @@ def test_what_does_not_fit_is_refused():
         true_ranks(np.zeros((2, 3)))
     with pytest.raises(InputError, match="unknown similarity 'dot'"):
         similarity_matrix(np.ones((1, 2)), np.ones((1, 2)), "dot")
+
+
+def test_expected_hits_share_the_places_of_ties():
+    similarity = np.array([[3.0, 2, 1, 0], [9, 5, 5, 5], [0, 0, 0, 0], [1, 2, 3, 0]])
+    # first; second to fourth of which k=2 holds one; all four alike; last
+    np.testing.assert_allclose(expected_hits(similarity, 2), [1, 1 / 3, 1 / 2, 0])
+    np.testing.assert_allclose(expected_hits(np.zeros((8, 8)), 2), np.full(8, 2 / 8))

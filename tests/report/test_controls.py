@@ -102,6 +102,4 @@ def test_noise_is_as_loud_as_the_voice_and_says_nothing_of_it():
 def test_the_controls_trainings_are_counted():
     config = load_config(None, {"controls.rhos": [0.0, 0.5, 0.9], "controls.clip_shares": [0.25, 1.0]})
     assert config.source.synthetic.rho == 0.9
-    assert (
-        controls.count_trained(config) == 2 + 1 + 1
-    )  # two other rhos, shuffled pairs, a quarter of the clips
+    assert controls.count_trained(config) == 3 + 1 + 1  # three rhos, a quarter of the clips, shuffled pairs

@@ -291,21 +291,6 @@ def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: 
     return total
 
 
-def best_ranking(table: pd.DataFrame, *, rho: float, seed: int = 0) -> np.ndarray:
-    """Return the scores of the best possible retrieval among the people of a table.
-
-    They are `log_likelihood`; faces that it cannot tell apart (all of them at rho = 0) come in
-    a drawn order, as a guess would have it, not all in the same place.
-
-    Returns
-    -------
-    (n, n) numpy.ndarray of float64
-        Row i's own face in column i.
-    """
-    scores = log_likelihood(table, table, rho=rho)
-    return scores + 1e-9 * np.random.default_rng(seed).uniform(size=scores.shape)
-
-
 def make_video_id(seed: int, index: int) -> str:
     """Return the person's video id: 11 characters of [A-Za-z0-9_-], as YouTube's."""
     digest = hashlib.sha256(f"s2f synthetic {seed} {index}".encode()).digest()

@@ -13,7 +13,7 @@ from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import InputError
 from s2f_lib.sources.clip import VIDEO_ID
 from s2f_lib.sources.synthetic.latents import GROUPS, age_of
-from s2f_lib.sources.synthetic.people import best_ranking, draw_population, log_likelihood
+from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 
 
 def _table(**settings: object) -> pd.DataFrame:
@@ -131,15 +131,3 @@ def test_likelihood_refuses_a_foreign_table() -> None:
         log_likelihood(table.drop(columns="voice_body"), table, rho=0.5)
     with pytest.raises(InputError, match="expected a correlation"):
         log_likelihood(table, table, rho=1.5)
-
-
-def test_the_best_ranking_is_a_guess_where_nothing_is_told():
-    table = draw_population(SyntheticConfig(n_train=1, n_test=300, rho=0.0)).table()
-    table = table[table["split"] == "test"]
-    scores = best_ranking(table, rho=0.0)
-    ranks = (scores >= np.diag(scores)[:, None]).sum(axis=1)
-    assert 0.05 < np.mean(ranks <= 30) < 0.15  # chance is 0.1
-    assert abs(ranks.mean() - 150.5) < 20
-    # and where something is told, the drawn order changes nothing
-    told = log_likelihood(table, table, rho=0.5)
-    assert np.array_equal(np.argmax(best_ranking(table, rho=0.5), axis=1), np.argmax(told, axis=1))
