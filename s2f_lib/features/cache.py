@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,17 @@ class VectorCache:
             logger.warning("%s in the cache is damaged: it is made again", file.name)
             return None
         return vector
+
+    def fill(self, digests: Sequence[str], vectors: np.ndarray) -> list[int]:
+        """Write the kept vectors into the rows of `(n, dimension)`, and return the places of the others."""
+        missing = []
+        for place, digest in enumerate(digests):
+            kept = self.get(digest)
+            if kept is None:
+                missing.append(place)
+            else:
+                vectors[place] = kept
+        return missing
 
     def put(self, digest: str, vector: np.ndarray) -> None:
         """Keep a vector."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2f_lib.preparation.dlib_serialization import DlibReader
+from s2f_lib.preparation.dlib_serialization import DlibReader, skip_layer_state
 
 _MAX_VERSIONS = 1000  # far beyond the network's layers: stops a damaged file early
 
@@ -83,7 +83,7 @@ def read_descriptor_weights(path: Path) -> DescriptorWeights:
     layers = []
     for index in range(n_layers):
         layers.append(_read_layer(reader))
-        _skip_state(reader, innermost=index == 0)
+        skip_layer_state(reader, innermost=index == 0)
     if reader.remaining:
         raise reader.fail(f"{reader.remaining} bytes more than the network has")
     return DescriptorWeights(mean_rgb, rows, tuple(layers))
@@ -147,13 +147,3 @@ def _read_fully_connected(reader: DlibReader) -> LayerWeights:
     if values.size != n_outputs * n_inputs:
         raise reader.fail(f"{values.size} weights from {n_inputs} to {n_outputs} units, and no biases")
     return LayerWeights("fc", values.reshape(n_inputs, n_outputs))
-
-
-def _skip_state(reader: DlibReader, *, innermost: bool) -> None:
-    """Skip what add_layer keeps beside its layer: three flags and three tensors."""
-    for _ in ("set up", "gradient is stale", "getters are off"):
-        reader.flag()
-    for _ in ("gradient", "cached output", "gradient of the parameters"):
-        reader.tensor()
-    if innermost:
-        reader.integer()  # sample expansion factor

@@ -66,13 +66,7 @@ def describe_faces(
     store = VectorCache(cache / name if cache is not None else None, 2 * dimension + 1)
     vectors = np.zeros((len(files), 2 * dimension + 1), np.float32)
     digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
-    pending = []
-    for place, digest in enumerate(digests):
-        kept = store.get(digest)
-        if kept is None:
-            pending.append(place)
-        else:
-            vectors[place] = kept
+    pending = store.fill(digests, vectors)
     for start in range(0, len(pending), _BATCH):
         places = pending[start : start + _BATCH]
         pictures = [read_picture(files[place]) for place in places]

@@ -111,13 +111,7 @@ def describe_voices(
     store = VectorCache(folder, extractor.dimension)
     result = np.zeros((len(audio), extractor.dimension), np.float32)
     digests = [_digest(sound) for sound in audio]
-    pending = []
-    for place, digest in enumerate(digests):
-        kept = store.get(digest)
-        if kept is None:
-            pending.append(place)
-        else:
-            result[place] = kept
+    pending = store.fill(digests, result)
     if progress:
         progress(len(audio) - len(pending), len(audio))
     for start in range(0, len(pending), batch_size):

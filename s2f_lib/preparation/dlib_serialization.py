@@ -251,7 +251,7 @@ def _read_layers(reader: DlibReader, count: int) -> tuple[ConvolutionWeights, ..
             layers[-1] = _fold_normalisation(reader, layers[-1])
         else:
             layers[-1] = replace(layers[-1], relu=True)
-        _skip_state(reader, innermost=index == 0)
+        skip_layer_state(reader, innermost=index == 0)
     if reader.remaining:
         raise reader.fail(f"{reader.remaining} bytes more than the network has")
     return tuple(layers)
@@ -307,7 +307,7 @@ def _fold_normalisation(reader: DlibReader, layer: ConvolutionWeights) -> Convol
     )
 
 
-def _skip_state(reader: DlibReader, *, innermost: bool) -> None:
+def skip_layer_state(reader: DlibReader, *, innermost: bool) -> None:
     """Skip what add_layer keeps beside its layer: three flags and three tensors."""
     for _ in ("set up", "gradient is stale", "getters are off"):
         reader.flag()
