@@ -32,6 +32,10 @@ def _name(requirement: str) -> str:
     return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-")
 
 
+def _bound(requirement: str) -> str:
+    return re.sub(r"^[A-Za-z0-9._-]+", "", requirement).replace(" ", "")
+
+
 def _pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -41,17 +45,30 @@ def test_conda_environment_is_in_step_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    for entry in [*conda, *pip]:  # conda hands the second to pip as a file, in which most options are errors
+        assert re.fullmatch(r"\w[\w.-]*([<>=!~]=?[\d.]+,?)*", entry), f"no plain requirement: {entry}"
     # what conda-forge names otherwise than PyPI
     renamed = {"dlib-bin": "dlib", "opencv-python-headless": "py-opencv", "torch": "pytorch-gpu"}
     wanted = {_name(r): r for r in project["dependencies"]}
-    have = {_name(entry) for entry in conda} | {_name(entry) for entry in pip if not entry.startswith("-")}
+    have = {_name(entry) for entry in [*conda, *pip]}
     missing = [name for name in wanted if renamed.get(name, name) not in have]
     assert not missing, f"environment.yml lacks {missing}"
     python = next(entry for entry in conda if entry.startswith("python"))
     assert python.removeprefix("python") == project["requires-python"]
-    bounds = {_name(e): e.split(_name(e), 1)[1].replace(" ", "") for e in conda if _name(e) in wanted}
-    for name, bound in bounds.items():
-        assert bound == wanted[name].lower().split(name, 1)[-1], f"{name}: environment.yml says {bound!r}"
+    back = {there: here for here, there in renamed.items()}
+    for entry in [*conda, *pip]:
+        requirement = wanted.get(back.get(_name(entry), _name(entry)))
+        if requirement is not None:
+            assert _bound(entry) == _bound(requirement), f"environment.yml says {entry}"
+
+
+def test_conda_environment_says_how_the_package_and_its_pretrained_networks_are_installed():
+    text = (ROOT / "environment.yml").read_text()
+    comment = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert "pip install --no-deps -e ." in comment
+    listed = {entry for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, str)}
+    for requirement in _pyproject()["project"]["optional-dependencies"]["pretrained"]:
+        assert f'"{requirement}"' in comment or requirement in listed, f"environment.yml lacks {requirement}"
 
 
 def test_lock_pins_every_requirement_with_hashes_and_names_no_index():
