@@ -4,7 +4,7 @@
 - Parquet row groups, read as they are needed;
 - the mapped arrays that training uses, unpacked once (that time is printed, too).
 
-    python benchmarks/bench_loader.py [--clips 1024] [--batch 64] [--batches 100]
+    python benchmarks/bench_loader.py [--clips 512] [--batch 64] [--batches 100]
 
 With more clips than the memory holds, `--clips 200000 --keep DIR` measures the disk.
 """

@@ -75,7 +75,7 @@ class RunPaths:
 
     @property
     def figures(self) -> Path:
-        """Figures as PNG and SVG."""
+        """Figures as PNG."""
         return self.root / "figures"
 
     @property
