@@ -124,7 +124,7 @@ def reconstruct(
     Parameters
     ----------
     voice
-        Any file with sound that FFmpeg reads; its first seconds are used, as in training.
+        Any file with sound that FFmpeg reads, playlists excepted; its first seconds are used, as in training.
     run
         A run's folder; by default `runs/quick`, which `make book` leaves behind.
     gallery
@@ -204,17 +204,13 @@ def read_voice(path: Path, *, sample_rate_hz: int = 16_000, longest_s: float = 1
     numpy.ndarray
         (n,) int16 mono.
     """
-    from s2f_lib.preparation.media import probe, read_audio
+    from s2f_lib.preparation.media import read_recording
     from s2f_lib.preparation.speech_check import check_speech
 
     if not path.is_file():
         raise MissingFileError(f"no file {path}: expected a recording of a voice")
     try:
-        about = probe(path)
-        if not about.has_audio:
-            raise InputError(f"{path.name} has no sound: expected a recording of a voice")
-        end_s = min(about.duration_s, longest_s)
-        audio = read_audio(path, start_s=0.0, end_s=end_s, sample_rate_hz=sample_rate_hz)
+        audio = read_recording(path, longest_s=longest_s, sample_rate_hz=sample_rate_hz)
     except ClipRefused as refused:
         raise InputError(f"{refused.detail}; expected a recording of one person speaking") from None
     check_speech(audio, sample_rate_hz=sample_rate_hz, name=path.name)

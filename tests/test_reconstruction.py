@@ -8,12 +8,14 @@ import sys
 import wave
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 import s2f_lib
 from s2f_lib.errors import InputError, MissingFileError
+from s2f_lib.reconstruction import read_voice
 from s2f_lib.reconstruction_kit import kit_of_run
 from s2f_lib.study import Study
 
@@ -82,6 +84,22 @@ def test_a_voice_becomes_a_face_guesses_and_found_faces(run, voices):
     low, high = guesses["age_years"].interval
     assert low < high
     assert "80% of test people" in guesses["age_years"].in_words()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options"), [("webm", "libopus", {"live": "1"}), ("aiff", "pcm_s16be", {})]
+)
+def test_a_voice_may_come_in_any_format_and_without_its_length(voices, tmp_path, suffix, codec, options):
+    path = tmp_path / f"voice.{suffix}"
+    with av.open(str(voices[0])) as source, av.open(str(path), "w", options=options) as file:
+        stream = file.add_stream(codec, rate=RATE_HZ)
+        stream.layout = "mono"
+        for frame in source.decode(audio=0):
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    audio, expected = read_voice(path), read_voice(voices[0])
+    assert len(audio) == pytest.approx(len(expected), abs=0.02 * RATE_HZ)
+    assert np.std(audio) == pytest.approx(np.std(expected), rel=0.05)
 
 
 def test_the_probe_kept_in_the_kit_is_the_fitted_one(run):

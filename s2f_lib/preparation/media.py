@@ -19,6 +19,11 @@ from s2f_lib.errors import ClipRefused, RefusalReason
 # Formats that hold a video with sound.  Playlists and text formats are left out on
 # purpose: they name other files, and a downloaded file must not choose what we open.
 _FORMATS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp"
+# What else a recording of a voice may come in; none of these names another file either.
+_SOUND_FORMATS = (
+    f"{_FORMATS},aiff,caf,au,amr,amrnb,amrwb,ac3,eac3,dts,wv,w64,tta,ape,tak,shn,mpc,mpc8,voc,gsm,sln,ircam,"
+    "nistsphere,pvf,sox,dsf,dss,iff,oma,xwma,qcp,wve,loas,lc3,codec2"
+)
 
 SHORTFALL_S = 0.5  # how much a file may end before the clip does: the two tracks rarely end together
 _SILENCE_PEAK = 2  # of 32,768: what a codec may make of digital silence
@@ -88,10 +93,53 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
     ClipRefused
         NO_AUDIO, SILENT, TRUNCATED (the sound ends more than 0.5 s early), and those of `probe`.
     """
+    audio = _mono(path, _FORMATS, start_s=start_s, end_s=end_s, sample_rate_hz=sample_rate_hz)
+    found_s = len(audio) / sample_rate_hz
+    if found_s < (end_s - start_s) - SHORTFALL_S:
+        raise ClipRefused(
+            RefusalReason.TRUNCATED,
+            f"{path.name}: the sound ends {found_s:.2f} s into the clip, expected {end_s - start_s:.2f} s",
+        )
+    return _not_silent(audio, path, sample_rate_hz=sample_rate_hz)
+
+
+def read_recording(path: Path, *, longest_s: float, sample_rate_hz: int) -> np.ndarray:
+    """Decode the start of a recording, mixed to mono; also of formats that clips do not come in.
+
+    What a file says of its length is not asked: a browser's recorder writes none, and of
+    some formats it is an estimate.
+
+    Parameters
+    ----------
+    path
+        Any file with sound, except playlists and the like, which name other files.
+    longest_s
+        Seconds to read at most.
+    sample_rate_hz
+        Rate of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) int16, n at least 1 and at most `round(longest_s * sample_rate_hz)`.
+
+    Raises
+    ------
+    ClipRefused
+        NO_AUDIO, SILENT, TRUNCATED (nothing in it decodes), and those of `probe`.
+    """
+    audio = _mono(path, _SOUND_FORMATS, start_s=0.0, end_s=longest_s, sample_rate_hz=sample_rate_hz)
+    if len(audio) == 0:
+        raise ClipRefused(RefusalReason.TRUNCATED, f"{path.name}: nothing of its sound can be decoded")
+    return _not_silent(audio, path, sample_rate_hz=sample_rate_hz)
+
+
+def _mono(path: Path, formats: str, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
+    """Decode what there is of some seconds of sound, (n,) int16."""
     import av
 
     n_wanted = round((end_s - start_s) * sample_rate_hz)
-    with _opened(path) as container:
+    with _opened(path, formats) as container:
         if not container.streams.audio:
             raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
         stream = container.streams.audio[0]
@@ -102,16 +150,14 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
             parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
         if parts:  # the tail that the resampler still holds
             parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    audio = np.concatenate(parts)[:n_wanted] if parts else np.zeros(0, np.int16)
-    found_s = len(audio) / sample_rate_hz
-    if found_s < (end_s - start_s) - SHORTFALL_S:
-        raise ClipRefused(
-            RefusalReason.TRUNCATED,
-            f"{path.name}: the sound ends {found_s:.2f} s into the clip, expected {end_s - start_s:.2f} s",
-        )
+    return np.ascontiguousarray(np.concatenate(parts)[:n_wanted]) if parts else np.zeros(0, np.int16)
+
+
+def _not_silent(audio: np.ndarray, path: Path, *, sample_rate_hz: int) -> np.ndarray:
     if len(audio) == 0 or np.abs(audio.astype(np.int32)).max() <= _SILENCE_PEAK:
+        found_s = len(audio) / sample_rate_hz
         raise ClipRefused(RefusalReason.SILENT, f"{path.name}: {found_s:.2f} s of digital silence")
-    return np.ascontiguousarray(audio)
+    return audio
 
 
 def read_frames(path: Path, *, times_s: Sequence[float]) -> list[np.ndarray]:
@@ -285,14 +331,14 @@ def _upright_rgb(frame) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path, formats: str = _FORMATS):
     """Open a media file, or refuse the clip with the reason."""
     import av
 
     if not path.is_file():
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no file at {path}")
     try:
-        container = av.open(str(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+        container = av.open(str(path), options={"format_whitelist": formats, "protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     with container:

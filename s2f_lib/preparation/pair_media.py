@@ -42,8 +42,11 @@ def read_voice(
         The file is missing, damaged, silent or shorter than half a second.
     """
     length_s = media.probe(path).duration_s
-    end_s = min(duration_s, length_s) if length_s > 0 else duration_s
-    audio = media.read_audio(path, start_s=0.0, end_s=end_s, sample_rate_hz=sample_rate_hz)
+    if length_s > 0:
+        end_s = min(duration_s, length_s)
+        audio = media.read_audio(path, start_s=0.0, end_s=end_s, sample_rate_hz=sample_rate_hz)
+    else:  # a file that was written to a pipe says nothing of its length
+        audio = media.read_recording(path, longest_s=duration_s, sample_rate_hz=sample_rate_hz)
     if len(audio) < sample_rate_hz / 2:
         raise ClipRefused(
             RefusalReason.TOO_SHORT,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.preparation.media import probe, read_audio, read_frames, repeat_to
+from s2f_lib.preparation.media import probe, read_audio, read_frames, read_recording, repeat_to
 
 
 def _numbered(number: int) -> np.ndarray:
@@ -216,3 +216,69 @@ def test_damage_in_the_middle_costs_packets_not_the_run(tmp_path, numbered_clip)
         except ClipRefused as refusal:
             outcomes.append(refusal.reason)
     assert set(outcomes) <= {True, RefusalReason.TRUNCATED, RefusalReason.NOT_MEDIA}
+
+
+def _record(path, sound, *, codec, container=None, options=None):
+    """Write sound at 48 kHz, or 8 kHz where the codec is a telephone's."""
+    rate_hz = 8_000 if "amr" in codec else 48_000
+    with av.open(str(path), "w", format=container, options=options or {}) as file:
+        stream = file.add_stream(codec, rate=rate_hz)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(sound(3.0, rate_hz=rate_hz)[None], format="s16", layout="mono")
+        frame.sample_rate = rate_hz
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("aiff", "pcm_s16be"),
+        ("au", "pcm_s16be"),
+        ("caf", "alac"),
+        ("wv", "wavpack"),
+        ("w64", "pcm_s16le"),
+        ("tta", "tta"),
+        ("voc", "pcm_s16le"),
+        ("ac3", "ac3"),
+        ("amr", "libopencore_amrnb"),
+        ("m4a", "aac"),
+        ("ogg", "libopus"),
+    ],
+)
+def test_a_recording_may_come_in_many_formats(tmp_path, tone_maker, suffix, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg writes no {codec}")
+    path = _record(tmp_path / f"voice.{suffix}", tone_maker, codec=codec)
+    audio = read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
+    assert audio.dtype == np.int16
+    assert len(audio) == pytest.approx(48_000, abs=1_600)
+    assert _pitch_hz(audio[8_000:40_000], 16_000) == pytest.approx(440, abs=1)
+    assert len(read_recording(path, longest_s=2.0, sample_rate_hz=16_000)) == 32_000
+
+
+def test_a_recording_need_not_say_how_long_it_is(tmp_path, tone_maker):
+    # as a browser's recorder writes it
+    path = _record(tmp_path / "voice.webm", tone_maker, codec="libopus", options={"live": "1"})
+    assert probe(path).duration_s == 0.0
+    audio = read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
+    assert len(audio) == pytest.approx(48_000, abs=1_600)
+    assert _pitch_hz(audio[8_000:40_000], 16_000) == pytest.approx(440, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.ffconcat", "ffconcat version 1.0\nfile voice.ts\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nvoice.ts\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_recording_is_no_list_of_other_files(tmp_path, tone_maker, name, text):
+    _record(tmp_path / "voice.ts", tone_maker, codec="mp2")
+    path = tmp_path / name
+    path.write_text(text)
+    with av.open(str(path), options={"allowed_extensions": "ALL", "safe": "0"}) as container:
+        assert container.streams.audio  # FFmpeg left to itself would open what it names
+    with pytest.raises(ClipRefused, match="not a media file") as caught:
+        read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
+    assert caught.value.reason == RefusalReason.NOT_MEDIA
