@@ -199,14 +199,6 @@ def read_splits(path: Path) -> dict[str, str]:
     return splits
 
 
-def write_splits(path: Path, splits: Mapping[str, str]) -> None:
-    """Store a split as a CSV `clip_id,split`, sorted by clip id."""
-    with Path(path).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["clip_id", "split"])
-        writer.writerows(sorted(splits.items()))
-
-
 def load_clips(
     csv_path: Path,
     media_dir: Path | None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s2f_lib.errors import InputError, MissingFileError
 from s2f_lib.sources.avspeech import (
@@ -14,9 +16,8 @@ from s2f_lib.sources.avspeech import (
     load_clips,
     read_clip_list,
     read_splits,
-    write_splits,
 )
-from s2f_lib.sources.clip import ClipRef
+from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
 
 ROW = "AAAAAAAAAA{n},10.5,14.0,0.25,0.75"
 
@@ -39,6 +40,47 @@ def test_every_form_gives_the_same_clip(tmp_path, encoding, end, header, index):
     assert clip == ClipRef(
         "-_aZ09bcdeF_282.582300-285.585300", "-_aZ09bcdeF", 282.5823, 285.5853, 0.371875, 0.425
     )
+
+
+_GOOD = st.tuples(
+    st.from_regex(VIDEO_ID, fullmatch=True),
+    st.floats(0, 40_000),
+    st.floats(0.001, 30),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+# any line, and rows with a cell too many or of the wrong kind
+_ANY_LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), max_size=60)
+_CELL = st.sampled_from(["", "AAAAAAAAAAA", '"', "0.5", "-1", "1e999", "nan", "1_0", "½", "9" * 400, "3,4"])
+_ODD_LINE = _ANY_LINE | st.lists(_CELL, min_size=4, max_size=7).map(",".join)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(lines=st.lists(_GOOD | _ODD_LINE, max_size=8))
+def test_no_row_whatever_it_holds_harms_its_neighbours(tmp_path_factory, lines):
+    first = ("-_aZ09bcdeF", 0.0, 3.0, 0.5, 0.5)  # a clip: what follows is no header
+    texts, expected = [], []
+    for line in [first, *lines]:
+        if isinstance(line, str):
+            texts.append(line)
+            expected += [None] * bool(line.strip())
+        else:
+            video_id, start_s, duration_s, x, y = line
+            end_s = start_s + duration_s
+            texts.append(f"{video_id},{start_s!r},{end_s!r},{x!r},{y!r}")
+            expected.append(ClipRef(make_clip_id(video_id, start_s, end_s), video_id, start_s, end_s, x, y))
+    path = _write(tmp_path_factory.getbasetemp() / "any.csv", "\n".join(texts) + "\n")
+    rows = list(read_clip_list(path))
+    assert len(rows) == len(expected)
+    for row, clip in zip(rows, expected, strict=True):
+        if clip is not None:
+            assert row == clip
+        elif isinstance(row, ClipRef):  # an odd line may be a clip, then a sound one
+            assert 0 <= row.start_s < row.end_s < float("inf")
+            assert 0 <= row.x <= 1
+            assert 0 <= row.y <= 1
+        else:
+            assert row.text == texts[row.line_number - 1].strip()[:200]
 
 
 def test_a_header_says_the_order_of_the_columns(tmp_path):
@@ -158,8 +200,8 @@ def test_a_stored_split_goes_before_the_drawn_one(tmp_path):
     clips_csv = _write(tmp_path / "clips.csv", "AAAAAAAAAAA,1,4,0.5,0.5\nBBBBBBBBBBB,1,4,0.5,0.5\n")
     drawn = {clip.clip_id: clip.split for clip in load_clips(clips_csv, None, test_share=0.5)}
     other = {clip_id: "train" if split == "test" else "test" for clip_id, split in drawn.items()}
-    stored = tmp_path / "splits.csv"
-    write_splits(stored, other)
+    rows = "".join(f"{clip_id},{split}\n" for clip_id, split in other.items())
+    stored = _write(tmp_path / "splits.csv", "clip_id,split\n" + rows)
     assert read_splits(stored) == other
     again = load_clips(clips_csv, None, test_share=0.5, splits_csv=stored)
     assert {clip.clip_id: clip.split for clip in again} == other
