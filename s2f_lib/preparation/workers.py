@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -259,4 +260,6 @@ def _work(clip: ClipRef | ClipWork) -> object:
     global _worker
     if _worker is None:
         _worker = _make_worker()
+        if "torch" in sys.modules:  # else each process has as many threads as there are cores
+            sys.modules["torch"].set_num_threads(1)
     return _worker(clip)
