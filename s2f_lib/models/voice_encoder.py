@@ -73,6 +73,44 @@ class FaceAxes(nn.Module):
             return self.mean + output.float() @ self.axes.T
 
 
+class TimeMaxPool(nn.MaxPool2d):
+    """The maximum of two frames after each other, as `MaxPool2d` with a kernel of 2 x 1.
+
+    torch's own keeps an index for each maximum and, on a CPU, walks along them one by one; with two
+    frames one bit says which it was.  The same values and gradients, about four times as fast there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(kernel_size=(2, 1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool `(batch, channels, frames, bins)` to half the frames, rounded down."""
+        return _LargerOfTwoFrames.apply(maps) if maps.device.type == "cpu" else super().forward(maps)
+
+
+class _LargerOfTwoFrames(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, maps: Tensor) -> Tensor:
+        ctx.frames = maps.shape[2]
+        even = ctx.frames // 2 * 2
+        first, second = maps[:, :, 0:even:2], maps[:, :, 1:even:2]
+        second_larger = second > first  # of two that are equal, the first is the one
+        ctx.save_for_backward(second_larger)
+        return torch.maximum(first, second)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (second_larger,) = ctx.saved_tensors
+        batch, channels, pooled, bins = gradient.shape
+        result = gradient.new_empty(batch, channels, ctx.frames, bins)
+        result[:, :, 2 * pooled :] = 0  # an odd last frame takes no part
+        second = result[:, :, 1 : 2 * pooled : 2]
+        torch.mul(gradient, second_larger, out=second)
+        torch.sub(gradient, second, out=result[:, :, 0 : 2 * pooled : 2])
+        return result
+
+
 class VoiceEncoder(nn.Module):
     """The report's encoder at any width and number of frequency bins.
 
@@ -112,7 +150,7 @@ class VoiceEncoder(nn.Module):
             if index < len(_LAYERS) - 1:  # the last one's RELU and BN follow the average pool
                 layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(channels)]
             if pooled:
-                layers.append(nn.MaxPool2d(kernel_size=(2, 1)))
+                layers.append(TimeMaxPool())
             previous = channels
         self.convolutions = nn.Sequential(*layers)
         self.pool = nn.Sequential(

@@ -12,6 +12,7 @@ from s2f_lib.models.voice_encoder import (
     MIN_BINS,
     MIN_FRAMES,
     SPEECH2FACE_ENCODER,
+    TimeMaxPool,
     VoiceEncoder,
     count_parameters,
     encoder_output_size,
@@ -43,7 +44,7 @@ def test_sizes_of_the_report_table():
     with torch.device("meta"):
         encoder = VoiceEncoder(VoiceEncoderConfig(), feature_dimension=4096)
     rows = summarize(encoder.to_empty(device="meta"), SpectrogramConfig())
-    sizes = [row.output.split(" x ", 1)[1] for row in rows if row.layer in {"Conv2d", "MaxPool2d"}]
+    sizes = [row.output.split(" x ", 1)[1] for row in rows if row.layer in {"Conv2d", "TimeMaxPool"}]
     assert sizes == [
         "595 x 254", "592 x 251", "589 x 248", "294 x 248", "291 x 245", "145 x 245", "142 x 242", "71 x 242",
         "68 x 239", "34 x 239", "31 x 236", "14 x 117", "6 x 57",
@@ -94,3 +95,16 @@ def test_face_axes_add_nothing_to_train_and_follow_the_faces_spread():
     # another file of weights brings its own axes along
     state = encoder.state_dict()
     assert {"face_axes.mean", "face_axes.axes"} <= set(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frames", [8, 9])
+def test_pooling_of_two_frames_is_torchs_own(dtype, frames):
+    maps = torch.randn(2, 3, frames, 5, generator=torch.Generator().manual_seed(0)).relu().to(dtype)  # has ties
+    upstream = torch.randn(2, 3, frames // 2, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    ours, torchs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    pooled, expected = TimeMaxPool()(ours), torch.nn.functional.max_pool2d(torchs, kernel_size=(2, 1))
+    pooled.backward(upstream)
+    expected.backward(upstream)
+    assert torch.equal(pooled, expected)
+    assert torch.equal(ours.grad, torchs.grad)
