@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+#: Marks log lines that name a clip: `logger.warning(..., extra=NAMES_CLIP)`.  They are for people in
+#: front of a terminal; pages do not print them, for ids lead to real people.
+NAMES_CLIP = {"names_clip": True}
+
 
 class StudyError(Exception):
     """Base of every error that the package raises on purpose."""

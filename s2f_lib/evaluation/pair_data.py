@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2f_lib.errors import ClipRefused, InputError, MissingFileError
+from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, MissingFileError
 from s2f_lib.evaluation.pair_systems import PairData
 from s2f_lib.features.pair_faces import describe_faces
 from s2f_lib.features.voice import VoiceDescriptor, describe_voices
@@ -58,7 +58,7 @@ def load_pair_data(
             read_picture(pair.face_from_speech)
         except ClipRefused as refused:
             left_out[pair.clip_id] = str(refused)
-            logger.warning("%s is left out: %s", pair.clip_id, refused)
+            logger.warning("%s is left out: %s", pair.clip_id, refused, extra=NAMES_CLIP)
         else:
             pairs.append(pair)
             sounds.append(sound)

@@ -244,7 +244,9 @@ def _in_batch(works: Sequence[ClipWork], function: Callable[[Sequence[ClipWork]]
 
 def _fail(work: ClipWork, error: Exception) -> None:
     """End a clip's way for a fault of ours or of a codec: it must not stop the other clips."""
-    logger.error("clip %s failed", work.clip.clip_id, exc_info=error)
+    # worker processes write straight to the output, which under a notebook stays in the page: no id there
+    logger.error("a clip failed (%s): the ledger says which", type(error).__name__)
+    logger.debug("clip %s failed", work.clip.clip_id, exc_info=error)
     work.refusal = RefusalReason.CRASHED, f"{type(error).__name__}: {error}"
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from s2f_lib.config import StudyConfig
-from s2f_lib.errors import ClipRefused, InputError, RefusalReason
+from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
 from s2f_lib.features.base import make_extractor
 from s2f_lib.preparation.pair_media import align_picture, read_picture, read_voice
 from s2f_lib.preparation.pipeline import PreparationSummary, settings_of
@@ -76,7 +76,7 @@ def prepare_pairs(
             rows.append(_row(pair, split_of[pair.clip_id], config))
         except ClipRefused as refused:
             reasons[refused.reason.value] = reasons.get(refused.reason.value, 0) + 1
-            logger.warning("%s is left out: %s", pair.clip_id, refused)
+            logger.warning("%s is left out: %s", pair.clip_id, refused, extra=NAMES_CLIP)
         if progress:
             progress(place + 1, len(pairs))
     if not rows:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from s2f_lib.errors import InputError, MissingFileError
+from s2f_lib.errors import NAMES_CLIP, InputError, MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
             "%d of %d pictures refused: %s", len(refused), len(refused) + len(faces), read.refusals()
         )
         for one in refused[:5]:
-            logger.warning("  %s: %s", one.name, one.detail)
+            logger.warning("  %s: %s", one.name, one.detail, extra=NAMES_CLIP)
     return read
 
 

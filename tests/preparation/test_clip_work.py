@@ -87,13 +87,15 @@ class _Chokes:
         return [[] for _ in frames]
 
 
-def test_a_batch_that_fails_is_tried_clip_by_clip(clips):
+def test_a_batch_that_fails_is_tried_clip_by_clip(clips, caplog):
     works = [decode(clip, CONFIG.preparation) for clip in clips[:4]]
     works[2].decoded.frames[:] = [np.zeros((120, 161, 3), np.uint8)] * 2
     detect(works, CONFIG.preparation, _Chokes(RuntimeError("out of luck"), 161))
     reasons = [work.outcome.reason for work in works]
     assert reasons == ["no-face", "no-face", "crashed", "no-face"]
     assert works[2].outcome.detail == "RuntimeError: out of luck"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line == "a clip failed (RuntimeError): the ledger says which"
     assert all(work.decoded is None for work in works)  # frames are let go
 
     works = [decode(clip, CONFIG.preparation) for clip in clips[:2]]
