@@ -21,6 +21,7 @@ CHAPTERS = (
     "08_real_pairs",
 )
 LEAST_NUMBERS = 10  # in the tables and glued text of a chapter
+NO_NUMBER = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)  # also within "nan [nan, nan]"
 
 
 class PageText(HTMLParser):
@@ -32,6 +33,7 @@ class PageText(HTMLParser):
         self.text: list[str] = []
         self.pictures = 0
         self._depth = 0
+        self._hidden = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in {"td", "th"}:
@@ -39,12 +41,18 @@ class PageText(HTMLParser):
             self.cells.append("")
         if tag == "img" and dict(attrs).get("alt"):
             self.pictures += 1
+        if tag in {"script", "style"}:
+            self._hidden = True
 
     def handle_endtag(self, tag: str) -> None:
         if tag in {"td", "th"} and self._depth:
             self._depth -= 1
+        if tag in {"script", "style"}:
+            self._hidden = False
 
     def handle_data(self, data: str) -> None:
+        if self._hidden:
+            return
         if self._depth:
             self.cells[-1] += data
         self.text.append(data)
@@ -60,9 +68,11 @@ def faults_of(page: Path) -> list[str]:
     faults = []
     if len(numbers) < LEAST_NUMBERS:
         faults.append(f"{page}: {len(numbers)} table cells with a number, expected at least {LEAST_NUMBERS}")
-    empty = [cell for cell in parser.cells if cell.strip().lower() in {"nan", "none", "inf", "-inf"}]
+    empty = [cell for cell in parser.cells if cell.strip() == "None" or NO_NUMBER.search(cell)]
     if empty:
         faults.append(f"{page}: {len(empty)} table cells hold {sorted(set(empty))}")
+    elif NO_NUMBER.search(" ".join(parser.text)):
+        faults.append(f"{page}: the text holds nan or inf")
     if not parser.pictures:
         faults.append(f"{page}: no picture with an alternative text")
     if "Traceback (most recent call last)" in "".join(parser.text):

@@ -171,13 +171,13 @@ class Study:
         return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
     def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> FeaturePairs:
-        """Return true and predicted features of any clips."""
+        """Return true and predicted features of any clips; intervals go by video, or person where known."""
         from s2f_lib.evaluation.tables import FeaturePairs
         from s2f_lib.training.encoder import predict_features
 
         windows = self.config.evaluation.windows
         predicted = predict_features(encoder.model, clips.audio, self.config.spectrogram, windows=windows)
-        return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted)
+        return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
     def recorded(
         self, split: str, *, rho: float | None = None, take: int = 0, accent: str | None = None
@@ -342,8 +342,12 @@ class Study:
 
 
 def log_to_output(level: int = logging.INFO) -> None:
-    """Send the package's log lines to the output: a line an epoch, under a notebook's cell."""
+    """Send the package's log lines to the output: a line an epoch, under a notebook's cell.
+
+    Lines that name a clip are left out: the output stays in the page.
+    """
     handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: not getattr(record, "names_clip", False))
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("s2f_lib")
     package.handlers[:] = [handler]

@@ -7,7 +7,7 @@ what the voice told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +32,13 @@ class ProbeData:
         `(n, dimension)`.
     attributes
         Name to `(n,)`: texts are classes, numbers are regressed.
+    groups
+        `n` ids of persons or videos, which intervals resample; None: each row is another person.
     """
 
     features: np.ndarray
     attributes: Mapping[str, np.ndarray]
+    groups: Sequence[object] | None = None
 
 
 def fit_probe(features: np.ndarray, values: np.ndarray) -> Pipeline:
@@ -81,7 +84,11 @@ def probe_table(
                 classes, counts = np.unique(values, return_counts=True)
                 chance = float((truth == classes[counts.argmax()]).mean())
             interval = bootstrap_interval(
-                scores, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+                scores,
+                groups=data.groups,
+                confidence=config.confidence,
+                n_resamples=config.n_bootstrap,
+                seed=config.seed,
             )
             row = {"attribute": attribute, "name": name, "score": score, "n": len(truth)}
             rows.append(

@@ -7,7 +7,7 @@ the pictures.  Sharpness: how much fine detail there is, against the original's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -34,6 +34,7 @@ def judge_drawings(
     second_judge: Describe,
     config: EvaluationConfig,
     distractors: np.ndarray | None = None,
+    groups: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure how well each decoder's drawings stand for their originals.
 
@@ -54,6 +55,8 @@ def judge_drawings(
         Of intervals.
     distractors
         `(m, dimension)` features of other true faces, for one more recall in the gallery of all n + m.
+    groups
+        `n` ids of persons or videos, which intervals resample; None: each face is another person's.
 
     Returns
     -------
@@ -87,6 +90,7 @@ def judge_drawings(
             interval = bootstrap_interval(
                 of_each,
                 np.median if measure == "sharpness" else np.mean,
+                groups=groups,
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from s2f_lib.errors import InputError
+from s2f_lib.evaluation.statistics import Interval, group_numbers, percentile_interval, resampled_weights
 
 
 def matching_accuracy(
@@ -74,6 +75,48 @@ def verification_auc(similarity: np.ndarray, *, strata: Sequence[object] | None 
     negatives = np.concatenate(other)
     statistic = stats.mannwhitneyu(own, negatives, method="asymptotic").statistic
     return float(statistic / (len(own) * len(negatives)))
+
+
+def verification_interval(
+    similarity: np.ndarray,
+    *,
+    strata: Sequence[object] | None = None,
+    groups: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 1_000,
+    seed: int = 0,
+) -> Interval:
+    """Return `verification_auc` with its bootstrap interval over the people who speak; the faces stay.
+
+    Parameters
+    ----------
+    groups
+        `n` ids of whose voice each row is; None: each is another person's.
+
+    Raises
+    ------
+    InputError
+        Fewer than two people have others in their stratum.
+    """
+    others = [columns for _, columns in _others(len(similarity), strata)]
+    asked = np.array([i for i, columns in enumerate(others) if len(columns)], dtype=int)
+    if len(asked) < 2:
+        raise InputError(f"verification needs at least two people in a stratum, found {len(asked)}")
+    own = similarity[asked, asked]
+    wins = np.empty((len(asked), len(asked)))  # of voice i's own face over the others of voice j, ties half
+    for column, row in enumerate(asked):
+        rivals = np.sort(similarity[row, others[row]])
+        wins[:, column] = (np.searchsorted(rivals, own, "left") + np.searchsorted(rivals, own, "right")) / 2
+    numbers = group_numbers(None if groups is None else np.asarray(groups)[asked], len(asked))
+    numbers = np.arange(len(asked)) if numbers is None else numbers
+    n_others = np.array([len(others[row]) for row in asked], dtype=float)
+
+    def area(weights: np.ndarray) -> float:
+        return float(weights @ wins @ weights / (weights.sum() * (weights @ n_others)))
+
+    drawn = resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
+    value = area(np.ones(len(asked)))
+    return percentile_interval(value, np.array([area(weights) for weights in drawn]), confidence=confidence)
 
 
 def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from s2f_lib.config import SimilarityName
 from s2f_lib.errors import InputError
@@ -24,7 +27,7 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
     Returns
     -------
     numpy.ndarray
-        `(n, m)` float64.
+        `(n, m)` float64; `large_gallery.places_in_gallery` compares what does not fit into memory.
     """
     queries, gallery = unit(queries), unit(gallery)
     if measure == "cosine":
@@ -32,16 +35,55 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
     if measure == "l2":
         return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * (queries @ gallery.T)))
     if measure == "l1":
-        rows = [-np.abs(gallery - query).sum(axis=1) for query in queries]  # (n, m), one row at a time
-        return np.stack(rows)
+        return -cdist(queries, gallery, "cityblock")  # no (n, m, dimension) in between
     raise InputError(f"unknown similarity {measure!r}: expected cosine, l1 or l2")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each query's true face stands in a gallery.
+
+    Attributes
+    ----------
+    better
+        `(n,)` int, faces that are more alike to the query.
+    ties
+        `(n,)` int, other faces that are equally alike.
+    """
+
+    better: np.ndarray
+    ties: np.ndarray
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """`(n,)` float64 from 1, which is first; ties count as the mean of the places that they take."""
+        return 1.0 + self.better + self.ties / 2
+
+
+def true_places(similarity: np.ndarray, target: np.ndarray | None = None) -> Places:
+    """Return where each query's true face stands.
+
+    Parameters
+    ----------
+    similarity
+        `(n, m)`, larger is more alike.
+    target
+        `(n,)` int, the column of each query's true face; by default row i's is column i.
+    """
+    n, m = similarity.shape
+    if target is None:
+        if n != m:
+            raise InputError(f"{n} queries and {m} gallery faces: say which face is whose with `target`")
+        target = np.arange(n)
+    own = similarity[np.arange(n), target][:, None]
+    better = (similarity > own).sum(axis=1)
+    return Places(better, (similarity == own).sum(axis=1) - 1)  # the true face itself is one of the equal
 
 
 def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
     """Return the rank of each query's true face: 1 is first.
 
-    Ties count as the mean of the places that they take, so that an encoder
-    which always says the same is at chance, not at the top.
+    Ties count as the mean of the places that they take.
 
     Parameters
     ----------
@@ -55,27 +97,48 @@ def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.n
     numpy.ndarray
         `(n,)` float64 in [1, m].
     """
-    n, m = similarity.shape
-    if target is None:
-        if n != m:
-            raise InputError(f"{n} queries and {m} gallery faces: say which face is whose with `target`")
-        target = np.arange(n)
-    own = similarity[np.arange(n), target][:, None]
-    better = (similarity > own).sum(axis=1)
-    equal = (similarity == own).sum(axis=1) - 1  # the true face itself is one of them
-    return 1.0 + better + equal / 2
+    return true_places(similarity, target).ranks
 
 
-def recall_at(ranks: np.ndarray, k: int) -> float:
-    """Return the share of queries whose true face is among the first k, in [0, 1]."""
-    return float(np.mean(np.asarray(ranks) <= k))
-
-
-def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
+def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
     """Return how probably each query's true face is among the first k, ties in a drawn order.
 
     Without ties this is 0 or 1.  Where a query finds all faces alike, it is k over the gallery's
-    size: its mean place alone would put it below every small k.
+    size, so that a guess scores as chance: its mean place alone would put it below every small k.
+
+    Parameters
+    ----------
+    ranks
+        From 1, ties at the mean of their places; any shape.
+    k
+        How many faces are looked at.
+    ties
+        Of the ranks' shape: how many other faces are as alike as the true one; None: there are none.
+    """
+    ties = 0 if ties is None else np.asarray(ties)
+    better = np.asarray(ranks) - 1 - ties / 2
+    return np.clip((k - better) / (ties + 1.0), 0.0, 1.0)
+
+
+def reciprocal_rank(ranks: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Return the expected reciprocal rank of each query, ties in a drawn order; arguments as above."""
+    ranks, ties = np.asarray(ranks, dtype=np.float64), np.asarray(ties)
+    value = 1.0 / ranks
+    tied = ties > 0
+    if tied.any():
+        first, last = ranks[tied] - ties[tied] / 2, ranks[tied] + ties[tied] / 2
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, int(last.max()) + 1))])
+        value[tied] = (harmonic[last.astype(int)] - harmonic[first.astype(int) - 1]) / (ties[tied] + 1)
+    return value
+
+
+def recall_at(ranks: np.ndarray, k: int, ties: np.ndarray | None = None) -> float:
+    """Return the share of queries whose true face is among the first k, in [0, 1]; see `hit_probability`."""
+    return float(np.mean(hit_probability(ranks, k, ties)))
+
+
+def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
+    """Return how probably each query's true face is among the first k, as `hit_probability`.
 
     Parameters
     ----------
@@ -87,9 +150,8 @@ def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
     numpy.ndarray
         `(n,)` float64 in [0, 1].
     """
-    own = np.diag(similarity)[:, None]
-    better, equal = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1)
-    return np.clip((k - better) / equal, 0.0, 1.0)
+    places = true_places(similarity)
+    return hit_probability(places.ranks, k, places.ties)
 
 
 def chance_recall(k: int, gallery_size: int) -> float:

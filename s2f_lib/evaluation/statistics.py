@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from s2f_lib.errors import InputError
+from s2f_lib.evaluation.retrieval import hit_probability, reciprocal_rank
+
+_BATCH_VALUES = 16_000_000  # resampled at a time, 8 bytes each and as much for their indices
+_TEST_ROWS = 512  # queries whose places among all faces are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +31,41 @@ def bootstrap_interval(
     values: np.ndarray,
     statistic: Callable[..., np.ndarray] = np.mean,
     *,
+    groups: Sequence[object] | np.ndarray | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1_000,
     seed: int = 0,
 ) -> Interval:
-    """Return a statistic of independent values and its percentile bootstrap interval.
+    """Return a statistic of values and its percentile bootstrap interval by person.
 
     Parameters
     ----------
     values
-        `(n,)`, one a person: people are what is resampled.
+        `(n,)`.
     statistic
         Takes `(..., n)` and `axis`.
+    groups
+        `n` ids of persons or videos: what is resampled, with all values of each.  By default each
+        value is a person's of its own.
 
     Raises
     ------
     InputError
-        There are fewer than two values.
+        There are fewer than two values or groups, or groups are not as many as values.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         raise InputError(f"an interval needs at least 2 values, found {len(values)}")
     value = float(statistic(values))
+    numbers = group_numbers(groups, len(values))
     if np.ptp(values) == 0:  # all alike: no spread to resample
         return Interval(value, value, value)
+    if numbers is not None:
+        resamples = [
+            statistic(np.repeat(values, weights))
+            for weights in resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
+        ]
+        return percentile_interval(value, np.array(resamples), confidence=confidence)
     result = stats.bootstrap(
         (values,),
         statistic,
@@ -58,17 +73,73 @@ def bootstrap_interval(
         n_resamples=n_resamples,
         method="percentile",
         vectorized=True,
+        batch=max(1, _BATCH_VALUES // len(values)),  # drawn alike in any batch
         rng=np.random.default_rng(seed),
     )
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 
+def group_numbers(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
+    """Return which group each of `n` rows belongs to, `(n,)` int from 0; None where each has its own.
+
+    Raises
+    ------
+    InputError
+        Groups are not as many as rows, or all rows are one group.
+    """
+    if groups is None:
+        return None
+    if len(groups) != n:
+        raise InputError(f"{len(groups)} groups for {n} values: expected one each")
+    known, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    if len(known) == n:
+        return None
+    if len(known) < 2:
+        raise InputError(f"an interval needs at least 2 groups (persons or videos), found {len(known)}")
+    return numbers
+
+
+def resampled_weights(numbers: np.ndarray, *, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw groups with replacement, as many as there are: yield how often each row counts, `(n,)` int.
+
+    A group that is drawn twice counts twice with all its rows.
+    """
+    rng = np.random.default_rng(seed)
+    n_groups = int(numbers.max()) + 1
+    even = np.full(n_groups, 1 / n_groups)
+    for _ in range(n_resamples):
+        yield rng.multinomial(n_groups, even)[numbers]
+
+
+def percentile_interval(value: float, resamples: np.ndarray, *, confidence: float) -> Interval:
+    """Return a value with the percentile interval of its `(resamples,)` values."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
 def recall_interval(
-    ranks: np.ndarray, k: int, *, confidence: float = 0.95, n_resamples: int = 1_000, seed: int = 0
+    ranks: np.ndarray,
+    k: int,
+    *,
+    ties: np.ndarray | None = None,
+    groups: Sequence[object] | np.ndarray | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 1_000,
+    seed: int = 0,
 ) -> Interval:
-    """Return recall at k and its bootstrap interval over queries (people)."""
+    """Return recall at k and its bootstrap interval over queries, by person.
+
+    Parameters
+    ----------
+    ranks, ties
+        As `retrieval.hit_probability` takes them.
+    groups
+        As `bootstrap_interval` takes them.
+    """
     return bootstrap_interval(
-        (np.asarray(ranks) <= k).astype(np.float64),
+        hit_probability(ranks, k, ties),
+        groups=groups,
         confidence=confidence,
         n_resamples=n_resamples,
         seed=seed,
@@ -117,27 +188,56 @@ def permutation_test_against_chance(
     """Test whether queries find their own faces better than any other people's.
 
     Under the null hypothesis a voice says nothing of its face, so that every
-    pairing of queries with gallery faces is as likely as the true one.
+    pairing of queries with gallery faces is as likely as the true one.  For recall and
+    reciprocal rank, `recall_test` and `reciprocal_rank_test` count ties in a drawn order.
 
     Parameters
     ----------
     similarity
         `(n, n)`, row i's true face in column i.
     statistic
-        Of the ranks `(n,)`; larger is better, for example recall at 10.
+        Of the ranks `(n,)`, ties at the mean of their places; larger is better.
 
     Returns
     -------
     tuple of float
         The observed statistic, and the one-sided p-value in [1/(n_permutations + 1), 1].
     """
+    _refuse_unless_square(similarity)
     rng = np.random.default_rng(seed)
-    ranks = _all_ranks(similarity)  # (n, n): rank of every face for every query
+    ranks = stats.rankdata(-similarity, axis=1)  # (n, n): rank of every face for every query
     rows = np.arange(len(ranks))
     observed = statistic(ranks[rows, rows])
     permuted = [statistic(ranks[rows, rng.permutation(len(ranks))]) for _ in range(n_permutations)]
-    at_least = sum(value >= observed - 1e-12 for value in permuted)
-    return observed, (1 + at_least) / (n_permutations + 1)
+    return observed, _p_value(observed, permuted)
+
+
+def recall_test(
+    similarity: np.ndarray, k: int, *, n_permutations: int = 999, seed: int = 0
+) -> tuple[float, float]:
+    """Return recall at k and its p-value by permutation; ties count as `retrieval.hit_probability` has it.
+
+    Parameters
+    ----------
+    similarity
+        `(n, n)`, row i's true face in column i.
+    """
+    return _test_of_means(
+        similarity, lambda ranks, ties: hit_probability(ranks, k, ties), n_permutations, seed
+    )
+
+
+def reciprocal_rank_test(
+    similarity: np.ndarray, *, n_permutations: int = 999, seed: int = 0
+) -> tuple[float, float]:
+    """Return the mean reciprocal rank and its p-value by permutation; ties as in `retrieval.reciprocal_rank`.
+
+    Parameters
+    ----------
+    similarity
+        `(n, n)`, row i's true face in column i.
+    """
+    return _test_of_means(similarity, reciprocal_rank, n_permutations, seed)
 
 
 def paired_test(
@@ -196,9 +296,37 @@ def spread_over_seeds(values: np.ndarray) -> Spread:
     )
 
 
-def _all_ranks(similarity: np.ndarray) -> np.ndarray:
+def _test_of_means(
+    similarity: np.ndarray,
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    n_permutations: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Test the mean over queries of a value of (rank, ties), a block of queries in memory at a time."""
+    _refuse_unless_square(similarity)
+    n = len(similarity)
+    rng = np.random.default_rng(seed)
+    faces = np.array(
+        [np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))]
+    )  # first the true ones
+    sums = np.zeros(len(faces))
+    for start in range(0, n, _TEST_ROWS):
+        block = -similarity[start : start + _TEST_ROWS]
+        first, last = (stats.rankdata(block, method=method, axis=1) for method in ("min", "max"))
+        values = value((first + last) / 2, last - first)  # (rows, n)
+        rows = np.arange(len(block))
+        sums += values[rows, faces[:, start : start + len(block)]].sum(axis=1)
+    means = sums / n
+    return float(means[0]), _p_value(means[0], means[1:])
+
+
+def _p_value(observed: float, permuted: Sequence[float] | np.ndarray) -> float:
+    at_least = sum(value >= observed - 1e-12 for value in permuted)
+    return float((1 + at_least) / (len(permuted) + 1))
+
+
+def _refuse_unless_square(similarity: np.ndarray) -> None:
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise InputError(
             f"the test takes a square similarity, one gallery face a query, found {similarity.shape}"
         )
-    return stats.rankdata(-similarity, axis=1)  # ties get the mean of their places

@@ -11,7 +11,7 @@ import pandas as pd
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import pair_distances
-from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
+from s2f_lib.evaluation.retrieval import chance_recall
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, recall_interval
 
 
@@ -25,13 +25,21 @@ class FeaturePairs:
         `n` ids.
     true, predicted
         `(n, dimension)` float32, of the face and from the voice.
+    groups
+        `n` ids of persons or videos, which intervals resample: a person with several clips
+        counts once.  None: each clip is a person's of its own.
     """
 
     clip_ids: tuple[str, ...]
     true: np.ndarray
     predicted: np.ndarray
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.groups is not None and len(self.groups) != len(self.clip_ids):
+            raise InputError(
+                f"{len(self.clip_ids)} clip ids and {len(self.groups)} groups: they must be as many"
+            )
         if not len(self.clip_ids) == len(self.true) == len(self.predicted):
             raise InputError(
                 f"{len(self.clip_ids)} clip ids, {len(self.true)} true and {len(self.predicted)} predicted "
@@ -40,6 +48,20 @@ class FeaturePairs:
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """`n` ids of whom each clip is: the groups, or where there are none the clips' own ids."""
+        return self.groups or self.clip_ids
+
+    def subset(self, rows: np.ndarray) -> FeaturePairs:
+        """Return the pairs at some `(m,)` indices."""
+        return FeaturePairs(
+            tuple(self.clip_ids[row] for row in rows),
+            self.true[rows],
+            self.predicted[rows],
+            None if self.groups is None else tuple(self.groups[row] for row in rows),
+        )
 
 
 def distance_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) -> pd.DataFrame:
@@ -54,7 +76,11 @@ def distance_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) 
     for name, pair in pairs.items():
         for measure, values in pair_distances(pair.true, pair.predicted).items():
             interval = bootstrap_interval(
-                values, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+                values,
+                groups=pair.groups,
+                confidence=config.confidence,
+                n_resamples=config.n_bootstrap,
+                seed=config.seed,
             )
             rows.append({"name": name, "n": len(pair), "measure": measure} | _columns(interval))
     return pd.DataFrame(rows)
@@ -63,19 +89,25 @@ def distance_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) 
 def rank_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) -> pd.DataFrame:
     """Return the rank of each query's true face, by name and similarity.
 
-    The gallery of a query are all true faces of its own set.
+    The gallery of a query are all true faces of its own set.  Compared in chunks, on a GPU where
+    there is one; memory as `large_gallery.places_in_gallery` says, and a row of the table for each
+    query and similarity: no similarity of all with all is kept.
 
     Returns
     -------
     pandas.DataFrame
-        Columns name, measure, clip_id, gallery, rank.
+        Columns name, measure, clip_id, group (person or video), gallery, rank (ties at the mean of
+        their places) and ties (how many other faces are as alike as the true one).
     """
+    from s2f_lib.evaluation.large_gallery import places_in_gallery  # torch, which tables else do without
+
     tables = []
     for name, pair in pairs.items():
-        for measure in config.similarities:
-            ranks = true_ranks(similarity_matrix(pair.predicted, pair.true, measure))
-            columns = {"name": name, "measure": measure, "clip_id": pair.clip_ids}
-            tables.append(pd.DataFrame(columns | {"gallery": len(pair), "rank": ranks}))
+        found = places_in_gallery(pair.predicted, pair.true, measures=config.similarities)
+        for measure, places in found.items():
+            columns = {"name": name, "measure": measure, "clip_id": pair.clip_ids, "group": pair.people}
+            columns |= {"gallery": len(pair), "rank": places.ranks, "ties": places.ties}
+            tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -93,6 +125,8 @@ def recall_table(ranks: pd.DataFrame, config: EvaluationConfig) -> pd.DataFrame:
             interval = recall_interval(
                 group["rank"].to_numpy(),
                 k,
+                ties=group["ties"].to_numpy(),
+                groups=group["group"].to_numpy(),
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,

@@ -5,14 +5,16 @@ Attributes are known of generated people; of others the tables say so.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from s2f_lib.config import EvaluationConfig, SimilarityName, StudyConfig
+from s2f_lib.errors import InputError
 from s2f_lib.evaluation.attributes import ProbeData, probe_table
-from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verification_auc
+from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verification_interval
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
 from s2f_lib.evaluation.tables import FeaturePairs
@@ -20,6 +22,16 @@ from s2f_lib.evaluation.tables import FeaturePairs
 CANDIDATES = (2, 5, 10)  # of 1:N matching, as in SVHF and DIMNet
 _AGE_BANDS = (18, 40, 60, 81)  # years; each band holds about a third of the generated people
 _UNKNOWN = "unknown of these people"
+_TOO_FEW = "too few"
+_ANYONE = "anyone"
+#: Whom the others are drawn from, those who share most last: name to what they share.
+_KINDS = {
+    "same gender": ["gender"],
+    "same age": ["age"],
+    "same gender and age": ["gender", "age"],
+    "same gender and group": ["gender", "group"],
+    "same gender, group and age": ["gender", "group", "age"],
+}
 
 
 def known_attributes(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame | None:
@@ -34,14 +46,59 @@ def known_attributes(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFra
     return people[["gender", "group", "age_years"]].assign(age=names)
 
 
+def verification_areas(
+    pairs: FeaturePairs,
+    attributes: pd.DataFrame | None,
+    config: EvaluationConfig,
+    *,
+    measure: SimilarityName,
+) -> dict[str, Interval]:
+    """Return the area under the ROC curve against others of each kind; where these are too few, none.
+
+    Returns
+    -------
+    dict of Interval
+        "anyone" and, where attributes are known, "same gender" and so on, those who share most last.
+    """
+    similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
+    areas = {}
+    for name, labels in _strata(attributes).items():
+        with contextlib.suppress(InputError):  # not two people in any stratum
+            areas[name] = verification_interval(
+                similarity,
+                strata=labels,
+                groups=pairs.groups,
+                confidence=config.confidence,
+                n_resamples=config.n_bootstrap,
+                seed=config.seed,
+            )
+    return areas
+
+
+def most_alike(areas: Mapping[str, Interval]) -> tuple[Interval, str]:
+    """Return the area against those who share most with the true face, and who these are, for the prose."""
+    name = next(name for name in [*reversed(_KINDS), _ANYONE] if name in areas)
+    if name == _ANYONE:
+        return areas[
+            name
+        ], "against anyone once more, for too little is known of these people's gender, group and age"
+    return areas[name], f"against others of the {name}"
+
+
 def matching_table(
     pairs: FeaturePairs,
     attributes: pd.DataFrame | None,
     config: EvaluationConfig,
     *,
     measure: SimilarityName,
+    areas: Mapping[str, Interval],
 ) -> pd.DataFrame:
     """Return 1:N matching, verification and mean rank against others who share more and more.
+
+    Parameters
+    ----------
+    areas
+        As `verification_areas` gives them.
 
     Returns
     -------
@@ -51,23 +108,21 @@ def matching_table(
         the others of that kind the true face stands on average, 0 first, 0.5 by guessing, 1 last.
     """
     similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
-    strata: dict[str, list[str] | None] = {"anyone": None}
-    if attributes is not None:
-        kinds = {"gender": ["gender"], "gender and group": ["gender", "group"]}
-        kinds["gender, group and age"] = ["gender", "group", "age"]
-        for name, columns in kinds.items():
-            strata[f"same {name}"] = attributes[columns].agg(" ".join, axis=1).tolist()
+    people = np.asarray(pairs.people)
     rows = []
-    for name, labels in strata.items():
+    for name, labels in _strata(attributes).items():
         wins = {n: matching_accuracy(similarity, n, strata=labels) for n in CANDIDATES}
-        ranks, sizes = ranks_within(similarity, labels or ["anyone"] * len(pairs))
-        share = (ranks[sizes > 1] - 1) / (sizes[sizes > 1] - 1)
+        ranks, sizes = ranks_within(similarity, labels or [_ANYONE] * len(pairs))
+        with_others = sizes > 1
+        share = (ranks[with_others] - 1) / (sizes[with_others] - 1)
         row = {"others": name, "people": int(np.isfinite(wins[CANDIDATES[0]]).sum())}
-        row |= {f"1 of {n}": _in_interval(values[np.isfinite(values)], config) for n, values in wins.items()}
-        row["area under ROC"] = verification_auc(similarity, strata=labels)
-        rows.append(row | {"rank share": _in_interval(share, config)})
+        for n, values in wins.items():
+            counted = np.isfinite(values)
+            row[f"1 of {n}"] = _in_interval(values[counted], people[counted], config)
+        row["area under ROC"] = f"{areas[name]:.3f}" if name in areas else _TOO_FEW
+        rows.append(row | {"rank share": _in_interval(share, people[with_others], config)})
     chance = {"others": "by guessing", "people": None} | {f"1 of {n}": f"{1 / n:.3f}" for n in CANDIDATES}
-    rows.append(chance | {"area under ROC": 0.5, "rank share": "0.500"})
+    rows.append(chance | {"area under ROC": "0.500", "rank share": "0.500"})
     if attributes is None:
         rows.append({"others": f"same gender, group or age: {_UNKNOWN}"})
     return pd.DataFrame(rows, dtype=object)  # counts stay whole beside what is missing
@@ -94,8 +149,8 @@ def probes_table(
     found = probe_table(
         ProbeData(pairs["train"].true, values["train"]),
         {
-            "the face's features": ProbeData(test.true, values["test"]),
-            "the voice's prediction": ProbeData(test.predicted, values["test"]),
+            "the face's features": ProbeData(test.true, values["test"], test.groups),
+            "the voice's prediction": ProbeData(test.predicted, values["test"], test.groups),
         },
         config,
     )
@@ -120,24 +175,40 @@ def recall_by_group(
         Columns people, n, recall (share with interval), chance.
     """
     hits = expected_hits(similarity_matrix(pairs.predicted, pairs.true, measure), k)
-    chance = chance_recall(k, len(pairs))
-    rows = [{"people": "all", "n": len(hits), "recall": _in_interval(hits, config), "chance": chance}]
+    chance, people = chance_recall(k, len(pairs)), np.asarray(pairs.people)
+    rows = [{"people": "all", "n": len(hits), "recall": _in_interval(hits, people, config), "chance": chance}]
     for column in ("gender", "group", "age") if attributes is not None else ():
         labels = attributes[column].to_numpy()
         for label in sorted(set(labels)):
-            own = hits[labels == label]
-            name = f"{column} {label}"
-            recall = _in_interval(own, config) if len(own) > 1 else f"{own.mean():.3f}"
-            rows.append({"people": name, "n": len(own), "recall": recall, "chance": chance})
+            own = labels == label
+            recall = _in_interval(hits[own], people[own], config)
+            if recall == _TOO_FEW:
+                recall = f"{hits[own].mean():.3f}"
+            rows.append(
+                {"people": f"{column} {label}", "n": int(own.sum()), "recall": recall, "chance": chance}
+            )
     if attributes is None:
         rows.append({"people": f"by gender, group and age: {_UNKNOWN}"})
     return pd.DataFrame(rows, dtype=object)
 
 
-def _in_interval(values: np.ndarray, config: EvaluationConfig) -> str:
-    if len(values) < 2:
-        return "too few"
+def _strata(attributes: pd.DataFrame | None) -> dict[str, list[str] | None]:
+    """Return whom the others are drawn from: name to a label a person, None for all alike."""
+    strata: dict[str, list[str] | None] = {_ANYONE: None}
+    if attributes is not None:
+        for name, columns in _KINDS.items():
+            strata[name] = attributes[columns].agg(" ".join, axis=1).tolist()
+    return strata
+
+
+def _in_interval(values: np.ndarray, people: np.ndarray, config: EvaluationConfig) -> str:
+    if len(set(people)) < 2:
+        return _TOO_FEW
     interval = bootstrap_interval(
-        values, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
+        values,
+        groups=people,
+        confidence=config.confidence,
+        n_resamples=config.n_bootstrap,
+        seed=config.seed,
     )
     return f"{interval:.3f}"

@@ -7,7 +7,7 @@ common, which says nothing of a person.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeCV
 from s2f_lib.config import EvaluationConfig, StudyConfig
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
-from s2f_lib.evaluation.statistics import bootstrap_interval, permutation_test_against_chance
+from s2f_lib.evaluation.statistics import bootstrap_interval, recall_test
 from s2f_lib.evaluation.tables import FeaturePairs
 from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
@@ -182,8 +182,7 @@ def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict
         n_resamples=config.n_bootstrap,
         seed=config.seed,
     )
-    test = _recall_statistic(k)
-    _, p_value = permutation_test_against_chance(similarity, test, seed=config.seed)
+    _, p_value = recall_test(similarity, k, seed=config.seed)
     return {
         "value": interval.value,
         "low": interval.low,
@@ -241,7 +240,3 @@ def _voice_columns(table: pd.DataFrame) -> np.ndarray:
     numbers = table[["voice_age_z", "voice_body"]].to_numpy(float)
     by_gender = classes[:, :1] * numbers
     return np.hstack([classes, numbers, numbers**2, by_gender])
-
-
-def _recall_statistic(k: int) -> Callable[[np.ndarray], float]:
-    return lambda ranks: float(np.mean(ranks <= k))

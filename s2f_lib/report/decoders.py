@@ -86,6 +86,7 @@ def judge(study: Study, drawings: Mapping[str, np.ndarray]) -> pd.DataFrame:
         second_judge=AppearanceJudge(train.crops(np.arange(min(len(train), _ENOUGH_FOR_JUDGE)))),
         config=study.config.evaluation,
         distractors=train.features,
+        groups=test.video_ids,
     )
 
 

@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from s2f_lib.evaluation.retrieval import hit_probability
+
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], PALETTE[7]
 WIDTH_IN = 7.0  # of the text column
@@ -94,7 +96,7 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
     Parameters
     ----------
     ranks
-        Columns name (split), measure, rank, gallery; as `evaluation.tables.rank_table` gives.
+        Columns name (split), measure, rank, ties, gallery; as `evaluation.tables.rank_table` gives.
     k_max
         The largest K; no more than the smallest gallery.
     band
@@ -111,7 +113,8 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
             rows = ranks[ranks["name"] == name]
             for place, (measure, group) in enumerate(rows.groupby("measure", sort=False)):
                 steps = np.arange(1, k_max + 1)
-                recall = (group["rank"].to_numpy()[:, None] <= steps).mean(axis=0)
+                places = group["rank"].to_numpy()[:, None], steps, group["ties"].to_numpy()[:, None]
+                recall = hit_probability(*places).mean(axis=0)
                 axis.plot(steps, recall, color=PALETTE[place], ls=("-", "--", "-.")[place % 3], label=measure)
             gallery = int(rows["gallery"].iloc[0])
             axis.set_xlabel(f"K, faces retrieved of {gallery:,} ({name})")

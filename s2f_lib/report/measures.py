@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,62 +14,70 @@ from s2f_lib.evaluation.retrieval import (
     chance_recall,
     expected_hits,
     nearest,
-    recall_at,
+    reciprocal_rank,
     similarity_matrix,
+    true_places,
     true_ranks,
 )
 from s2f_lib.evaluation.statistics import (
+    Interval,
     bootstrap_interval,
     chance_reciprocal_rank,
-    mean_reciprocal_rank,
-    permutation_test_against_chance,
+    reciprocal_rank_test,
     spread_over_seeds,
 )
 from s2f_lib.evaluation.tables import FeaturePairs
 from s2f_lib.report.reference import LOSS_NAMES
 from s2f_lib.study import Study
 
+#: A permutation test compares all with all: of larger sets, so many people at even steps.
+MOST_TESTED = 10_000
 
-def mean_face(train: FeaturePairs, test: FeaturePairs) -> FeaturePairs:
+
+def mean_face(train_features: np.ndarray, test: FeaturePairs) -> FeaturePairs:
     """Return the test people with the same guess for each: the mean direction of the training faces.
 
     Face features share a large mean, so distances alone flatter an encoder that says no more than this.
-    """
-    mean = unit(train.true).mean(axis=0)
-    return FeaturePairs(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape))
-
-
-def image_l1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the mean absolute difference of each pair of pictures, `(n,)` in [0, 1].
 
     Parameters
     ----------
-    first, second
-        `(n, height, width, 3)` uint8.
+    train_features
+        `(n, dimension)`, true ones of the training people.
     """
-    difference = first.astype(np.int16) - second.astype(np.int16)
-    return np.abs(difference).mean(axis=(1, 2, 3)) / 255
+    mean = unit(train_features).mean(axis=0)
+    return FeaturePairs(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape), test.groups)
 
 
 def tests_against_chance(
     pairs: Mapping[str, FeaturePairs], config: EvaluationConfig, *, measure: SimilarityName
 ) -> pd.DataFrame:
-    """Return the mean reciprocal rank of each split, its chance, and the permutation test's p-value."""
+    """Return the mean reciprocal rank of each split, its chance, and the permutation test's p-value.
+
+    Of a set larger than `MOST_TESTED`, so many people at even steps are taken.  Where a person
+    has several clips, intervals are by person, and the test is made on the first clip of each:
+    a person's clips are not independent pairings.
+    """
     rows = []
-    for name, pair in pairs.items():
+    for name, whole in pairs.items():
+        pair = whole
+        if len(whole) > MOST_TESTED:
+            pair = whole.subset(np.linspace(0, len(whole) - 1, MOST_TESTED).round().astype(int))
         similarity = similarity_matrix(pair.predicted, pair.true, measure)
-        ranks = true_ranks(similarity)
-        interval = bootstrap_interval(
-            1 / ranks, confidence=config.confidence, n_resamples=config.n_bootstrap, seed=config.seed
-        )
-        _, p_value = permutation_test_against_chance(similarity, mean_reciprocal_rank, seed=config.seed)
+        places = true_places(similarity)
+        interval = _interval(reciprocal_rank(places.ranks, places.ties), pair.groups, config)
+        median = _interval(places.ranks, pair.groups, config, statistic=np.median)
+        _, first = np.unique(pair.people, return_index=True)
+        first.sort()
+        alone = similarity if len(first) == len(pair) else similarity[np.ix_(first, first)]
+        _, p_value = reciprocal_rank_test(alone, seed=config.seed)
         rows.append(
             {
                 "set": name,
                 "queries and faces": len(pair),
                 "mean reciprocal rank": f"{interval:.3f}",
                 "chance": chance_reciprocal_rank(len(pair)),
-                "median rank": float(np.median(ranks)),
+                "median rank": f"{median:.1f}",
+                "median by guessing": f"{(len(pair) + 1) / 2:.1f}",
                 "p-value": p_value,
             }
         )
@@ -89,7 +97,8 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
 
     people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
     scores = log_likelihood(people, people, rho=config.source.synthetic.rho)
-    row = {f"R@{k}, %": f"{100 * expected_hits(scores, k).mean():.1f}" for k in ks}
+    hits = {k: _interval(100 * expected_hits(scores, k), None, config.evaluation) for k in ks}
+    row = {f"R@{k}, %": f"{interval:.1f}" for k, interval in hits.items()}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(scores)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
 
@@ -110,7 +119,8 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
         values = []
         for seed in seeds:
             pairs = study.features("test", loss, seed=seed)
-            values.append(recall_at(true_ranks(similarity_matrix(pairs.predicted, pairs.true, measure)), k))
+            similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
+            values.append(float(expected_hits(similarity, k).mean()))
         spread = spread_over_seeds(np.array(values))
         rows.append(
             {
@@ -170,3 +180,20 @@ def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFace
 def mean_picture(pictures: np.ndarray) -> np.ndarray:
     """Return the mean of pictures `(n, height, width, 3)` uint8, rounded."""
     return pictures.mean(axis=0).round().astype(np.uint8)
+
+
+def _interval(
+    values: np.ndarray,
+    groups: Sequence[object] | None,
+    config: EvaluationConfig,
+    *,
+    statistic: Callable[..., np.ndarray] = np.mean,
+) -> Interval:
+    return bootstrap_interval(
+        values,
+        statistic,
+        groups=groups,
+        confidence=config.confidence,
+        n_resamples=config.n_bootstrap,
+        seed=config.seed,
+    )

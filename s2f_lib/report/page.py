@@ -11,6 +11,7 @@ import html
 import io
 import logging
 import numbers
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,11 @@ from s2f_lib.study import Study, log_to_output
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from s2f_lib.config import StudyConfig
+
 _FIGURE_DPI = 200
 _LONGEST_COMPACT = 40  # characters of a cell: longer texts may wrap
+_NO_NUMBER = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)  # also within "nan [nan, nan]"
 _GLUED = "application/papermill.record/"  # hides a value that is meant for the prose
 
 
@@ -85,6 +89,29 @@ class Page:
         """Return pictures as the page may show them: grey tiles in the place of real people."""
         return faces if self.shows_faces else np.full_like(faces, 200)
 
+    def drawn_voices(self, audio: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return voices whose spectrograms may be on the page, and whose they are, for the caption.
+
+        A spectrogram can be turned back into speech: in the place of real people's voices stand
+        as many of generated people.
+
+        Parameters
+        ----------
+        audio
+            `(n, samples)` int16 at the preparation's sample rate: the first of the training split.
+        """
+        if self.shows_faces:
+            return audio, "the first of the training split"
+        from s2f_lib.sources.synthetic.people import draw_population
+        from s2f_lib.sources.synthetic.recordings import record_people
+
+        config = self.study.config
+        world, rate_hz = config.source.synthetic, config.preparation.sample_rate_hz
+        ids = [person.clip_id for person in draw_population(world)][: len(audio)]
+        seconds = audio.shape[1] / rate_hz
+        voices = record_people(world, ids, sample_rate_hz=rate_hz, audio_s=seconds, workers=1)
+        return voices, "of generated people, in the place of the real ones of the training split"
+
     def numbers(self, **values: float | int | str) -> None:
         """Glue values for the prose, each under its name.
 
@@ -108,6 +135,7 @@ class Page:
         n: int | None = None,
         of: str = "",
         digits: int = 2,
+        dashes: bool = False,
     ) -> None:
         """Write a table as CSV, and show it with a number and a caption.
 
@@ -115,7 +143,7 @@ class Page:
         ----------
         table
             Columns are shown as they are named; numbers with `digits` decimals, where
-            they are no integers; what is missing as a dash.
+            they are no integers.
         key
             The text refers to it as ``{numref}`tab-KEY```; the file is `NN_KEY.csv`.
         caption
@@ -123,13 +151,21 @@ class Page:
         n, of
             How many of what the run's numbers are made from: the caption ends with
             this and the profile.  Left out where the numbers are the report's alone.
+        dashes
+            Something may be missing, and is shown as a dash.
+
+        Raises
+        ------
+        InputError
+            Something is missing that may not be, or a cell holds NaN or infinity as a text.
         """
         from IPython.display import display
 
+        texts = as_texts(table, digits=digits)
+        _refuse_holes(table, texts, key=key, dashes=dashes)
         path = self.study.paths.tables / f"{self._number}_{key}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)
-        texts = as_texts(table, digits=digits)
         if n is not None:
             caption = f"{caption} (this run: n = {n:,} {of}, {self.run})"
         caption += "."
@@ -155,9 +191,15 @@ class Page:
         metadata = {"scrapbook": {"name": f"fig_{key}", "mime_prefix": ""}, "image/png": {"width": width_px}}
         display(data, raw=True, metadata=metadata)
 
-    def provenance(self) -> None:
-        """Show what the page was made with, and glue `wall_min`: the last call of a chapter."""
-        config = self.study.config
+    def provenance(self, config: StudyConfig | None = None) -> None:
+        """Show what the page was made with, and glue `wall_min`: the last call of a chapter.
+
+        Parameters
+        ----------
+        config
+            Of a page whose numbers come from other settings than the run's; by default these.
+        """
+        config = self.study.config if config is None else config
         wall_s = time.perf_counter() - self._started
         self.numbers(wall_min=wall_s / 60)
         table = provenance_table(config, wall_s=wall_s)
@@ -172,6 +214,17 @@ class Page:
 def as_texts(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
     """Return a table of texts as a reader sees it: numbers rounded, what is missing a dash."""
     return table.apply(lambda column: column.map(lambda value: _as_text(value, digits)))
+
+
+def _refuse_holes(table: pd.DataFrame, texts: pd.DataFrame, *, key: str, dashes: bool) -> None:
+    no_number = texts.map(lambda text: bool(_NO_NUMBER.search(text)))
+    holes = no_number if dashes else no_number | table.isna()
+    columns = [str(column) for column in table.columns[holes.to_numpy().any(axis=0)]]
+    if columns:
+        raise InputError(
+            f"table {key!r} lacks numbers in {columns}: {int(holes.to_numpy().sum())} cells are missing, NaN "
+            "or infinite; say dashes=True where something may be missing"
+        )
 
 
 def _as_text(value: object, digits: int) -> str:

@@ -27,7 +27,7 @@ class Report:
     preparation_hours_per_1000: tuple[float, float] = (3.0, 4.0)
     # "Voice Encoder Architecture"
     parameters: int = 46_593_664
-    original_parameters: str = "760 million"  # Speech2Face's encoder, as the report counts it
+    original_parameters: int = 760_000_000  # "760 million": Speech2Face's encoder, as the report counts it
     # "Decoder"
     decoder_images: int = 5_900
     # "Qualitative Analysis": cosine between the two reconstructions

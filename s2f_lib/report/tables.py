@@ -6,14 +6,14 @@ interval; nothing is formatted beyond that, `page.Page.table` does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from s2f_lib.config import SpectrogramConfig, StudyConfig
-from s2f_lib.evaluation.statistics import Interval
+from s2f_lib.config import EvaluationConfig, SpectrogramConfig, StudyConfig
+from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, normalized_recall
 from s2f_lib.report.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def losses_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataF
 def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     """Return "Recall@K" of a split: the report's percent and this run's, each beside its chance.
 
+    The last column normalises this run's for the gallery's size: 0 is chance, 100 perfect.
+
     Parameters
     ----------
     recall
@@ -127,6 +129,10 @@ def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
         at = dict(zip(RECALL_AT, printed, strict=True)) if printed else {}
         known = row.k in at
         value = Interval(100 * row.value, 100 * row.low, 100 * row.high)
+        normalised = None  # there is nothing above chance where K is the whole gallery
+        if row.chance < 1:
+            three = (100 * normalized_recall(share, row.chance) for share in (row.value, row.low, row.high))
+            normalised = Interval(*three)
         rows.append(
             {
                 "similarity": MEASURE_NAMES[row.measure],
@@ -135,9 +141,18 @@ def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
                 f"chance in {REPORT.gallery}, %": f"{100 * row.k / REPORT.gallery:.2f}" if known else None,
                 "this run, %": f"{value:.1f}",
                 f"chance in {row.gallery:,}, %": f"{100 * row.chance:.1f}",
+                "normalised, %": f"{normalised:.1f}" if normalised else None,
             }
         )
     return pd.DataFrame(rows)
+
+
+def normalised_of(row: pd.Series) -> float:
+    """Return a row of `evaluation.tables.recall_table` normalised for the gallery's size, for the prose.
+
+    A gallery of no more than K faces tells nothing, which counts as chance.
+    """
+    return normalized_recall(row["value"], row["chance"]) if row["chance"] < 1 else 0.0
 
 
 def recall_of_losses(recall: pd.DataFrame, *, measure: str, k: int) -> pd.DataFrame:
@@ -167,13 +182,19 @@ def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> 
     return float(chosen[column].item())
 
 
-def cosines_beside_report(cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def cosines_beside_report(
+    cosines: Mapping[str, np.ndarray], config: EvaluationConfig, *, groups: Sequence[object] | None = None
+) -> pd.DataFrame:
     """Return how the cosine between two drawings is spread: the report's range, and a row for each name.
 
     Parameters
     ----------
     cosines
         Name of the comparison to `(n,)` values in [-1, 1].
+    config
+        Of the mean's interval.
+    groups
+        `n` ids of persons or videos, which the interval resamples.
     """
     low, high = REPORT.reconstruction_cosine
     columns = [
@@ -188,7 +209,14 @@ def cosines_beside_report(cosines: Mapping[str, np.ndarray]) -> pd.DataFrame:
     ]
     rows: list[tuple[object, ...]] = [("own voice", _REPORT, None, low, None, None, None, high)]
     for name, values in cosines.items():
-        rows.append((name, _RUN, float(np.mean(values)), *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
+        mean = bootstrap_interval(
+            values,
+            groups=groups,
+            confidence=config.confidence,
+            n_resamples=config.n_bootstrap,
+            seed=config.seed,
+        )
+        rows.append((name, _RUN, f"{mean:.2f}", *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.reconstruction import Triptychs
 from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
+from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
 from s2f_lib.evaluation.voice_changes import ChangedVoices, change_voices
 from s2f_lib.reconstruction_kit import Probe, ReconstructionKit
 from s2f_lib.report.measures import mean_picture
@@ -41,11 +44,13 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
     from s2f_lib.training.encoder import predict_features
 
     test, encoder, config = study.split("test"), study.encoder().model, study.config
-    return change_voices(
-        test.audio[_even_steps(len(test), n_voices)],
+    chosen = _even_steps(len(test), n_voices)
+    changed = change_voices(
+        test.audio[chosen],
         lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
         sample_rate_hz=config.preparation.sample_rate_hz,
     )
+    return replace(changed, groups=[test.video_ids[row] for row in chosen])
 
 
 def median_voice(study: Study, triptychs: Triptychs, *, n_voices: int) -> int:
@@ -142,11 +147,12 @@ def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, to
     Returns
     -------
     pandas.DataFrame
-        Columns attribute, nearest face, majority of the nearest, probe, chance: percent of test
-        people; one row that says so where no attribute is known.
+        Columns attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high
+        and chance: shares of test people.  No row where no attribute is known.
     """
+    columns = ["attribute", "told_by", "n", "value", "low", "high", "chance"]
     if study.config.source.kind != "synthetic":
-        return pd.DataFrame([{"attribute": "unknown of real people"}])
+        return pd.DataFrame(columns=columns)
     from s2f_lib.sources.synthetic.people import draw_population
 
     known = draw_population(study.config.source.synthetic).table().set_index("clip_id")
@@ -156,28 +162,61 @@ def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, to
     for column, words in {"gender": {"f": "female", "m": "male"}, "group": None}.items():
         names = known[column].map(words) if words else known[column]
         of_train, truth = names.loc[train.clip_ids].to_numpy(), names.loc[test.clip_ids].to_numpy()
-        first = of_train[found[:, 0]]
-        most = np.array([pd.Series(of_train[places]).mode()[0] for places in found])
         probe = next(probe for probe in kit.probes if probe.name == column)
-        guess = np.array(probe.classes)[probe.scores(predicted).argmax(axis=1)]
-        chance = pd.Series(of_train).value_counts(normalize=True)
-        rows.append(
-            {
-                "attribute": column,
-                "nearest face, %": 100 * float((first == truth).mean()),
-                f"majority of {top_k}, %": 100 * float((most == truth).mean()),
-                "probe, %": 100 * float((guess == truth).mean()),
-                "chance, %": 100 * float((truth == chance.index[0]).mean()),
-            }
-        )
+        told = {
+            "nearest face": of_train[found[:, 0]],
+            f"majority of {top_k}": np.array([pd.Series(of_train[places]).mode()[0] for places in found]),
+            "probe": np.array(probe.classes)[probe.scores(predicted).argmax(axis=1)],
+        }
+        most_frequent = pd.Series(of_train).value_counts().index[0]
+        rows += _agreement_rows(column, told, truth, most_frequent, study.config.evaluation, test.video_ids)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def agreement_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return `agreement` for readers: a row an attribute, percent with intervals, and chance."""
+    if found.empty:
+        return pd.DataFrame([{"attribute": "unknown of real people"}])
+    rows = []
+    for attribute, group in found.groupby("attribute", sort=False):
+        row = {"attribute": attribute}
+        for told in group.itertuples():
+            percent = Interval(100 * told.value, 100 * told.low, 100 * told.high)
+            row[f"{told.told_by}, %"] = f"{percent:.1f}"
+        rows.append(row | {"chance, %": 100 * group["chance"].iloc[0]})
     return pd.DataFrame(rows)
 
 
-def nearest_agreement(table: pd.DataFrame, attribute: str) -> str:
-    """Return how often the nearest face agrees with the speaker, in percent, for the prose."""
-    if "nearest face, %" not in table:
-        return "an unknown share"
-    return f"{table.set_index('attribute').loc[attribute, 'nearest face, %']:.0f}%"
+def nearest_agreement(found: pd.DataFrame, attribute: str) -> tuple[float, int]:
+    """Return how often the nearest face agrees with the speaker, a share, and of how many it is known.
+
+    Where it is known of none, none agrees.
+    """
+    rows = found[(found["attribute"] == attribute) & (found["told_by"] == "nearest face")]
+    return (float(rows["value"].item()), int(rows["n"].item())) if len(rows) else (0.0, 0)
+
+
+def _agreement_rows(
+    attribute: str,
+    told: dict[str, np.ndarray],
+    truth: np.ndarray,
+    most_frequent: object,
+    config: EvaluationConfig,
+    groups: Sequence[str],
+) -> list[dict[str, object]]:
+    rows = []
+    for name, guess in told.items():
+        interval = bootstrap_interval(
+            (guess == truth).astype(float),
+            groups=groups,
+            confidence=config.confidence,
+            n_resamples=config.n_bootstrap,
+            seed=config.seed,
+        )
+        row = {"attribute": attribute, "told_by": name, "n": len(truth)}
+        row |= {"value": interval.value, "low": interval.low, "high": interval.high}
+        rows.append(row | {"chance": float((truth == most_frequent).mean())})
+    return rows
 
 
 def _even_steps(n: int, wanted: int) -> np.ndarray:
@@ -187,8 +226,3 @@ def _even_steps(n: int, wanted: int) -> np.ndarray:
 def _classes(probe: Probe, predicted: np.ndarray) -> dict[str, np.ndarray]:
     best = probe.scores(predicted).argmax(axis=1)
     return {f"taken for {name}": best == place for place, name in enumerate(probe.classes)}
-
-
-def _ends(values: np.ndarray, names: tuple[str, str]) -> dict[str, np.ndarray]:
-    low, high = np.quantile(values, [1 / 3, 2 / 3])
-    return {names[0]: values <= low, names[1]: values >= high}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,9 +18,22 @@ from s2f_lib import paths
 from s2f_lib.report.chapters import Chapter, find_chapters
 
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
+#: Keys of what is glued as words; all others are numbers, which have a format in the text.
+TEXTS = {
+    *("profile", "source", "axes", "best_loss", "loss_name", "measure_name", "other_name", "limit"),
+    *("verdict", "control_verdict", "report_verdict", "shown", "shown_as", "who_alike", "whose_voices"),
+    *("fitting_train", "fitting_test", "measured_where", "utk_commit", "utk_note"),
+}
+#: Chapters whose numbers say something of people: what they do not say has to stand there, too.
+CONCLUDING = (
+    "02_voice_encoder",
+    "03_loss_comparison",
+    "05_retrieval",
+    "07_controls_and_ceilings",
+    "08_real_pairs",
+)
 ALWAYS_GLUED = {"profile", "source", "wall_min"}  # by Page.open and Page.provenance
 NAMES_WITH_DIGITS = re.compile(r"\b(?:L1|L2|VGG16|Speech2Face|Wav2Pix|H\.264|CC0|CC BY 4\.0)\b")
-PATH = re.compile(r"[/\\]|\.(?:csv|png|md|ipynb|json|pt|yaml)\b")
 GLUED = re.compile(r"\{glue:text\}`(?:(?P<page>[^`]+?)::)?(?P<key>\w+)(?::(?P<format>[^`]+))?`")
 FIGURE = re.compile(r"^```\{glue:figure\} (?P<key>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -144,7 +158,7 @@ def test_the_order_of_a_page(source):
     question = source.prose.split("## Question")[1].split("\n## ")[0]
     for row in ("**Goes in**", "**Comes out**", "**Cost**"):
         assert row in question
-    assert "page.provenance()" in source.code[-1].source
+    assert re.search(r"page\.provenance\((?:config)?\)", source.code[-1].source)
     learned = source.prose.split("## What we learned")[1].split("\n## ")[0]
     assert len(GLUED.findall(learned)) >= 3
 
@@ -228,6 +242,20 @@ def test_glued_keys_exist_and_numbers_have_a_format(name, prose, own):
         keys = by_name[page.removeprefix("notebooks/").removesuffix(".ipynb")] if page else own
         assert keys is not None, f"{name}: {glued[0]} names no page"
         assert glued["key"] in keys, f"{name}: {glued[0]} is never glued"
+        if glued["key"] in TEXTS:
+            assert glued["format"] in {None, "s"}, f"{name}: {glued[0]} formats a text"
+        else:
+            assert glued["format"], f"{name}: {glued[0]} has no format; is it a text?"
+
+
+@pytest.mark.parametrize("name", CONCLUDING)
+def test_a_chapter_says_what_may_be_concluded_and_what_not(name):
+    (source,) = (source for source in SOURCES if source.chapter.name == name)
+    learned = source.prose.split("## What we learned")[1].split("\n## ")[0]
+    said = [" ".join(part.split()) for part in re.split(r"^- ", learned, flags=re.MULTILINE)]
+    (bullet,) = (part for part in said if "What may be concluded" in part)
+    form = r"What may be concluded(?:: .+ What may not: |, and what not:.* may not be concluded )"
+    assert re.search(form, bullet), bullet
 
 
 @each_page
@@ -255,3 +283,27 @@ def test_cited_papers_are_in_the_bibliography():
     assert cited
     assert cited <= library
     assert library <= cited, f"never cited: {library - cited}"
+
+
+PAGE = "<td>1.0</td>" * 10 + '<img alt="a picture">'
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ("<p>Nancy walks to infinity, none of them fast; banana</p><script>x = NaN</script>", None),
+        ("<td>-</td>", None),
+        ("<td>nan</td>", "table cells hold"),
+        ("<td>nan [nan, nan]</td>", "table cells hold"),
+        ("<td>inf</td>", "table cells hold"),
+        ("<td>None</td>", "table cells hold"),
+        ("<p>a recall of <span>nan%</span> of the voices</p>", "text holds nan"),
+    ],
+)
+def test_the_check_of_the_built_book_sees_what_is_no_number(tmp_path, extra, fault):
+    check = runpy.run_path(str(paths.repository_root() / ".ci" / "check_book.py"))
+    page = tmp_path / "page.html"
+    page.write_text(f"<html>{PAGE}{extra}</html>")
+    faults = check["faults_of"](page)
+    assert len(faults) == bool(fault)
+    assert not fault or fault in faults[0]

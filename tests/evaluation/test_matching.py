@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verification_auc
+from s2f_lib.evaluation.matching import (
+    matching_accuracy,
+    ranks_within,
+    verification_auc,
+    verification_interval,
+)
 
 
 def _similarity(n: int, signal: float) -> np.ndarray:
@@ -61,3 +66,21 @@ def test_strata_that_are_too_small_give_no_number():
 def test_auc_by_hand():
     # own 0.9 beats 0.1 and 0.5; own 0.3 beats 0.1 alone: 3 of 4
     assert verification_auc(np.array([[0.9, 0.1], [0.5, 0.3]])) == pytest.approx(0.75)
+
+
+def test_the_areas_interval_holds_it_and_goes_by_person():
+    rng = np.random.default_rng(0)
+    similarity = rng.normal(size=(40, 40)).round(1) + np.eye(40)  # with ties
+    strata = rng.integers(0, 3, size=40).tolist()
+    for labels in (None, strata):
+        area = verification_interval(similarity, strata=labels, n_resamples=300)
+        assert area.value == pytest.approx(verification_auc(similarity, strata=labels))
+        assert area.low < area.value < area.high
+    by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), n_resamples=300)
+    people = np.repeat(np.arange(40), 3)
+    by_person = verification_interval(
+        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), groups=people, n_resamples=300
+    )
+    assert by_person.high - by_person.low > 1.4 * (by_voice.high - by_voice.low)
+    with pytest.raises(InputError, match="at least two people"):
+        verification_interval(np.eye(3), strata=["a", "b", "c"])

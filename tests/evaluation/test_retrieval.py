@@ -11,9 +11,12 @@ from s2f_lib.evaluation.retrieval import (
     expected_hits,
     nearest,
     recall_at,
+    reciprocal_rank,
     similarity_matrix,
+    true_places,
     true_ranks,
 )
+from s2f_lib.evaluation.statistics import chance_reciprocal_rank
 
 
 def test_ranks_by_hand():
@@ -22,11 +25,20 @@ def test_ranks_by_hand():
     np.testing.assert_array_equal(true_ranks(similarity, np.array([2, 2, 0])), [2, 2, 3])
 
 
-def test_saying_always_the_same_is_at_chance():
-    ranks = true_ranks(np.zeros((100, 100)))
-    np.testing.assert_array_equal(ranks, 50.5)
-    assert recall_at(ranks, 50) == 0.0
-    assert recall_at(ranks, 51) == 1.0
+@pytest.mark.parametrize("k", [1, 10, 50, 51, 100])
+def test_saying_always_the_same_is_at_chance(k):
+    places = true_places(np.zeros((100, 100)))
+    np.testing.assert_array_equal(places.ranks, 50.5)
+    np.testing.assert_array_equal(places.ties, 99)
+    assert recall_at(places.ranks, k, places.ties) == pytest.approx(chance_recall(k, 100))
+    expected = chance_reciprocal_rank(100)
+    np.testing.assert_allclose(reciprocal_rank(places.ranks, places.ties), expected)
+
+
+def test_reciprocal_ranks_share_the_places_of_ties():
+    # first; second and third alike; alone at the fourth place
+    values = reciprocal_rank(np.array([1.0, 2.5, 4.0]), np.array([0, 1, 0]))
+    np.testing.assert_allclose(values, [1.0, (1 / 2 + 1 / 3) / 2, 1 / 4])
 
 
 @pytest.mark.parametrize("measure", ["cosine", "l1", "l2"])

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import InputError
+from s2f_lib.evaluation import statistics
+from s2f_lib.evaluation.pair_statistics import GroupBootstrap, SplitRanks
 from s2f_lib.evaluation.retrieval import recall_at
 from s2f_lib.evaluation.statistics import (
+    bootstrap_interval,
     chance_interval,
     chance_reciprocal_rank,
     mean_reciprocal_rank,
     normalized_recall,
     paired_test,
     permutation_test_against_chance,
+    recall_test,
+    reciprocal_rank_test,
     spread_over_seeds,
 )
 
@@ -38,10 +43,64 @@ def test_permutation_finds_a_signal_and_is_calm_without_one():
     assert np.mean(p_values) > 0.35
 
 
-def test_permutation_counts_ties_at_their_mean_place():
-    observed, p = permutation_test_against_chance(np.zeros((30, 30)), _recall_at_10, n_permutations=99)
-    assert observed == 0.0  # everyone is at place 15.5
+def test_finding_all_faces_alike_is_a_guess():
+    observed, p = recall_test(np.zeros((30, 30)), 10, n_permutations=99)
+    assert observed == pytest.approx(10 / 30)
     assert p == 1.0
+    observed, p = reciprocal_rank_test(np.zeros((30, 30)), n_permutations=99)
+    assert observed == pytest.approx(chance_reciprocal_rank(30))
+    assert p == 1.0
+
+
+@pytest.mark.parametrize("rows_at_once", [7, 512])
+def test_tests_of_means_equal_the_general_one(monkeypatch, rows_at_once):
+    monkeypatch.setattr(statistics, "_TEST_ROWS", rows_at_once)
+    similarity = np.random.default_rng(3).normal(size=(40, 40)) + 0.4 * np.eye(40)
+    general = permutation_test_against_chance(similarity, _recall_at_10, n_permutations=99, seed=4)
+    assert recall_test(similarity, 10, n_permutations=99, seed=4) == pytest.approx(general)
+    general = permutation_test_against_chance(similarity, mean_reciprocal_rank, n_permutations=99, seed=4)
+    assert reciprocal_rank_test(similarity, n_permutations=99, seed=4) == pytest.approx(general)
+
+
+def test_resamples_are_the_same_in_any_batch(monkeypatch):
+    values = np.random.default_rng(0).random(50)
+    whole = bootstrap_interval(values, n_resamples=100)
+    monkeypatch.setattr(statistics, "_BATCH_VALUES", 7 * 50)
+    assert bootstrap_interval(values, n_resamples=100) == whole
+
+
+def test_clips_of_one_person_do_not_make_an_interval_narrower():
+    values = np.random.default_rng(0).random(60)
+    one_each = bootstrap_interval(values)
+    assert bootstrap_interval(values, groups=[f"video{i}" for i in range(60)]) == one_each
+    four_each, people = np.repeat(values, 4), np.repeat(np.arange(60), 4)
+    as_if_independent = bootstrap_interval(four_each)
+    by_person = bootstrap_interval(four_each, groups=people)
+    widths = [i.high - i.low for i in (one_each, as_if_independent, by_person)]
+    assert widths[1] < 0.6 * widths[0]
+    assert widths[2] == pytest.approx(widths[0], rel=0.1)
+    assert by_person.value == pytest.approx(one_each.value)
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_group_intervals_are_those_of_the_real_pairs(statistic):
+    rng = np.random.default_rng(1)
+    ranks, groups = rng.integers(1, 60, size=80).astype(float), rng.integers(0, 30, size=80)
+    bootstrap = GroupBootstrap([SplitRanks(groups, 60, {"one": ranks})], n_resamples=4_000)
+    other = bootstrap.recall("one", [10])[0] if statistic is np.mean else bootstrap.median_rank("one")
+    values = (ranks <= 10).astype(float) if statistic is np.mean else ranks
+    own = bootstrap_interval(values, statistic, groups=groups, n_resamples=4_000)
+    assert own.value == pytest.approx(other.value)
+    tolerance = 0.02 if statistic is np.mean else 1.5
+    assert own.low == pytest.approx(other.low, abs=tolerance)
+    assert own.high == pytest.approx(other.high, abs=tolerance)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="2 groups for 3 values"):
+        bootstrap_interval(np.arange(3.0), groups=["a", "b"])
+    with pytest.raises(InputError, match="at least 2 groups"):
+        bootstrap_interval(np.arange(3.0), groups=["a", "a", "a"])
 
 
 def test_paired_test_by_hand_and_by_noise():

@@ -53,6 +53,41 @@ def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
     assert ((recall.low <= recall.value) & (recall.value <= recall.high)).all()
 
 
+def _repeated(pair: FeaturePairs, times: int, *, groups: bool) -> FeaturePairs:
+    """Return each clip several times, with a little noise, as clips of one person or as another person's."""
+    rows = np.repeat(np.arange(len(pair)), times)
+    noise = 1e-6 * np.random.default_rng(0).normal(size=pair.true[rows].shape)
+    ids = tuple(f"{pair.clip_ids[row]}-{number}" for number, row in enumerate(rows))
+    people = tuple(pair.clip_ids[row] for row in rows) if groups else None
+    return FeaturePairs(ids, pair.true[rows] + noise, pair.predicted[rows], people)
+
+
+def _widths(pair: FeaturePairs) -> np.ndarray:
+    tables = distance_table({"a": pair}, CONFIG), recall_table(rank_table({"a": pair}, CONFIG), CONFIG)
+    return np.concatenate([(table["high"] - table["low"]).to_numpy() for table in tables])
+
+
+def test_intervals_go_by_person_where_a_person_has_several_clips():
+    pair = _pairs(40, 3.0)
+    alone = FeaturePairs(pair.clip_ids, pair.true, pair.predicted, tuple(f"video{i}" for i in range(40)))
+    np.testing.assert_array_equal(_widths(alone), _widths(pair))
+    by_person, by_clip = (_widths(_repeated(pair, 4, groups=groups)) for groups in (True, False))
+    assert len(by_clip) == 3 + 3 * 2  # distances, then recall at 1 and 5 by each measure
+    rows = [0, 1, 2, 4, 6, 8]  # hits at 1 are few, and hardly shared by copies of a face
+    assert (by_person[rows] > 1.5 * by_clip[rows]).all()
+
+
+def test_a_table_counts_how_probable_a_hit_is():
+    true = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    pair = FeaturePairs(("a", "b", "c", "d"), true, true)
+    ranks = rank_table({"test": pair}, CONFIG)
+    assert ranks["ties"].tolist() == [2, 2, 2, 0] * 3
+    recall = recall_table(ranks, CONFIG)
+    assert recall.loc[recall["k"] == 1, "value"].tolist() == pytest.approx([(1 / 3 * 3 + 1) / 4] * 3)
+
+
 def test_pairs_that_are_not_as_many_are_refused():
     with pytest.raises(InputError, match="2 clip ids, 3 true and 3 predicted"):
         FeaturePairs(("a", "b"), np.ones((3, 2)), np.ones((3, 2)))
+    with pytest.raises(InputError, match="2 clip ids and 1 groups"):
+        FeaturePairs(("a", "b"), np.ones((2, 2)), np.ones((2, 2)), ("a",))

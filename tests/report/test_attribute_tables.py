@@ -34,9 +34,18 @@ def people():
 def test_matching_falls_to_chance_among_people_of_the_same_gender(people):
     pairs, known = people
     asked = pairs["test"], known["test"], CONFIG.evaluation
-    table = attributes.matching_table(*asked, measure="cosine").set_index("others")
-    assert table.loc["anyone", "area under ROC"] > 0.7
-    assert table.loc["same gender", "area under ROC"] == pytest.approx(0.5, abs=0.1)
+    areas = attributes.verification_areas(*asked, measure="cosine")
+    table = attributes.matching_table(*asked, measure="cosine", areas=areas).set_index("others")
+    kinds = ["same gender", "same age", "same gender and age", "same gender and group"]
+    assert list(table.index) == ["anyone", *kinds, "same gender, group and age", "by guessing"]
+    assert areas["anyone"].value > 0.7
+    assert areas["same age"].value > 0.7  # gender tells of these, too
+    assert areas["same gender"].value == pytest.approx(0.5, abs=0.1)
+    assert areas["same gender"].low < 0.5 < areas["same gender"].high
+    assert table.loc["anyone", "area under ROC"] == f"{areas['anyone']:.3f}"
+    alike, words = attributes.most_alike(areas)
+    assert alike == areas["same gender, group and age"]
+    assert words == "against others of the same gender, group and age"
     # half of the others are of the other gender, and lose: 1/2 + 1/2 * 1/2
     assert float(table.loc["anyone", "1 of 2"].split()[0]) == pytest.approx(0.75, abs=0.06)
     assert float(table.loc["same gender", "1 of 2"].split()[0]) == pytest.approx(0.5, abs=0.1)
@@ -66,8 +75,11 @@ def test_of_real_people_the_tables_say_that_nothing_is_known(people):
     real = load_config("quick", {"source.kind": "avspeech"})
     assert attributes.known_attributes(real, pairs["test"].clip_ids) is None
     asked = pairs["test"], None, CONFIG.evaluation
+    areas = attributes.verification_areas(*asked, measure="cosine")
+    assert list(areas) == ["anyone"]
+    assert "too little is known" in attributes.most_alike(areas)[1]
     tables = (
-        attributes.matching_table(*asked, measure="cosine"),
+        attributes.matching_table(*asked, measure="cosine", areas=areas),
         attributes.probes_table(pairs, {"train": None, "test": None}, CONFIG.evaluation),
         attributes.recall_by_group(*asked, measure="cosine", k=10),
     )

@@ -12,7 +12,7 @@ from s2f_lib.report import audits, figures
 METRICS = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "validation_loss": [3.5, 3.0, 2.9]})
 COLUMNS = {"train_loss": "training", "validation_loss": "validation"}
 RANKS = pd.concat(
-    pd.DataFrame({"name": name, "measure": measure, "gallery": 4, "rank": [1.0, 2.0, 4.0, 4.0]})
+    pd.DataFrame({"name": name, "measure": measure, "gallery": 4, "rank": [1.0, 2.0, 4.0, 4.0], "ties": 0})
     for name in ("train", "test")
     for measure in ("l1", "cosine")
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from s2f_lib.config import load_config
-from s2f_lib.errors import InputError
+from s2f_lib.errors import NAMES_CLIP, InputError
 from s2f_lib.paths import RunPaths
 from s2f_lib.report import page as page_module
 from s2f_lib.report.page import Page, as_texts
-from s2f_lib.study import Study
+from s2f_lib.study import Study, log_to_output
 
 
 @pytest.fixture
@@ -68,6 +70,53 @@ def test_cells_are_written_for_a_reader():
     assert list(as_texts(table, digits=1)["x"]) == ["1,234,567", "-", "yes", "2.0", "-", "text"]
 
 
+@pytest.mark.parametrize("cell", [float("nan"), None, "nan [nan, nan]", float("inf"), "-inf"])
+def test_a_table_with_holes_is_refused_unless_dashes_are_meant(page, shown, cell):
+    table = pd.DataFrame({"K": [1, 2], "recall": ["0.5", cell]}, dtype=object)
+    with pytest.raises(InputError, match=r"table 'recall' lacks numbers in \['recall'\]: 1 cells"):
+        page.table(table, key="recall", caption="Recall")
+    assert shown == []
+    if isinstance(cell, str) or cell == float("inf"):  # no dash either
+        with pytest.raises(InputError, match="lacks numbers"):
+            page.table(table, key="recall", caption="Recall", dashes=True)
+    else:
+        page.table(table, key="recall", caption="Recall", dashes=True)
+        assert "| 2 | - |" in shown[0][0]["text/markdown"]
+
+
+def test_names_with_nan_in_them_are_no_holes(page, shown):
+    page.table(pd.DataFrame({"who": ["Nancy, infant"], "n": [1]}), key="who", caption="Who")
+    assert shown
+
+
+def test_spectrograms_of_real_people_are_not_drawn(tmp_path):
+    voices = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000), dtype=np.int16)
+    generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "01_test")
+    assert generated.drawn_voices(voices)[0] is voices
+    settings = {"source.synthetic.n_train": 2, "source.synthetic.n_test": 1}
+    for kind in ("avspeech", "pairs"):
+        config = load_config("quick", settings | {"source.kind": kind})
+        drawn, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").drawn_voices(voices)
+        assert drawn.shape == voices.shape
+        assert "of generated people" in whose
+        assert drawn.any()
+        correlations = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(drawn, voices, strict=True)]
+        assert max(correlations) < 0.1
+
+
+def test_notebooks_do_not_print_lines_that_name_a_clip(page, capsys):
+    package = logging.getLogger("s2f_lib")
+    before = package.handlers[:], package.level, package.propagate
+    try:
+        log_to_output()
+        logger = logging.getLogger("s2f_lib.preparation.pair_shards")
+        logger.warning("%s is left out", "abcdefghijk_000", extra=NAMES_CLIP)
+        logger.warning("1 of 3 left out")
+        assert capsys.readouterr().out == "1 of 3 left out\n"
+    finally:
+        package.handlers[:], package.level, package.propagate = before
+
+
 def test_real_people_are_not_shown(tmp_path):
     faces = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
     generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
@@ -75,6 +124,16 @@ def test_real_people_are_not_shown(tmp_path):
     assert generated.shown(faces) is faces
     assert real.shown(faces).shape == faces.shape
     assert len(np.unique(real.shown(faces))) == 1
+
+
+def test_provenance_can_be_of_other_settings(page, shown, tmp_path):
+    real = Page(Study(load_config("quick", {"source.kind": "pairs"}), RunPaths(tmp_path)), "07_test")
+    real.provenance()
+    real.provenance(load_config("quick"))
+    outer, own = (data["text/markdown"] for data, _ in shown if "text/markdown" in data)
+    assert "world" not in outer
+    assert "world 0" in own
+    assert "synthetic" in own
 
 
 def test_provenance_names_no_machine(page, shown):

@@ -50,6 +50,16 @@ def test_recall_stands_beside_its_own_chance():
     assert row["chance in 400, %"] == "1.25"
     assert row["this run, %"] == "100.0 [100.0, 100.0]"
     assert row["chance in 20, %"] == "25.0"
+    assert row["normalised, %"] == "100.0 [100.0, 100.0]"
+
+
+def test_normalised_recall_is_nought_at_chance_and_nothing_where_all_faces_are_taken():
+    recall = recall_table(rank_table({"test": pairs_of(20, noise=1.0)}, CONFIG), CONFIG)
+    at_chance = recall.assign(value=recall["chance"], low=0.0, high=1.0)
+    shown = tables.recall_beside_report(at_chance, split="test")["normalised, %"]
+    assert shown[1] == "0.0 [-33.3, 100.0]"  # chance is 5 of 20
+    whole = tables.recall_beside_report(at_chance.assign(chance=1.0), split="test")
+    assert whole["normalised, %"].isna().all()
 
 
 def test_a_k_that_the_report_does_not_have_stands_alone():
@@ -111,7 +121,7 @@ def test_audits_of_the_printed_numbers():
 
 def test_the_mean_face_is_one_guess_for_all_and_at_chance():
     train, test = pairs_of(30, noise=0.1), pairs_of(10, noise=0.1, seed=1)
-    guess = measures.mean_face(train, test)
+    guess = measures.mean_face(train.true, test)
     assert np.ptp(guess.predicted, axis=0).max() == 0
     ranks = rank_table({"test": guess}, CONFIG)
     # one order of the faces for all queries: each rank occurs once
@@ -125,10 +135,12 @@ def test_the_best_possible_beats_chance_and_knows_when_it_cannot_know():
 
     ids = [person.clip_id for person in draw_population(config.source.synthetic) if person.split == "test"]
     table = measures.best_possible(config, ids).set_index("ranked by")
-    assert float(table.loc["the true likelihood", "R@1, %"]) > 10 * float(table.loc["chance", "R@1, %"])
+    best = table.loc["the true likelihood", "R@1, %"].split()
+    assert float(best[0]) > 10 * float(table.loc["chance", "R@1, %"])
+    assert len(best) == 3  # with its interval
     nothing = load_config("quick", settings | {"source.synthetic.rho": 0.0})
     table = measures.best_possible(nothing, ids).set_index("ranked by")
-    assert float(table.loc["the true likelihood", "R@5, %"]) == 100 * 5 / 40  # all tied: a guess
+    assert table.loc["the true likelihood", "R@5, %"] == "12.5 [12.5, 12.5]"  # all tied: a guess, 5 of 40
     real = load_config("quick", {"source.kind": "avspeech"})
     assert set(measures.best_possible(real, ids).iloc[0]) == {"the true likelihood", "unknown"}
 
@@ -142,10 +154,8 @@ def test_found_faces_are_chosen_by_rank_and_marked():
     assert found.headings == ["true face", "1", "2"]
 
 
-def test_differences_of_pictures_do_not_wrap_around():
+def test_the_mean_of_pictures_does_not_wrap_around():
     black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
-    assert measures.image_l1(black, white).tolist() == [1.0, 1.0]
-    assert measures.image_l1(white, black).tolist() == [1.0, 1.0]
     assert measures.mean_picture(np.concatenate([black, white])).max() == 128
 
 
@@ -155,12 +165,28 @@ def test_tests_against_chance_tell_a_signal_from_noise():
     assert table.loc["signal", "p-value"] == pytest.approx(0.001)
     assert table.loc["noise", "p-value"] > 0.01
     assert table["chance"].nunique() == 1
+    assert table.loc["noise", "median by guessing"] == "20.5"
+    assert table.loc["signal", "median rank"].count(".") == 3  # with its interval
+
+
+def test_the_test_against_chance_takes_a_person_once(monkeypatch):
+    pair = pairs_of(20, noise=3.0)
+    twice = pair.subset(np.repeat(np.arange(20), 2))
+    grouped = FeaturePairs(tuple(map(str, range(40))), twice.true, twice.predicted, twice.clip_ids)
+    one, two = (
+        measures.tests_against_chance({"a": p}, CONFIG, measure="cosine").iloc[0] for p in (pair, grouped)
+    )
+    assert two["p-value"] == one["p-value"]
+    monkeypatch.setattr(measures, "MOST_TESTED", 5)
+    few = measures.tests_against_chance({"a": pair}, CONFIG, measure="cosine").iloc[0]
+    assert few["queries and faces"] == 5
 
 
 def test_cosines_stand_beside_the_reports_range():
-    table = tables.cosines_beside_report({"own voice": np.array([0.0, 0.5, 1.0])})
+    table = tables.cosines_beside_report({"own voice": np.array([0.0, 0.5, 1.0])}, CONFIG)
     assert table.loc[0, ["smallest", "largest"]].tolist() == [0.25, 0.5]
-    assert table.loc[1, ["mean", "smallest", "median", "largest"]].tolist() == [0.5, 0.0, 0.5, 1.0]
+    assert table.loc[1, ["smallest", "median", "largest"]].tolist() == [0.0, 0.5, 1.0]
+    assert table.loc[1, "mean"].startswith("0.50 [0.")
 
 
 def test_videos_in_both_splits_are_counted():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+import pandas as pd
 
+from s2f_lib.config import EvaluationConfig, load_config
 from s2f_lib.evaluation.reconstruction import Triptychs
+from s2f_lib.paths import RunPaths
 from s2f_lib.reconstruction_kit import Probe, ReconstructionKit
 from s2f_lib.report import voice_effects
+from s2f_lib.study import Study
 
 
 def _triptychs(cosines) -> Triptychs:
@@ -60,11 +63,22 @@ def test_average_faces_by_hand():
     assert means[1, 1].max() == 0
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_nearest_faces_agreement_for_the_prose(known):
-    import pandas as pd
+def test_agreement_has_an_interval_and_says_of_how_many_it_is_known():
+    truth = np.array(["f", "m"] * 20)
+    told = {"nearest face": np.where(np.arange(40) < 30, truth, "?"), "probe": truth}
+    rows = voice_effects._agreement_rows("gender", told, truth, "m", EvaluationConfig(), list(range(40)))
+    found = pd.DataFrame(rows)
+    assert voice_effects.nearest_agreement(found, "gender") == (0.75, 40)
+    shown = voice_effects.agreement_table(found).iloc[0]
+    low, high = found.loc[0, ["low", "high"]]
+    assert shown["nearest face, %"] == f"75.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert 0.5 < low < 0.75 < high < 0.95
+    assert shown["probe, %"] == "100.0 [100.0, 100.0]"
+    assert shown["chance, %"] == 50
 
-    table = pd.DataFrame(
-        [{"attribute": "gender", "nearest face, %": 91.7} if known else {"attribute": "unknown"}]
-    )
-    assert voice_effects.nearest_agreement(table, "gender") == ("92%" if known else "an unknown share")
+
+def test_of_real_people_no_agreement_is_known(tmp_path):
+    study = Study(load_config("quick", {"source.kind": "avspeech"}), RunPaths(tmp_path))
+    found = voice_effects.agreement(study, np.ones((3, 2)), _kit(), top_k=2)
+    assert voice_effects.nearest_agreement(found, "gender") == (0.0, 0)
+    assert "unknown" in voice_effects.agreement_table(found).loc[0, "attribute"]
