@@ -124,10 +124,10 @@ class Study:
 
     @functools.cached_property
     def clips(self) -> PreparedClips:
-        """All prepared clips, in the order of the list."""
-        from s2f_lib.preparation.shards import read_prepared
+        """All prepared clips, by split, within it in the order of the list; they stay on disk until used."""
+        from s2f_lib.training.clip_store import map_clips
 
-        return read_prepared(self.prepared_dir)
+        return map_clips(self.prepared_dir)
 
     def split(self, name: str) -> PreparedClips:
         """Return the prepared clips of "train" or "test".

@@ -75,10 +75,13 @@ class MappedClips(PreparedClips):
         Place of the first clip in the store, where they lie one after the other; else -1.
     known_digests
         (first, length) to digest, of the whole store and of each split.
+
+    Both are set by `map_clips` and `subset` alone: `dataclasses.replace` leaves them behind, since
+    clips with other sound or features have another digest.
     """
 
-    first: int = 0
-    known_digests: dict[tuple[int, int], str] = field(default_factory=dict)
+    first: int = field(default=-1, init=False)
+    known_digests: dict[tuple[int, int], str] = field(default_factory=dict, init=False)
 
     @cached_property
     def digest(self) -> str:
@@ -95,7 +98,7 @@ class MappedClips(PreparedClips):
         indices = np.flatnonzero(mask) if mask.dtype == bool else mask
         in_a_row = len(indices) > 0 and bool((np.diff(indices) == 1).all())
         rows = slice(indices[0], indices[-1] + 1) if in_a_row else indices
-        return MappedClips(
+        chosen = MappedClips(
             clip_ids=[self.clip_ids[i] for i in indices],
             video_ids=[self.video_ids[i] for i in indices],
             splits=[self.splits[i] for i in indices],
@@ -104,9 +107,9 @@ class MappedClips(PreparedClips):
             crops_jpeg=self.crops_jpeg.at(indices),
             provenance=self.provenance,
             columns={name: values[rows] for name, values in self.columns.items()},
-            first=self.first + int(indices[0]) if in_a_row and self.first >= 0 else -1,
-            known_digests=self.known_digests,
         )
+        first = self.first + int(indices[0]) if in_a_row and self.first >= 0 else -1
+        return _placed(chosen, first=first, known_digests=self.known_digests)
 
 
 def map_clips(folder: Path, *, split: str | None = None) -> MappedClips:
@@ -218,7 +221,7 @@ def _open(store: Path) -> MappedClips:
     splits = [None if pd.isna(split) else split for split in table["split"]]
     # mode "c": torch wants arrays that could be written to; what is written stays in memory
     crops = np.memmap(store / "crops.bin", np.uint8, mode="r")
-    return MappedClips(
+    clips = MappedClips(
         clip_ids=table["clip_id"].tolist(),
         video_ids=table["video_id"].tolist(),
         splits=splits,
@@ -227,8 +230,15 @@ def _open(store: Path) -> MappedClips:
         crops_jpeg=JpegRows(crops, spans, np.arange(len(table))),
         provenance=index["provenance"],
         columns={name: table[name].to_numpy() for name in table.columns if name not in _BLOBS},
-        known_digests={(start, length): digest for start, length, digest in index["digests"]},
     )
+    known = {(start, length): digest for start, length, digest in index["digests"]}
+    return _placed(clips, first=0, known_digests=known)
+
+
+def _placed(clips: MappedClips, *, first: int, known_digests: dict[tuple[int, int], str]) -> MappedClips:
+    object.__setattr__(clips, "first", first)  # frozen for all others
+    object.__setattr__(clips, "known_digests", known_digests)
+    return clips
 
 
 def _digests(clips: MappedClips) -> list[tuple[int, int, str]]:

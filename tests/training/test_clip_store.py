@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def test_a_split_stays_on_disk_and_a_scattered_choice_is_right(prepared):
     in_memory = read_prepared(prepared)
     again = in_memory.subset(np.array([in_memory.clip_ids.index(i) for i in chosen.clip_ids]))
     assert chosen.digest == again.digest
+
+
+def test_clips_with_other_sound_or_features_have_another_digest(prepared):
+    train, loaded = map_clips(prepared, split="train"), read_prepared(prepared, split="train")
+    for part in ("audio", "features"):
+        other = {part: getattr(loaded, part)[::-1].copy()}
+        assert replace(train, **other).digest == replace(loaded, **other).digest != train.digest
+    assert replace(train).digest == train.digest  # read, not known
 
 
 def test_training_from_disk_equals_training_from_memory(tmp_path, prepared):
