@@ -149,7 +149,7 @@ class Study:
         """The face feature extractor of the settings."""
         from s2f_lib.features.base import make_extractor
 
-        return make_extractor(self.config.features)
+        return make_extractor(self.config.features, device="auto")
 
     def encoder(self, loss: LossName | None = None, *, seed: int | None = None) -> TrainedEncoder:
         """Return the voice encoder trained with a loss, by default `training.main_loss`.

@@ -85,7 +85,7 @@ def compare_decoders(
         Called with (done, total, note).
     """
     started = time.perf_counter()
-    extractor = make_extractor(config.features)
+    extractor = make_extractor(config.features, device="auto")
     sets = load_utkface(folder, extractor, cache=work / "faces", n_train=n_train, n_gallery=n_gallery)
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
     drawings, training, sizes = {}, [], {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,9 @@ from s2f_lib.features.base import FaceFeatureExtractor
 
 def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:
     """Return a frozen network that gives an extractor's features, with gradients to the faces.
+
+    It shares the extractor's weights in memory, but may go to another device alone: the
+    extractor's own network stays where it is.
 
     Returns
     -------
@@ -25,12 +30,19 @@ def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:
     if extractor.name == "dlib_resnet":
         from s2f_lib.features.dlib_resnet_torch import dlib_descriptor
 
-        return dlib_descriptor()
+        return _alias(dlib_descriptor())
     if extractor.name == "vgg_face":
         return _VGGFaceFC7(extractor.network)
     raise ConfigError(
         f"extractor {extractor.name!r} gives no gradients: set decoder_training.identity_weight to 0"
     )
+
+
+def _alias(network: nn.Module) -> nn.Module:
+    """Return a frozen network over the same memory; moving it makes copies of its own."""
+    same = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in network.parameters()}
+    same |= {id(tensor): tensor.detach() for tensor in network.buffers()}
+    return copy.deepcopy(network, same)  # deepcopy takes what it finds there for copied already
 
 
 class _VGGFaceFC7(nn.Module):
@@ -40,7 +52,7 @@ class _VGGFaceFC7(nn.Module):
         from s2f_lib.features.vgg_face import MEAN_RGB
 
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = _alias(network).eval()
         mean = torch.tensor(MEAN_RGB, dtype=torch.float32).view(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 

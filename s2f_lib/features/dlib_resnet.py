@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2f_lib.features.base import check_faces
 from s2f_lib.preparation.face_detector import dlib_weights
+
+if TYPE_CHECKING:
+    import torch
 
 _CHIP_PX = 150  # what the network was trained on
 _BATCH = 32  # faces at once
@@ -33,6 +37,11 @@ class DlibResNet:
         self._weights = dlib_weights("dlib_face_recognition_resnet_model_v1.dat")
         self._network = dlib_descriptor()
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network, which all extractors of this name in the process share."""
+        return self._network
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights' file, 16 digits."""
@@ -47,9 +56,10 @@ class DlibResNet:
         if len(faces) == 0:
             return np.zeros((0, self.dimension), np.float32)
         chips = [cv2.resize(face, (_CHIP_PX, _CHIP_PX), interpolation=cv2.INTER_AREA) for face in faces]
-        described = []
+        described, device = [], next(self._network.parameters()).device
         for start in range(0, len(chips), _BATCH):
             batch = torch.from_numpy(np.stack(chips[start : start + _BATCH]))
             with torch.inference_mode():
-                described.append(self._network(batch.permute(0, 3, 1, 2).float() / 255))
+                pixels = batch.to(device).permute(0, 3, 1, 2).float() / 255  # (b, 3, 150, 150)
+                described.append(self._network(pixels).cpu())
         return torch.cat(described).numpy()

@@ -60,10 +60,9 @@ class VGGFace:
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
         self.batch_size = batch_size
         self.fingerprint = fingerprint or fingerprint_of(network)
-        self._network = network.to(self.device).eval()
+        self._network = network.to(device).eval()
 
     @classmethod
     def from_file(cls, path: Path | None, *, device: str = "cpu", batch_size: int = 32) -> VGGFace:
@@ -75,17 +74,23 @@ class VGGFace:
         """torchvision's VGG16 with the weights, on the device."""
         return self._network
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now: who moves it, moves the extractor."""
+        return next(self._network.parameters()).device
+
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Compute (n, 4096) float32 features, >= 0, of (n, 224, 224, 3) uint8 RGB faces."""
         import torch
 
         check_faces(faces)
         out = np.zeros((len(faces), self.dimension), np.float32)
-        mean = torch.tensor(MEAN_RGB, device=self.device).view(1, 3, 1, 1)
+        device = self.device
+        mean = torch.tensor(MEAN_RGB, device=device).view(1, 3, 1, 1)
         with torch.inference_mode():
             for first in range(0, len(faces), self.batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(faces[first : first + self.batch_size]))
-                pixels = batch.to(self.device).permute(0, 3, 1, 2).float() - mean  # (b, 3, 224, 224)
+                pixels = batch.to(device).permute(0, 3, 1, 2).float() - mean  # (b, 3, 224, 224)
                 out[first : first + len(batch)] = self._fc7(pixels).float().cpu().numpy()
         return out
 

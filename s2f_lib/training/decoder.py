@@ -192,7 +192,7 @@ def _make_loss(
     describe = None
     if settings.identity_weight:
         if isinstance(extractor, StudyConfig):
-            extractor = make_extractor(extractor.features)
+            extractor = make_extractor(extractor.features, device="auto")
         if extractor.dimension != features.shape[1]:
             raise ConfigError(
                 f"the identity loss is of {extractor.name}'s {extractor.dimension}-D features, and these "
