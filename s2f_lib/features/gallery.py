@@ -16,7 +16,9 @@ from s2f_lib.errors import InputError, MissingFileError
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_FORM = 1  # of the files; another number makes them anew
+_FORM = 2  # of the files; another number makes them anew
+# A run's width fits its clips, in which faces may fill half of the frame; pictures are of any kind.
+_LEAST_WIDTH_PX = 640
 
 
 def read_gallery(folder: Path, config: StudyConfig) -> tuple[tuple[str, ...], np.ndarray, tuple[bytes, ...]]:
@@ -70,9 +72,8 @@ def _describe(files: list[Path], folder: Path, config: StudyConfig, kept: Path) 
     from s2f_lib.preparation.shards import encode_jpeg
 
     settings = config.preparation
-    detector = make_detector(
-        settings.detector, threshold=settings.detection_threshold, width_px=settings.detection_width_px
-    )
+    width_px = max(settings.detection_width_px, _LEAST_WIDTH_PX)
+    detector = make_detector(settings.detector, threshold=settings.detection_threshold, width_px=width_px)
     names, crops = [], []
     for path in files:
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -86,7 +87,7 @@ def _describe(files: list[Path], folder: Path, config: StudyConfig, kept: Path) 
         crops.append(aligned.image)
     if not names:
         raise InputError(f"none of the {len(files)} pictures in {folder} shows a face: expected at least one")
-    features = make_extractor(config.features)(np.stack(crops))
+    features = make_extractor(config.features, device="auto")(np.stack(crops))
     pictures = [encode_jpeg(crop, quality=settings.jpeg_quality) for crop in crops]
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(".part.npz")
