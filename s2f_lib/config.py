@@ -90,7 +90,8 @@ class AVSpeechConfig(Settings):
     media: Path | None = None  # folder of `<id>.<ext>` files, each one clip or one whole video
     splits: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video id
     test_share: float = Field(0.05, gt=0, lt=1)  # of the videos; the report: 400 of 8,400
-    download: DownloadConfig = DownloadConfig()  # for clips that `media` does not hold
+    fetch_missing: bool = False  # download clips that `media` does not hold; `s2f prepare` has --download
+    download: DownloadConfig = DownloadConfig()  # how they are fetched
 
 
 class PairsConfig(Settings):

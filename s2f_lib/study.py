@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from s2f_lib import paths
-from s2f_lib.config import DecoderKind, LossName, StudyConfig, load_config
+from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, load_config
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.paths import RunPaths
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from s2f_lib.evaluation.reconstruction import Triptychs
     from s2f_lib.evaluation.tables import FeaturePairs
     from s2f_lib.features.base import FaceFeatureExtractor
+    from s2f_lib.preparation.download_feed import Download
     from s2f_lib.preparation.pipeline import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
     from s2f_lib.sources.avspeech import BadRow
@@ -303,13 +304,23 @@ class Study:
 
         config = self.config
         media_independent = config.preparation.model_copy(update={"workers": 0})
-        digests = (config.source.digest(6), media_independent.digest(6), config.features.digest(6))
+        how_fetched = {"fetch_missing": False, "download": DownloadConfig()}  # decides no row
+        avspeech = config.source.avspeech.model_copy(update=how_fetched)
+        source = config.source.model_copy(update={"avspeech": avspeech})
+        digests = (source.digest(6), media_independent.digest(6), config.features.digest(6))
         folder = paths.data_dir() / f"prepared-{'-'.join(digests)}"
         if config.source.kind == "pairs":
             return folder, self._prepare_pairs(folder)
-        clips = self._listed_clips()
+        download = self._download(folder)
+        clips = self._listed_clips(download)
         with _lock(folder):
-            summary = prepare(config, clips, folder, progress=_log_progress("clips prepared"))
+            summary = prepare(
+                config, clips, folder, progress=_log_progress("clips prepared"), download=download
+            )
+        if summary.n_pending:
+            logger.warning(
+                "the server wants no more requests now: %d clips are left for a later run", summary.n_pending
+            )
         return folder, summary
 
     def _prepare_pairs(self, folder: Path) -> PreparationSummary:
@@ -326,7 +337,25 @@ class Study:
                 self.config, found, split_of, folder, progress=_log_progress("pairs prepared")
             )
 
-    def _listed_clips(self) -> Iterator[ClipRef | BadRow]:
+    def _download(self, prepared: Path) -> Download | None:
+        """Return how clips without media are to be fetched; None where they are to be refused."""
+        from s2f_lib.preparation.download_feed import Download
+
+        source = self.config.source.avspeech
+        if self.config.source.kind != "avspeech":
+            return None
+        if not source.fetch_missing:
+            if source.download != DownloadConfig():
+                raise ConfigError(
+                    "source.avspeech.download says how to download, and nothing is to be: "
+                    "add -p source.avspeech.fetch_missing=true, or leave it out"
+                )
+            return None
+        folder = source.media if source.media is not None else prepared / "media"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Download(folder, source.download)
+
+    def _listed_clips(self, download: Download | None) -> Iterator[ClipRef | BadRow]:
         from s2f_lib.sources.avspeech import load_clips
 
         if self.config.source.kind == "synthetic":
@@ -336,9 +365,11 @@ class Study:
         if source.csv is None:
             raise ConfigError(
                 "source.avspeech.csv is not set: say where the clip list and the media are, "
-                "for example -p source.avspeech.csv=clips.csv -p source.avspeech.media=media"
+                "for example -p source.avspeech.csv=clips.csv -p source.avspeech.media=media "
+                "(or -p source.avspeech.fetch_missing=true to download them)"
             )
-        return load_clips(source.csv, source.media, test_share=source.test_share, splits_csv=source.splits)
+        media = download.folder if download is not None else source.media
+        return load_clips(source.csv, media, test_share=source.test_share, splits_csv=source.splits)
 
 
 def log_to_output(level: int = logging.INFO) -> None:

@@ -15,12 +15,13 @@ import pytest
 from misbehaving_server import Behaviour, MisbehavingServer
 
 from s2f_lib.config import DownloadConfig, PreparationConfig, StudyConfig
-from s2f_lib.errors import InputError
+from s2f_lib.errors import ConfigError, InputError
 from s2f_lib.preparation.download_feed import Download
 from s2f_lib.preparation.ledger import Ledger
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.sources.avspeech import load_clips
+from s2f_lib.study import Study
 
 CLIP_S = 2.0
 TONES_HZ = (300, 350, 400, 450, 500)  # a clip's number, modulo 5, can be heard
@@ -196,6 +197,35 @@ def test_clips_refused_without_a_download_are_fetched_with_one(tmp_path, videos)
         other = _prepare(world, out, server, workers=1, url_template=server.template + "?mirror=2")
     assert (other.n_this_run, other.n_done) == (1, 4)
     assert sum(server.requests.values()) == 1
+
+
+def test_a_run_of_the_book_fetches_what_is_missing_where_it_is_told_to(tmp_path, videos, monkeypatch):
+    monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
+    world = _world(tmp_path, videos, 2, [("status:404", 1, None, "removed")])
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        settings = {
+            "source.avspeech.csv": str(world.csv),
+            "source.avspeech.download.url_template": server.template,
+            "features.extractor": "dlib_resnet",
+            "preparation.detection_width_px": 160,
+            "preparation.frame_positions": [0.5],
+            "preparation.workers": 1,
+        }
+        with pytest.raises(ConfigError, match=r"source\.avspeech\.fetch_missing=true"):
+            Study.open("avspeech", settings=settings).preparation  # noqa: B018
+        assert not server.requests
+        study = Study.open("avspeech", settings=settings | {"source.avspeech.fetch_missing": True})
+        assert (study.preparation.n_done, study.preparation.by_reason) == (1, {"removed": 1})
+        assert set(server.requests) == set(world.files)
+        done = {video for video, outcome in world.expected.items() if outcome == "done"}
+        assert set(study.clips.video_ids) == done
+        assert len(list((study.prepared_dir / "media").glob("*.mp4"))) == 1
+        # fetched in another way, it goes on in the same folder
+        server.forget()
+        other = {"source.avspeech.fetch_missing": True, "source.avspeech.download.concurrency": 1}
+        again = Study.open("avspeech", settings=settings | other)
+        assert again.prepared_dir == study.prepared_dir
+        assert not server.requests
 
 
 def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path, videos):
