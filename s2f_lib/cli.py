@@ -1,4 +1,5 @@
-"""The command line: `s2f synth | prepare | run | book | info | weights | train-vgg-face`.
+"""The command line: `s2f COMMAND`, of which there are synth, prepare, run, book, reconstruct, pairs,
+faces, weights, train-vgg-face and info.
 
 Exit status: 0, 1 (something failed), 2 (bad input), 130 (interrupted).  The
 heavy libraries are imported inside the commands, so that `--help` is quick.
@@ -10,7 +11,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from s2f_lib.cli_pairs import pairs
 from s2f_lib.cli_prepare import prepare
 from s2f_lib.cli_reconstruct import reconstruct
 from s2f_lib.cli_weights import train_vgg_face, weights_app
-from s2f_lib.errors import InputError, StudyError
+from s2f_lib.errors import InputError, MissingFileError, StudyError
 
 app = typer.Typer(
     name="s2f",
@@ -45,6 +46,15 @@ ProfileOption = Annotated[
 RunDirOption = Annotated[
     Path | None,
     typer.Option("--run-dir", help="The run's folder. [default: runs/PROFILE]", show_default=False),
+]
+UTKFaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--utkface",
+        metavar="DIR",
+        help="Folder of UTKFace's pictures, to train the face decoder on first: decoder_training.utkface.",
+        show_default=False,
+    ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")]
 
@@ -82,24 +92,28 @@ def run(
         list[str] | None, typer.Option("--only", metavar="NN", help="Chapter number, such as 05. Repeatable.")
     ] = None,
     parameter: ParameterOption = None,
+    utkface: UTKFaceOption = None,
     run_dir: RunDirOption = None,
     force: Annotated[bool, typer.Option("--force", help="Run chapters again that are up to date.")] = False,
 ) -> None:
     """Run the chapters with papermill; what is up to date is skipped, a killed run goes on."""
-    _run_chapters(profile, only=only, parameter=parameter, run_dir=run_dir, force=force)
+    settings = chapter_parameters(parameter, utkface=utkface)
+    _run_chapters(profile, only=only, parameters=settings, run_dir=run_dir, force=force)
 
 
 @app.command()
 def book(
     profile: ProfileOption = "quick",
     parameter: ParameterOption = None,
+    utkface: UTKFaceOption = None,
     run_dir: RunDirOption = None,
 ) -> None:
     """Run the chapters that are not up to date, then build the book into _build/html."""
     from s2f_lib.report.build import build_book
 
     started = time.perf_counter()
-    _run_chapters(profile, only=None, parameter=parameter, run_dir=run_dir, force=False)
+    settings = chapter_parameters(parameter, utkface=utkface)
+    _run_chapters(profile, only=None, parameters=settings, run_dir=run_dir, force=False)
     index = build_book(profile, run_dir=run_dir)
     minutes, seconds = divmod(round(time.perf_counter() - started), 60)
     shown = index.relative_to(Path.cwd()) if index.is_relative_to(Path.cwd()) else index
@@ -144,8 +158,26 @@ def main() -> None:
         raise
 
 
+def chapter_parameters(parameter: list[str] | None, *, utkface: Path | None) -> dict[str, Any]:
+    """Return what `-p` and `--utkface` set.
+
+    Raises
+    ------
+    InputError
+        A pair is no KEY=VALUE, or there is no such folder.
+    """
+    parameters = parse_parameters(parameter)
+    if utkface is not None:
+        if not utkface.is_dir():
+            raise MissingFileError(
+                f"no folder {utkface}: --utkface takes the one that holds UTKFace's pictures"
+            )
+        parameters["decoder_training.utkface"] = str(utkface)
+    return parameters
+
+
 def _run_chapters(
-    profile: str, *, only: list[str] | None, parameter: list[str] | None, run_dir: Path | None, force: bool
+    profile: str, *, only: list[str] | None, parameters: dict[str, Any], run_dir: Path | None, force: bool
 ) -> None:
     from s2f_lib.report.runner import run_chapters
 
@@ -153,7 +185,7 @@ def _run_chapters(
         results = run_chapters(
             profile,
             only=only,
-            parameters=parse_parameters(parameter),
+            parameters=parameters,
             run_dir=run_dir,
             force=force,
             progress=report,

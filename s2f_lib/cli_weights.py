@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from s2f_lib.cli_common import console, progress_bar
+from s2f_lib.cli_common import console, parse_parameters, progress_bar
 
 weights_app = typer.Typer(help="Weights of VGG-Face, which cannot be shipped.", no_args_is_help=True)
 
@@ -54,18 +54,32 @@ def train_vgg_face(
         float, typer.Option(min=0.01, help="Multiplies VGG16's channels; 1: as published.")
     ] = 1.0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw; 0: one a core.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="KEY=VALUE",
+            help="A setting of the training, such as learning_rate=0.00003. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Train VGG16 to tell synthetic people apart: 4096-D features without the public weights (GPU)."""
+    from s2f_lib.config import with_changes
+    from s2f_lib.training.vgg_face import VGG_FACE_TRAINING
     from s2f_lib.training.vgg_face import train_vgg_face as train
 
-    with progress_bar("epochs") as report:
+    config = with_changes(VGG_FACE_TRAINING, parse_parameters(parameter))
+    with progress_bar("VGG-Face") as report:  # first the faces, then the epochs
         trained = train(
             out,
+            config=config,
             n_identities=n_identities,
             renderings=renderings,
             width=width,
             workers=workers,
             progress=report,
+            rendered=report,
         )
     console.print(f"weights in {trained.weights}; last epoch:", soft_wrap=True)
     for name, value in trained.metrics.iloc[-1].items():

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,6 +36,9 @@ class Settings(BaseModel):
         """Return a short hexadecimal digest of these settings, for folder names."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class SyntheticConfig(Settings):
@@ -362,6 +365,32 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
         return StudyConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"profile {name}: {_explain(error)}") from None
+
+
+def with_changes(settings: SomeSettings, changes: Mapping[str, Any]) -> SomeSettings:
+    """Return a group of settings with some of its fields changed, checked as `load_config` does.
+
+    Parameters
+    ----------
+    settings
+        The group.
+    changes
+        Field to value; a text is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        A field or a value is not valid; the message names it.
+    """
+    known, values = list(type(settings).model_fields), settings.model_dump()
+    for key, value in changes.items():
+        if key not in known:
+            raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
+        values[key] = yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        return type(settings).model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
 
 
 def setting_keys(model: type[BaseModel] = StudyConfig, prefix: str = "") -> list[str]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from s2f_lib import cli
+from s2f_lib.cli import app
+from s2f_lib.config import load_config
 from s2f_lib.preparation.shards import read_prepared
 
 
@@ -19,13 +25,23 @@ def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)
 
 
-@pytest.mark.parametrize(
-    "command", ["synth", "prepare", "pairs", "run", "book", "info", "weights", "train-vgg-face"]
-)
-def test_every_command_has_help(command):
-    result = s2f(command, "--help")
+COMMANDS = sorted(typer.main.get_command(app).commands)
+
+
+def test_the_help_names_every_command():
+    result = s2f("--help")
     assert result.returncode == 0
-    assert "Usage: s2f" in result.stdout
+    assert len(COMMANDS) >= 10
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command}  +\w", result.stdout, re.MULTILINE), command
+        assert re.search(rf"\b{command}\b", cli.__doc__), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(app, [command, "--help"], prog_name="s2f", env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert f"Usage: s2f {command}" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -37,6 +53,7 @@ def test_every_command_has_help(command):
         (["run", "-p", "training.epochs=many"], "training.epochs"),
         (["run", "-p", "training.epochs"], "expected KEY=VALUE"),
         (["run", "--only", "99"], "99"),
+        (["book", "--profile", "pairs", "--utkface", "nowhere"], "no folder nowhere: --utkface takes"),
         (["prepare", "--csv", "nowhere.csv", "--media", ".", "--out", "x"], "nowhere.csv"),
         (
             ["prepare", "--source", "tiktok", "--csv", "a", "--media", ".", "--out", "x"],
@@ -45,6 +62,7 @@ def test_every_command_has_help(command):
         (["prepare", "--csv"], "--csv"),
         (["bogus"], "bogus"),
         (["weights", "import", "vgg_face_dag.pth"], "s2f weights import"),
+        (["train-vgg-face", "--out", "x", "-p", "learning_rat=1"], "did you mean learning_rate?"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
@@ -54,6 +72,13 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
     assert len(lines) == 1, result.stderr
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_utkface_is_a_setting_with_a_name_of_its_own(tmp_path):
+    parameters = cli.chapter_parameters(["training.epochs=3"], utkface=tmp_path)
+    config = load_config("pairs", parameters)
+    assert (config.decoder_training.utkface, config.training.epochs) == (tmp_path, 3)
+    assert load_config("pairs", cli.chapter_parameters(None, utkface=None)).decoder_training.utkface is None
 
 
 def test_info_names_versions_and_profiles():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def train_vgg_face(
     hidden: int = 4096,
     workers: int = 0,
     progress: Progress | None = None,
+    rendered: Callable[[int, int, str], None] | None = None,
 ) -> TrainedVGGFace:
     """Render identities, train VGG16 to tell them apart, and write its weights.
 
@@ -86,7 +88,7 @@ def train_vgg_face(
     ----------
     out
         A folder: faces, checkpoints, metrics and `vgg_face.safetensors` with a card beside it.
-        A run that was interrupted goes on.
+        A run that was interrupted goes on; with other settings it trains beside, on the same faces.
     config
         Of the training; `validation_share` is of each identity's renderings.
     n_identities
@@ -99,6 +101,8 @@ def train_vgg_face(
         Processes that render; 0 is one a core.
     progress
         Called after each epoch.
+    rendered
+        Called as `render_identities` does.
 
     Raises
     ------
@@ -108,7 +112,12 @@ def train_vgg_face(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     faces, identities = render_identities(
-        out / "faces.npy", n_identities=n_identities, renderings=renderings, seed=config.seed, workers=workers
+        out / "faces.npy",
+        n_identities=n_identities,
+        renderings=renderings,
+        seed=config.seed,
+        workers=workers,
+        progress=rendered,
     )
     torch.manual_seed(config.seed)
     model = make_vgg16(classes=n_identities, width=width, hidden=hidden)
@@ -139,9 +148,11 @@ def train_vgg_face(
     names = [f"identity {identities[row]}, rendering {row % renderings}" for row in train]
     task = Task(model, PairedArrays(faces, identities, rows=train), batch_loss, validate, names=names)
     size = f"{n_identities}-{renderings}-{width:g}-{hidden}"
-    metrics = fit(task, config, out=out, digest=f"{size}-{config.result_digest()}", progress=progress)
+    digest = f"{size}-{config.result_digest()}"
+    training = out / f"training-{digest}"
+    metrics = fit(task, config, out=training, digest=digest, progress=progress)
     weights = out / "vgg_face.safetensors"
-    (out / checkpoint.MODEL_FILE).replace(weights)
+    (training / checkpoint.MODEL_FILE).replace(weights)
     card = {
         "what": "VGG16 trained on synthetic identities; not the public VGG-Face",
         "identities": n_identities,
@@ -156,7 +167,13 @@ def train_vgg_face(
 
 
 def render_identities(
-    path: Path, *, n_identities: int, renderings: int, seed: int = 0, workers: int = 0
+    path: Path,
+    *,
+    n_identities: int,
+    renderings: int,
+    seed: int = 0,
+    workers: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render the faces of synthetic identities, once, into a mapped array.
 
@@ -164,6 +181,8 @@ def render_identities(
     ----------
     path
         The `.npy` file; used again where it has the wanted size.
+    progress
+        Called after each identity with (drawn, all, "identities drawn").
 
     Returns
     -------
@@ -186,6 +205,8 @@ def render_identities(
         with ProcessPoolExecutor(workers or cpu_count() or 1, mp_context=get_context("spawn")) as pool:
             for identity, drawn in enumerate(pool.map(_render_job, jobs, chunksize=4)):
                 array[identity * renderings : (identity + 1) * renderings] = drawn
+                if progress is not None:
+                    progress(identity + 1, n_identities, "identities drawn")
                 if (identity + 1) % 100 == 0:
                     logger.info("%d of %d identities rendered", identity + 1, n_identities)
         array.flush()

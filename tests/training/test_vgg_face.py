@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from s2f_lib.config import LoopConfig
-from s2f_lib.errors import DataError
+from s2f_lib.config import LoopConfig, with_changes
+from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.features.vgg_face import VGGFace, load_vgg_face
 from s2f_lib.preparation.face_crop import measure_eyes
 from s2f_lib.training.vgg_face import make_vgg16, render_identity, train_vgg_face
@@ -34,9 +34,10 @@ def test_renderings_are_aligned_as_the_pipelines_crops_and_differ_within_an_iden
 
 
 def test_a_narrow_network_tells_a_few_identities_apart(tmp_path):
-    trained = train_vgg_face(
-        tmp_path, config=DEBUG, n_identities=3, renderings=24, width=1 / 16, hidden=64, workers=1
-    )
+    drawn = []
+    sizes = {"n_identities": 3, "renderings": 24, "width": 1 / 16, "hidden": 64, "workers": 1}
+    trained = train_vgg_face(tmp_path, config=DEBUG, **sizes, rendered=lambda *now: drawn.append(now))
+    assert drawn == [(number, 3, "identities drawn") for number in (1, 2, 3)]
     assert len(trained.metrics) == 6
     assert trained.metrics["train_loss"].iloc[-1] < 0.7 * trained.metrics["train_loss"].iloc[0]
     assert trained.metrics["validation_accuracy"].iloc[-2:].max() > 0.6  # by chance 0.33, of 18 faces
@@ -49,12 +50,18 @@ def test_a_narrow_network_tells_a_few_identities_apart(tmp_path):
         load_vgg_face(trained.weights)
     # asked again, nothing is rendered or trained anew, and the weights are there
     before = (tmp_path / "faces.npy").stat().st_mtime_ns
-    again = train_vgg_face(
-        tmp_path, config=DEBUG, n_identities=3, renderings=24, width=1 / 16, hidden=64, workers=1
-    )
+    again = train_vgg_face(tmp_path, config=DEBUG, **sizes, rendered=lambda *now: drawn.append(now))
+    assert len(drawn) == 3
     assert (tmp_path / "faces.npy").stat().st_mtime_ns == before
     assert again.weights.is_file()
     assert list(again.metrics["train_loss"]) == list(trained.metrics["train_loss"])
+    # another learning rate trains beside it, on the same faces
+    slower = with_changes(DEBUG, {"learning_rate": "2e-5", "epochs": 1})
+    other = train_vgg_face(tmp_path, config=slower, **sizes)
+    assert (tmp_path / "faces.npy").stat().st_mtime_ns == before
+    assert other.metrics["train_loss"].iloc[0] != trained.metrics["train_loss"].iloc[0]
+    with pytest.raises(ConfigError, match="learning_rate"):
+        with_changes(DEBUG, {"learning_rate": "-1"})
 
 
 @pytest.mark.slow
