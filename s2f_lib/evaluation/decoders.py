@@ -144,10 +144,3 @@ def sharpness(faces: np.ndarray) -> np.ndarray:
         size = grey.shape[1] // 2, grey.shape[0] // 2
         found.append(cv2.Laplacian(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), cv2.CV_64F).var())
     return np.array(found)
-
-
-def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of `judge_drawings` with a row a decoder and a column a measure, values alone."""
-    return table.pivot(index="decoder", columns="measure", values="value").loc[
-        list(dict.fromkeys(table["decoder"]))
-    ]

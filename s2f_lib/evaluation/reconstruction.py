@@ -34,11 +34,6 @@ class Triptychs:
     from_voice: np.ndarray
     cosine: np.ndarray
 
-    def by_rank(self, places: int) -> np.ndarray:
-        """Return indices spread evenly from the highest cosine to the lowest: nothing is picked by hand."""
-        order = np.argsort(-self.cosine, kind="stable")
-        return order[np.linspace(0, len(order) - 1, min(places, len(order))).round().astype(int)]
-
 
 def reconstruction_cosine(
     from_face: np.ndarray, from_voice: np.ndarray, extractor: FaceFeatureExtractor

@@ -9,7 +9,7 @@ import pytest
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.appearance import AppearanceJudge
-from s2f_lib.evaluation.decoders import judge_drawings, likeness, sharpness, wide
+from s2f_lib.evaluation.decoders import judge_drawings, likeness, sharpness
 
 CONFIG = EvaluationConfig(n_bootstrap=50)
 
@@ -41,8 +41,8 @@ def _judged(drawings, faces):
 
 def test_perfect_and_useless_drawings(faces):
     same_for_all = np.repeat(faces[:1], len(faces), axis=0)
-    table = wide(_judged({"perfect": faces, "one for all": same_for_all}, faces))
-    assert list(table.index) == ["perfect", "one for all"]
+    judged = _judged({"perfect": faces, "one for all": same_for_all}, faces)
+    table = judged.pivot(index="decoder", columns="measure", values="value")
     perfect, useless = table.loc["perfect"], table.loc["one for all"]
     for measure in ("identity_cosine", "recall_1", "recall_10", "second_recall_1", "ssim", "sharpness"):
         assert perfect[measure] == pytest.approx(1.0, abs=1e-6), measure
