@@ -22,7 +22,7 @@ def pairs(
             help="Folder with avspeech_res/ and perhaps voxceleb/, or a clone that has them in figures/."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write; the splits go beside it, into a folder.")],
     split: Annotated[
         Path | None,
         typer.Option(
@@ -89,6 +89,7 @@ def pairs(
             systems=tuple(system or SYSTEMS),
             control=control,
             report_splits=report_splits,
+            splits_out=out.with_name(f"{out.stem}_splits"),
             progress=report,
         )
     results["wall_s"] = round(time.perf_counter() - started, 1)

@@ -9,9 +9,11 @@ from typing import Any
 from s2f_lib import __version__, paths
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import ConfigError, InputError
+from s2f_lib.evaluation.pair_anchor import face_from_face
 from s2f_lib.evaluation.pair_data import Progress, load_pair_data
 from s2f_lib.evaluation.pair_systems import SYSTEMS
 from s2f_lib.evaluation.pairs import evaluate_pairs
+from s2f_lib.features.voice import SAMPLE_RATE_HZ
 from s2f_lib.models.voice_to_face import FEWEST_GROUPS
 from s2f_lib.sources.pair_splits import PairSplit, draw_splits, read_pair_split
 from s2f_lib.sources.pairs import FoundPairs, Pair, find_pairs, find_root, groups_of
@@ -23,6 +25,7 @@ def run_pairs(
     systems: Sequence[str] = SYSTEMS,
     control: bool = False,
     report_splits: int | None = None,
+    splits_out: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Find, describe, split, train, test.
@@ -33,21 +36,30 @@ def run_pairs(
         `source.pairs` says which pairs and splits; the rest is of the report's encoder.
     systems, control, report_splits
         As `evaluation.pairs.evaluate_pairs`.
+    splits_out
+        Folder for the splits, `<number>.csv` with `clip_id,split`, as `source.pairs.split` takes one.
     progress
         Called with (done, of all, what is being done).
 
     Returns
     -------
     dict
-        As `evaluate_pairs`, with "data" (pairs used and left out) and "provenance".  Clip ids stand
-        under "data" alone, where something is missing.
+        As `evaluate_pairs`, with "face_from_face" (as `pair_anchor.face_from_face`), "data" (pairs used
+        and left out) and "provenance".  Clip ids stand under "data" alone, where something is missing.
 
     Raises
     ------
+    ConfigError
+        The settings ask for another sample rate than the 16 kHz that the pretrained voices take.
     InputError
         Folder, split or pairs cannot be used.
     """
     source = config.source.pairs
+    if {config.preparation.sample_rate_hz, config.spectrogram.sample_rate_hz} != {SAMPLE_RATE_HZ}:
+        raise ConfigError(
+            f"the pairs are read at {SAMPLE_RATE_HZ:,} Hz: leave preparation.sample_rate_hz and "
+            "spectrogram.sample_rate_hz as they are"
+        )
     found = find_pairs(root_of(config), voxceleb=source.voxceleb)
     for split in splits_of(
         config, found.pairs, found
@@ -56,6 +68,8 @@ def run_pairs(
     cache = paths.data_dir() / "embeddings"
     data, left_out = load_pair_data(found, cache=cache, progress=progress)
     splits = splits_of(config, data.pairs, found)
+    if splits_out is not None:
+        write_splits(splits, data.pairs, splits_out)
     results = evaluate_pairs(
         data,
         splits,
@@ -68,6 +82,7 @@ def run_pairs(
     )
     names = sorted({pair.set_name for pair in data.pairs})
     return results | {
+        "face_from_face": face_from_face(data, config.evaluation, cache=cache),
         "data": {
             "pairs": {name: sum(pair.set_name == name for pair in data.pairs) for name in names},
             "videos_or_persons": len(set(data.groups.tolist())),
@@ -79,11 +94,11 @@ def run_pairs(
 
 
 def check_size(split: PairSplit, groups: Sequence[int]) -> None:
-    """Refuse a split with too few videos or persons to train on, or too few pairs to test."""
-    n_train = len({groups[row] for row in split.train})
-    if n_train < FEWEST_GROUPS or len(split.test) < 2:
+    """Refuse a split with too few videos or persons to train on or to test."""
+    n_train, n_test = (len({groups[row] for row in rows}) for rows in (split.train, split.test))
+    if n_train < FEWEST_GROUPS or n_test < 2:
         raise InputError(
-            f"too few pairs: {n_train} videos or persons to train on and {len(split.test)} pairs to test; "
+            f"too few pairs: {n_train} videos or persons to train on and {n_test} to test; "
             f"expected at least {FEWEST_GROUPS} and 2"
         )
 
@@ -94,6 +109,15 @@ def splits_of(config: StudyConfig, pairs: Sequence[Pair], found: FoundPairs) -> 
     if source.split is not None:
         return [read_pair_split(source.split, pairs, known=known_ids(config, found))]
     return draw_splits(pairs, n_splits=source.n_splits, test_share=source.test_share, seed=source.seed)
+
+
+def write_splits(splits: Sequence[PairSplit], pairs: Sequence[Pair], folder: Path) -> None:
+    """Write each split as a CSV that another run, or another study, takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, split in enumerate(splits):
+        part = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
+        rows = [f"{pairs[row].clip_id},{part[row]}\n" for row in sorted(part)]
+        (folder / f"{number}.csv").write_text("clip_id,split\n" + "".join(rows), encoding="utf-8")
 
 
 def known_ids(config: StudyConfig, found: FoundPairs) -> list[str]:

@@ -58,11 +58,14 @@ def test_a_stored_split_end_to_end(folder, workspace, tmp_path):
     assert results["settings"]["ours"][0]["blocks"][-1] == "speaker"
     assert "encoder4" in results["settings"]["ours"][0]["blocks"]
     assert str(folder) not in out.read_text()
-    # the same again: from what was kept, the same numbers
-    again = s2f(*arguments[: -len(QUICK) - 1], tmp_path / "again.json", *QUICK, workspace=workspace)
-    assert again.returncode == 0, again.stderr
-    other = json.loads((tmp_path / "again.json").read_text())
-    assert other["sets"] == results["sets"]
+    assert results["face_from_face"]["avspeech"]["gallery"] == 15
+    # the same again, by the split that was kept: the same numbers
+    again = tmp_path / "again.json"
+    kept = ["--split", tmp_path / "new" / "results_splits" / "0.csv", "--out", again]
+    arguments = ["--root", folder, *kept, "--voxceleb", "--control", *QUICK]
+    done = s2f(*arguments, workspace=workspace)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(again.read_text())["sets"] == results["sets"]
 
 
 def test_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatch, capsys):

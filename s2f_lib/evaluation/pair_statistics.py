@@ -55,8 +55,8 @@ class GroupBootstrap:
         confidence: float = 0.95,
         seed: int = 0,
     ) -> None:
-        if not splits or min(len(split.groups) for split in splits) < 2:
-            raise InputError("intervals need at least 2 test pairs in each split")
+        if not splits or min(len(set(split.groups.tolist())) for split in splits) < 2:
+            raise InputError("intervals need at least 2 videos or persons to test in each split")
         self._splits = list(splits)
         self._confidence = confidence
         known, numbers = np.unique(np.concatenate([s.groups for s in splits]), return_inverse=True)

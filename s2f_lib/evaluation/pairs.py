@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 RECALL_AT = (1, 5, 10, 20, 50)
 OURS = "ours"
 _CURVE_TO = 60  # the largest K of the curves
-_FEWEST_TEST = 2
+_FEWEST_TEST = 2  # videos or persons: intervals resample them
 _FORMAT = 1
 
 #: Called with (steps done, steps in all, what is being done).
@@ -146,7 +146,7 @@ def _sets_of(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {
         name: rows[names == name]
         for name in ("avspeech", "voxceleb")
-        if (names == name).sum() >= _FEWEST_TEST
+        if len(set(data.groups[rows[names == name]])) >= _FEWEST_TEST
     }
 
 
@@ -159,7 +159,9 @@ def _check_split(data: PairData, split: PairSplit) -> None:
     if shared:
         raise InputError(f"{len(shared)} videos or persons are in train and in test: split by video")
     if not _sets_of(data, split.test):
-        raise InputError(f"{len(split.test)} test pairs: expected at least {_FEWEST_TEST} of a set")
+        raise InputError(
+            f"{len(split.test)} test pairs: expected at least {_FEWEST_TEST} videos or persons of a set"
+        )
 
 
 def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfig) -> dict[str, Any]:
@@ -188,7 +190,9 @@ def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfi
             "n_splits": len(own),
             "gallery": float(np.mean(galleries)),
             "chance": _chance(galleries),
-            "p_above_chance_in_first_split": _p_above_chance(first, seed=settings.seed),
+            "p_above_chance_in_first_split": _p_above_chance(
+                first, splits[tested(name)[0]].groups, seed=settings.seed
+            ),
             "per_split": [_of_one_split(split, name) for split in own],
             "without_other_faces_of_the_person": _of_splits([apart[i] for i in tested(name)], name),
             "curve": _curve(resampled(name), name, min(_CURVE_TO, min(galleries))),
@@ -269,8 +273,11 @@ def _curve(bootstrap: GroupBootstrap, name: str, k_max: int) -> dict[str, list[f
     return {"k": ks} | {key: [round(getattr(v, field), 5) for v in values] for key, field in rows.items()}
 
 
-def _p_above_chance(scores: np.ndarray, *, seed: int) -> float:
-    return permutation_test_against_chance(scores, mean_reciprocal_rank, seed=seed)[1]
+def _p_above_chance(scores: np.ndarray, groups: np.ndarray, *, seed: int) -> float:
+    # clips of one person are no independent pairings: one of each
+    one_each = np.unique(groups, return_index=True)[1]
+    alone = scores[np.ix_(one_each, one_each)]
+    return permutation_test_against_chance(alone, mean_reciprocal_rank, seed=seed)[1]
 
 
 def _listed(interval: Interval) -> list[float | None]:

@@ -62,7 +62,7 @@ def test_ratio_compares_systems_on_the_same_resamples():
 
 
 def test_too_few_pairs_have_no_interval():
-    with pytest.raises(InputError, match="at least 2 test pairs"):
+    with pytest.raises(InputError, match="at least 2 videos or persons"):
         GroupBootstrap([SplitRanks(np.array([0]), 1, {"a": np.array([1.0])})])
 
 
