@@ -22,7 +22,7 @@ def pairs(
             help="Folder with avspeech_res/ and perhaps voxceleb/, or a clone that has them in figures/."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The JSON file to write; the splits go beside it, into a folder.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write; the splits go into a folder beside it.")],
     split: Annotated[
         Path | None,
         typer.Option(

@@ -300,6 +300,7 @@ class ControlsConfig(Settings):
     """Controls and ceilings: encoders trained once more, on what should change the result."""
 
     rhos: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.3, 0.6, 0.9)  # same faces, other voices
+    rho_share: float = Field(1.0, gt=0, le=1)  # of the training clips, for the encoders of each rho
     clip_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)  # the learning curve
     loss: LossName | None = None  # None: training.main_loss
     epochs: int | None = Field(None, ge=1)  # of each; None: training.epochs

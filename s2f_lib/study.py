@@ -172,21 +172,41 @@ class Study:
         return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
     def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> FeaturePairs:
-        """Return true and predicted features of any clips; intervals go by video, or person where known."""
+        """Return true and predicted features of any clips; intervals go by video, or person where known.
+
+        What an encoder said of some clips is kept beside it, since most chapters ask for it.
+        """
         from s2f_lib.evaluation.tables import FeaturePairs
         from s2f_lib.training.encoder import predict_features
 
-        windows = self.config.evaluation.windows
-        predicted = predict_features(encoder.model, clips.audio, self.config.spectrogram, windows=windows)
+        windows, spectrogram = self.config.evaluation.windows, self.config.spectrogram
+        key = f"{clips.digest}-{windows}-{spectrogram.digest()}"
+        path = encoder.folder / f"predicted-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
+        with _lock(path):
+            if path.is_file():
+                predicted = np.load(path)
+            else:
+                predicted = predict_features(encoder.model, clips.audio, spectrogram, windows=windows)
+                partial = path.with_suffix(".part.npy")
+                np.save(partial, predicted)
+                partial.replace(path)
         return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
     def recorded(
-        self, split: str, *, rho: float | None = None, take: int = 0, accent: str | None = None
+        self,
+        split: str,
+        *,
+        first: int | None = None,
+        rho: float | None = None,
+        take: int = 0,
+        accent: str | None = None,
     ) -> PreparedClips:
         """Return a split of a generated world with its voices recorded anew, and kept on disk.
 
         Parameters
         ----------
+        first
+            So many of its clips alone.
         rho, take, accent
             As `sources.synthetic.recordings.record_people` takes them.
 
@@ -200,6 +220,8 @@ class Study:
         if self.config.source.kind != "synthetic":
             raise ConfigError(f"source.kind is {self.config.source.kind!r}: only generated people speak anew")
         clips, world = self.split(split), self.config.source.synthetic
+        if first is not None and first < len(clips):
+            clips = clips.subset(np.arange(first))
         key = json.dumps([world.digest(), clips.clip_ids, clips.audio.shape, rho, take, accent])
         path = paths.data_dir() / f"recordings-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
         with _lock(path):

@@ -23,6 +23,10 @@ from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 from s2f_lib.study import Study
+from s2f_lib.training.encoder import TrainedEncoder
+
+#: In `rho_sweep`: the encoder trained on all clips, beside those of a part of them.
+ALL_CLIPS = "encoder, all clips"
 
 #: A language that no person of the generated world speaks.
 FOREIGN_ACCENT = "fr"
@@ -31,27 +35,31 @@ FOREIGN_ACCENT = "fr"
 def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
     """Return recall against how much a voice can tell of a face, with what bounds it.
 
-    Each `rho` is a world of the same faces with other voices, and an encoder trained anew.
+    Each `rho` is a world of the same faces with other voices, and an encoder trained anew, on
+    `controls.rho_share` of the training clips.
 
     Returns
     -------
     pandas.DataFrame
-        Columns rho, name ("encoder", "voice latents", "likelihood"), value, low, high,
+        Columns rho, name ("encoder", "voice latents", "likelihood", and where `rho_share` is below 1
+        `ALL_CLIPS`: the encoder of the world's own `rho`, trained on all), value, low, high,
         chance, n, and p_value (of the encoder, by permutation).  "voice latents" is a
         ridge regression from the voice's true latents to the face features, fitted on the same
         training people: what is left when hearing is perfect.  "likelihood" ranks the faces'
         true latents by the voice's: nobody does better.
     """
     world = study.config.source.synthetic
-    train, test = study.split("train"), study.split("test")
+    every, test = study.split("train"), study.split("test")
+    train = _first_of(every, study.config.controls.rho_share)
     rows = []
     for rho in study.config.controls.rhos:
-        name = f"rho-{rho:g}"
         # the world's own clips are there, and so is their encoder
         own = rho == world.rho
         heard = test if own else study.recorded("test", rho=rho)
-        trained_on = train if own else study.recorded("train", rho=rho)
-        encoder = study.control_encoder(None if own else trained_on, name=name)
+        trained_on = train if own else study.recorded("train", first=len(train), rho=rho)
+        encoder = (
+            _encoder_of_part(study, train) if own else study.control_encoder(trained_on, name=f"rho-{rho:g}")
+        )
         table = draw_population(world.model_copy(update={"rho": rho})).table().set_index("clip_id")
         fitted_on, asked = table.loc[train.clip_ids], table.loc[test.clip_ids]
         similarities = {
@@ -61,6 +69,11 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
             "voice latents": _from_latents(fitted_on, train, asked, test),
             "likelihood": log_likelihood(asked, asked, rho=rho),
         }
+        if own and len(train) < len(every):
+            encoder = study.control_encoder(None, name="own")
+            similarities[ALL_CLIPS] = normalized_similarity(
+                study.predicted(encoder, test), study.predicted(encoder, every)
+            )
         for system, similarity in similarities.items():
             row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
             rows.append(row)
@@ -107,14 +120,22 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
     train, test = study.split("train"), study.split("test")
     rows = []
     for share in sorted(study.config.controls.clip_shares):
-        n_clips = round(share * len(train))
-        # the first of the list: people are drawn one by one, so any part of them is a fair one
-        part = None if share == 1 else train.subset(np.arange(n_clips))
-        encoder = study.control_encoder(part, name=f"clips-{n_clips}")
-        seen = train if part is None else part
+        seen = _first_of(train, share)
+        encoder = _encoder_of_part(study, seen)
         similarity = normalized_similarity(study.predicted(encoder, test), study.predicted(encoder, seen))
-        rows.append({"n_clips": n_clips} | recall_row(similarity, k, study.config.evaluation))
+        rows.append({"n_clips": len(seen)} | recall_row(similarity, k, study.config.evaluation))
     return pd.DataFrame(rows)
+
+
+def _first_of(clips: PreparedClips, share: float) -> PreparedClips:
+    # the first of the list: people are drawn one by one, so any part of them is a fair one
+    return clips if share == 1 else clips.subset(np.arange(round(share * len(clips))))
+
+
+def _encoder_of_part(study: Study, part: PreparedClips) -> TrainedEncoder:
+    """Return the encoder of some of the training clips; of all, the one that the other controls use."""
+    whole = len(part) == len(study.split("train"))
+    return study.control_encoder(None if whole else part, name=f"clips-{len(part)}")
 
 
 def other_speech(study: Study, *, k: int) -> pd.DataFrame:
@@ -140,9 +161,9 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
 
 def count_trained(config: StudyConfig) -> int:
     """Return how many encoders the controls train or load."""
-    rhos = set(config.controls.rhos) | {config.source.synthetic.rho}
-    fewer = set(config.controls.clip_shares) - {1.0}
-    return len(rhos) + len(fewer) + config.controls.shuffled_training
+    other_rhos = set(config.controls.rhos) - {config.source.synthetic.rho}
+    parts = {*config.controls.clip_shares, config.controls.rho_share, 1.0}
+    return len(other_rhos) + len(parts) + config.controls.shuffled_training
 
 
 def in_words(p_value: float, *, level: float = 0.05) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def test_drawings_that_are_the_face_find_it_and_those_of_others_do_not(tmp_path)
     assert (numbers["n"], numbers["gallery"]) == (4, 5)
     assert numbers["recall@1"] == 1.0
     assert numbers["chance"]["recall@1"] == pytest.approx(0.2)
-    for face, other in zip(faces[:4], faces[1:], strict=True):
+    for face, other in itertools.pairwise(faces):
         Image.open(other).save(drawings / f"{face.stem}.png")
     assert face_from_face(data, config, cache=tmp_path / "cache")["avspeech"]["recall@1"] == 0.0
     assert np.isfinite(numbers["intervals"]["recall@1"]).all()
