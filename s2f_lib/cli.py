@@ -149,6 +149,11 @@ def main() -> None:
         _fail(error, status=2)
     except StudyError as error:
         _fail(error, status=1)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        _fail(f"{error.filename}: {error.strerror}", status=2)
+    except OSError as error:  # a full disk, a device that fails
+        logging.getLogger(__name__).debug("", exc_info=True)
+        _fail(f"{error.filename or 'reading or writing'}: {error.strerror or error}", status=1)
     except (KeyboardInterrupt, typer.Abort):
         _fail(interrupted, status=130)
     except Exception as error:

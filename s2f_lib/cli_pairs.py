@@ -30,16 +30,17 @@ def pairs(
         ),
     ] = None,
     voxceleb: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--voxceleb",
             help="Also VoxCeleb's pairs, in a gallery of their own; all are test where --split names none.",
         ),
-    ] = False,
+    ] = None,
     splits: Annotated[
-        int, typer.Option(min=1, help="How many splits to draw; numbers are means over them.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawn splits.")] = 0,
+        int | None,
+        typer.Option(min=1, help="How many splits to draw; numbers are means over them. [default: 1]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the drawn splits. [default: 0]")] = None,
     system: Annotated[
         list[str] | None,
         typer.Option("--system", help="speech2face, report, ridge or ours. Repeatable. [default: all]"),
@@ -70,15 +71,17 @@ def pairs(
     for name in system or []:
         if name not in SYSTEMS:
             raise InputError(f"unknown system {name!r}: expected one of {', '.join(SYSTEMS)}")
-    if split is not None and splits > 1:
+    if split is not None and (splits or 1) > 1:
         raise InputError(
             "--split gives one split, --splits asks for several to be drawn: give one of the two"
         )
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; expected the JSON file to write")
-    settings: dict[str, Any] = parse_parameters(parameter)
-    settings |= {"source.pairs.root": root, "source.pairs.voxceleb": voxceleb, "source.pairs.seed": seed}
-    settings |= {"source.pairs.n_splits": splits, "source.pairs.split": split}
+    # one split, unless more are asked for: the profile's ten are the chapter's, and take a while
+    settings: dict[str, Any] = {"source.pairs.n_splits": 1} | parse_parameters(parameter)
+    given = {"voxceleb": voxceleb, "seed": seed, "n_splits": splits, "split": split}
+    settings |= {"source.pairs.root": root}
+    settings |= {f"source.pairs.{key}": value for key, value in given.items() if value is not None}
     config = load_config(profile, settings)
     from s2f_lib.pair_study import run_pairs
 

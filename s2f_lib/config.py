@@ -50,7 +50,7 @@ class SyntheticConfig(Settings):
     width_px: int = Field(480, ge=160)  # of the video frame
     height_px: int = Field(360, ge=120)
     frame_rate_hz: float = Field(12.5, gt=0)
-    duration_s: float = Field(6.0, gt=0.5, le=10.0)  # AVSpeech's clips last 3 to 10 s
+    duration_s: float = Field(6.0, ge=0.5, le=10.0)  # AVSpeech's clips last 3 to 10 s
     seed: int = Field(0, ge=0)
 
 
@@ -360,7 +360,7 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
     """
     name, values = ("default", {}) if profile is None else _read_profile(profile)
     for key, value in (overrides or {}).items():
-        _set_dotted(values, key, yaml.safe_load(value) if isinstance(value, str) else value)
+        _set_dotted(values, key, _parsed(key, value))
     values["profile"] = name
     try:
         return StudyConfig.model_validate(values)
@@ -387,11 +387,21 @@ def with_changes(settings: SomeSettings, changes: Mapping[str, Any]) -> SomeSett
     for key, value in changes.items():
         if key not in known:
             raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
-        values[key] = yaml.safe_load(value) if isinstance(value, str) else value
+        values[key] = _parsed(key, value)
     try:
         return type(settings).model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def _parsed(key: str, value: Any) -> Any:
+    """Return a text read as YAML, anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}: {value!r} is no YAML value; quote it, such as {key}=\"'text'\"") from None
 
 
 def setting_keys(model: type[BaseModel] = StudyConfig, prefix: str = "") -> list[str]:

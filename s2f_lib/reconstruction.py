@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP_K = 5
+SAMPLE_RATE_HZ = 16_000  # of the check whether it is speech at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,11 @@ def reconstruct(
     """
     audio = read_voice(Path(voice))  # first: bad input is told at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
-    return reconstruct_audio(audio, kit_of_run(folder), gallery=gallery, top_k=top_k)
+    kit = kit_of_run(folder)
+    rate_hz = kit.config.preparation.sample_rate_hz
+    if rate_hz != SAMPLE_RATE_HZ:
+        audio = read_voice(Path(voice), sample_rate_hz=rate_hz)
+    return reconstruct_audio(audio, kit, gallery=gallery, top_k=top_k)
 
 
 def reconstruct_audio(
@@ -196,7 +201,7 @@ def nearest_faces(
     )
 
 
-def read_voice(path: Path, *, sample_rate_hz: int = 16_000, longest_s: float = 10.0) -> np.ndarray:
+def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = 10.0) -> np.ndarray:
     """Read the start of a recording, and refuse what is not speech.
 
     Returns

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ def _read(run: RunPaths, config: StudyConfig) -> ReconstructionKit | None:
             return ReconstructionKit(config, encoder, decoder, probes, names, numbers["features"], pictures)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         logger.warning("the kit in %s is damaged (%s): made anew", folder, type(error).__name__)
         return None
 

@@ -74,6 +74,13 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_where_a_folder_goes_is_one_line_and_status_two(tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = s2f("synth", "--out", "taken", "--n-train", "1", "--n-test", "1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines() == ["s2f: taken/media: Not a directory"]
+
+
 def test_utkface_is_a_setting_with_a_name_of_its_own(tmp_path):
     parameters = cli.chapter_parameters(["training.epochs=3"], utkface=tmp_path)
     config = load_config("pairs", parameters)

@@ -66,6 +66,7 @@ def test_overrides_are_typed_and_text_is_read_as_yaml():
         ("nowhere/profile.yaml", {}, "no profile file at nowhere/profile.yaml"),
         ("quick", {"trainig.epochs": 3}, "unknown setting 'trainig.epochs' - did you mean training.epochs?"),
         ("quick", {"training": 3}, "unknown setting 'training'"),
+        ("quick", {"training.epochs": "@x"}, "training.epochs: '@x' is no YAML value"),
         ("quick", {"training.epochs": "many"}, "training.epochs: .*valid integer.*given: 'many'"),
         ("quick", {"training.epochs": 0}, "training.epochs: .*greater than or equal to 1.*given: 0"),
         ("quick", {"source.synthetic.rho": 1.5}, "source.synthetic.rho: .*less than or equal to 1"),

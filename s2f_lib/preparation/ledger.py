@@ -104,18 +104,27 @@ class Ledger:
             The list; read once.
         reopen
             Called with a refused clip and its reason; whether to try it again.
+
+        Raises
+        ------
+        InputError
+            A clip that is done belongs to another split now.
         """
         place = self._next_place()
         self._db.execute("BEGIN")
-        self._db.execute("DELETE FROM clips WHERE position IS NULL")
-        for count, clip in enumerate(clips, 1):
-            if isinstance(clip, ClipRef):
-                place += self._enter_clip(clip, place, reopen)
-            else:
-                self._enter_bad_row(clip)
-            if count % 50_000 == 0:  # a long list does not become one huge transaction
-                self._db.execute("COMMIT")
-                self._db.execute("BEGIN")
+        try:
+            self._db.execute("DELETE FROM clips WHERE position IS NULL")
+            for count, clip in enumerate(clips, 1):
+                if isinstance(clip, ClipRef):
+                    place += self._enter_clip(clip, place, reopen)
+                else:
+                    self._enter_bad_row(clip)
+                if count % 50_000 == 0:  # a long list does not become one huge transaction
+                    self._db.execute("COMMIT")
+                    self._db.execute("BEGIN")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
         self._db.execute("COMMIT")
 
     def _enter_clip(self, clip: ClipRef, place: int, reopen: Reopen | None) -> int:
@@ -157,6 +166,12 @@ class Ledger:
                 (place, media, clip.split, time.time(), clip.clip_id),
             )
             return 1
+        elif known[0] == DONE and clip.split is not None and known[4] != clip.split:
+            # half a video in each split would leak from test into train
+            raise InputError(
+                f"clip {clip.clip_id} was prepared for {known[4]}, and the list now says {clip.split}: "
+                "give the split that the folder was begun with, or another folder"
+            )
         return 0
 
     def _enter_bad_row(self, row: BadRow) -> None:

@@ -76,16 +76,25 @@ def chapter_digest(
     """Return the digest of all that decides an executed chapter: 16 hexadecimal digits."""
     resolved = load_config(profile, settings).model_dump(mode="json")
     resolved["preparation"].pop("workers")  # decides the time alone
-    text = json.dumps([chapter.text, package_digest(), resolved, parameters], sort_keys=True, default=str)
+    inputs = [package_digest(), published_digest()]
+    text = json.dumps([chapter.text, inputs, resolved, parameters], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
 def package_digest() -> str:
     """Return the digest of the sources of `s2f_lib`."""
-    root = paths.repository_root() / "s2f_lib"
+    return _digest_of_files(paths.repository_root() / "s2f_lib", "*.py")
+
+
+def published_digest() -> str:
+    """Return the digest of the kept results that chapters show beside their own."""
+    return _digest_of_files(paths.book_dir() / "published", "*.*")
+
+
+def _digest_of_files(root: Path, pattern: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob(pattern) if path.is_file()):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -117,12 +117,14 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
     faces, refused, seen = [], [], {}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")):
         found = _read_name(path)
-        if isinstance(found, UTKFace) and found.content in seen:
-            found = RefusedFace(path.name, "copy", f"the same picture as {seen[found.content]}")
+        photo = path.name.split(".", 1)[0]  # X.jpg and X.jpg.chip.jpg are one photo in other bytes
+        known = seen.get(photo) or (seen.get(found.content) if isinstance(found, UTKFace) else None)
+        if isinstance(found, UTKFace) and known:
+            found = RefusedFace(path.name, "copy", f"the same picture as {known}")
         if isinstance(found, RefusedFace):
             refused.append(found)
             continue
-        seen[found.content] = found.name
+        seen[found.content] = seen[photo] = found.name
         faces.append(found)
     if not faces:
         raise InputError(

@@ -72,6 +72,15 @@ def test_what_is_done_stays_done_and_keeps_its_place(ledger):
     assert ledger.stages() == {"decode": (3.0, 6), "detect": (5.0, 5)}
 
 
+def test_a_clip_that_is_done_keeps_its_split(ledger):
+    ledger.enter(_clips(0, 4))
+    _finish_all(ledger)
+    moved = [replace(_clip(5), split="test"), replace(_clip(0), split="test")]
+    with pytest.raises(InputError, match="clip-00 was prepared for train, and the list now says test"):
+        ledger.enter(moved)
+    assert sum(ledger.counts().values()) == 4  # nothing of that list
+
+
 def test_a_longer_list_begins_a_new_block_after_a_written_one(ledger):
     ledger.enter(_clips(0, 6))  # blocks 0 and 1; 1 has two of its four places
     _finish_all(ledger)

@@ -22,7 +22,7 @@ from s2f_lib.report import figures
 from s2f_lib.report.page import Page
 page = Page.open("{name}", profile=profile, run_dir=run_dir, settings=settings)
 table = pd.DataFrame({{"what": ["a", "b"], "value": [1.25, np.nan]}})
-page.table(table, key="both", caption="Two rows", n=2, of="letters")
+page.table(table, key="both", caption="Two rows", n=2, of="letters", dashes=True)
 """
 FIGURE = """\
 :tags: [remove-output]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from s2f_lib.report.executed import without_machine
+from s2f_lib import paths
+from s2f_lib.report.executed import published_digest, without_machine
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,14 @@ def test_no_folder_of_a_machine_is_left_in_the_parameters(source, shown):
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])
     assert without_machine(notebook).cells[0].source == shown
+
+
+def test_other_kept_results_make_a_chapter_new(tmp_path, monkeypatch):
+    kept = tmp_path / "published" / "pairs" / "results.json"
+    kept.parent.mkdir(parents=True)
+    monkeypatch.setattr(paths, "book_dir", lambda: tmp_path)
+    kept.write_text("1")
+    before = published_digest()
+    assert published_digest() == before
+    kept.write_text("2")
+    assert published_digest() != before

@@ -61,6 +61,12 @@ def test_a_copy_is_refused_and_named(tmp_path):
     assert first in read.refused[0].detail
 
 
+def test_one_photo_in_two_files_is_one_face(tmp_path):
+    photo = "25_0_2_20170116174525125.jpg"
+    read = read_utkface(_folder(tmp_path, [f"crop_part1/{photo}.chip.jpg", f"part1/{photo}"]))
+    assert (len(read.faces), read.refusals()) == (1, {"copy": 1})
+
+
 def test_a_folder_without_faces_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="no folder"):
         read_utkface(tmp_path / "absent")
