@@ -25,8 +25,8 @@ from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 from s2f_lib.study import Study
 from s2f_lib.training.encoder import TrainedEncoder
 
-#: In `rho_sweep`: the encoder trained on all clips, beside those of a part of them.
-ALL_CLIPS = "encoder, all clips"
+#: In `rho_sweep`: what was trained or fitted on all clips, beside those of a part of them.
+ALL_CLIPS, ALL_LATENTS = "encoder, all clips", "voice latents, all clips"
 
 #: A language that no person of the generated world speaks.
 FOREIGN_ACCENT = "fr"
@@ -42,7 +42,7 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns rho, name ("encoder", "voice latents", "likelihood", and where `rho_share` is below 1
-        `ALL_CLIPS`: the encoder of the world's own `rho`, trained on all), value, low, high,
+        `ALL_CLIPS` and `ALL_LATENTS`: those of the world's own `rho` on all), value, low, high,
         chance, n, and p_value (of the encoder, by permutation).  "voice latents" is a
         ridge regression from the voice's true latents to the face features, fitted on the same
         training people: what is left when hearing is perfect.  "likelihood" ranks the faces'
@@ -74,6 +74,7 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
             similarities[ALL_CLIPS] = normalized_similarity(
                 study.predicted(encoder, test), study.predicted(encoder, every)
             )
+            similarities[ALL_LATENTS] = _from_latents(table.loc[every.clip_ids], every, asked, test)
         for system, similarity in similarities.items():
             row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
             rows.append(row)
