@@ -1,5 +1,5 @@
-"""The command line: `s2f COMMAND`, of which there are synth, prepare, run, book, reconstruct, pairs,
-faces, weights, train-vgg-face and info.
+"""The command line: `s2f COMMAND`, of which there are synth, prepare, run, book, publish,
+reconstruct, pairs, faces, weights, train-vgg-face and info.
 
 Exit status: 0, 1 (something failed), 2 (bad input), 130 (interrupted).  The
 heavy libraries are imported inside the commands, so that `--help` is quick.
@@ -22,6 +22,7 @@ from s2f_lib.cli_common import ParameterOption, console, parse_parameters, progr
 from s2f_lib.cli_faces import faces
 from s2f_lib.cli_pairs import pairs
 from s2f_lib.cli_prepare import prepare
+from s2f_lib.cli_publish import publish
 from s2f_lib.cli_reconstruct import reconstruct
 from s2f_lib.cli_weights import train_vgg_face, weights_app
 from s2f_lib.errors import InputError, MissingFileError, StudyError
@@ -38,6 +39,7 @@ app.command()(prepare)
 app.command()(pairs)
 app.command()(faces)
 app.command()(reconstruct)
+app.command()(publish)
 app.command("train-vgg-face")(train_vgg_face)
 
 ProfileOption = Annotated[

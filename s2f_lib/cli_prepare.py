@@ -106,10 +106,9 @@ def prepare(
     _print_refusals(out, n_refused=summary.n_refused)
     console.print(f"Shards and ledger are in {out}.", soft_wrap=True)
     if summary.n_pending:
-        console.print(
-            f"The server wants no more requests now; {summary.n_pending} clips are still to do. "
-            "Run the same command again later.",
-            soft_wrap=True,
+        raise StudyError(
+            f"{summary.n_pending} clips are still to do: the server wants no more requests now; "
+            "run the same command again later"
         )
     if not summary.n_done:
         raise StudyError("no clip was prepared: see the reasons above")

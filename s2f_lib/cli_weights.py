@@ -35,10 +35,10 @@ def import_weights(
     ] = None,
 ) -> None:
     """Check a public file of VGG-Face and convert it to safetensors; nothing in it is executed."""
-    from s2f_lib.features.vgg_face_weights import card_path, import_vgg_face
+    from s2f_lib.features.vgg_face_weights import card_path, converted_path, import_vgg_face
 
-    target = out if out is not None else path.with_suffix(".safetensors")
-    card = import_vgg_face(path, target, channel_order=channel_order, expected_fingerprint=expect)
+    card = import_vgg_face(path, out, channel_order=channel_order, expected_fingerprint=expect)
+    target = converted_path(path, out)
     console.print(
         f"{card.source_form} weights, fingerprint {card.fingerprint[:16]}, in {target}", soft_wrap=True
     )

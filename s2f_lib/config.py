@@ -123,7 +123,9 @@ class PreparationConfig(Settings):
     sample_rate_hz: int = Field(16_000, ge=8_000)  # Speech2Face section 3
     min_audio_s: float = Field(1.0, gt=0)  # refuse clips with less
     audio_s: float = Field(6.0, gt=0)  # shorter clips are repeated up to this, longer ones cut
-    frame_positions: tuple[float, ...] = (0.25, 0.5, 0.75)  # frames looked at, as shares of the clip
+    frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.25, 0.5, 0.75), min_length=1
+    )  # frames looked at, as shares of the clip
     detection_width_px: int = Field(640, ge=80)  # frames are scaled to this width for the detector
     detection_threshold: float = 0.0  # dlib's own threshold on its confidence
     detector: Literal["dlib", "torch"] = "torch"  # the same network: dlib itself is the slow reference
@@ -154,6 +156,15 @@ class SpectrogramConfig(Settings):
     fft_samples: int = Field(512, ge=16)
     compression: float = Field(0.3, gt=0, le=1)  # sign(x)|x|^0.3, of re and im each
     max_frequency_hz: float = Field(8_000.0, gt=0)  # bins above are dropped; 8 kHz keeps all 257
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> SpectrogramConfig:
+        if self.window_samples > self.fft_samples:
+            raise ValueError(
+                f"window_samples is {self.window_samples} and fft_samples {self.fft_samples}: "
+                "a window may not be longer than its Fourier transform"
+            )
+        return self
 
     @property
     def n_samples(self) -> int:

@@ -37,6 +37,11 @@ def profiles_dir() -> Path:
     return book_dir() / "profiles"
 
 
+def published_dir() -> Path:
+    """Return the folder of kept results, which chapters show beside their own."""
+    return book_dir() / "published"
+
+
 def data_dir() -> Path:
     """Return the folder of generated clips and prepared shards."""
     return workspace() / "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -18,7 +19,7 @@ from s2f_lib.evaluation.decoders import judge_drawings
 from s2f_lib.features.base import make_extractor
 from s2f_lib.features.utkface import load_utkface
 from s2f_lib.models.voice_encoder import count_parameters
-from s2f_lib.training.decoder import render_faces, train_face_decoder
+from s2f_lib.training.decoder import decoder_digest, render_faces, train_face_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ def compare_decoders(
     for place, kind in enumerate(KINDS):
         if progress is not None:
             progress(place, len(KINDS), f"training {kind}")
-        trained = train_face_decoder(
-            sets.train, config, out=work / f"decoder-{kind}", kind=kind, extractor=extractor
-        )
+        digest = decoder_digest(config, data_digest=sets.train.digest, kind=kind)
+        out = work / f"decoder-{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
+        trained = train_face_decoder(sets.train, config, out=out, kind=kind, extractor=extractor)
         drawings[kind] = render_faces(trained.model, sets.test.features)
         training.append(trained.metrics.assign(decoder=kind))
         sizes[kind] = count_parameters(trained.model)

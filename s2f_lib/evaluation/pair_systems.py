@@ -21,6 +21,7 @@ from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import similarity_matrix, true_ranks
 from s2f_lib.features.pair_faces import FaceDescriptors
+from s2f_lib.models.voice_kernel import standardised
 from s2f_lib.models.voice_to_face import (
     TrainingPairs,
     VoiceToFace,
@@ -150,8 +151,8 @@ class Systems:
 
     def _score_ridge(self, test: np.ndarray) -> np.ndarray:
         _, mean, deviation, coefficients = self._ridge
-        queries = _standardised(self.data.voices["speaker"][test], mean, deviation)
-        train = _standardised(self.data.voices["speaker"][self.train], mean, deviation)
+        queries = standardised(self.data.voices["speaker"][test], mean, deviation)
+        train = standardised(self.data.voices["speaker"][self.train], mean, deviation)
         predicted = queries @ train.T / train.shape[1] @ coefficients
         return similarity_matrix(predicted, self._centred_faces(test), "cosine")
 
@@ -203,7 +204,7 @@ class Systems:
         pairs = self.data.training(self.train)
         block, faces = pairs.voices["speaker"].astype(np.float64), pairs.faces.astype(np.float64)
         mean, deviation = block.mean(axis=0), block.std(axis=0) + 1e-9
-        z = _standardised(block, mean, deviation)
+        z = standardised(block, mean, deviation)
         kernel = z @ z.T / z.shape[1]
         quality: dict[float, float] = {}
         for ridge in _RIDGES:
@@ -245,10 +246,6 @@ def same_group(groups: np.ndarray) -> np.ndarray:
     same = np.asarray(groups)[:, None] == np.asarray(groups)[None]
     np.fill_diagonal(same, False)
     return same
-
-
-def _standardised(block: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    return np.clip(np.nan_to_num((block.astype(np.float64) - mean) / deviation), -5.0, 5.0)
 
 
 def _short(digest: str) -> str:

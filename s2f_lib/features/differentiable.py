@@ -49,7 +49,7 @@ class _VGGFaceFC7(nn.Module):
     """VGG16 up to the activations of FC7, from pictures in [0, 1]."""
 
     def __init__(self, network: nn.Module) -> None:
-        from s2f_lib.features.vgg_face import MEAN_RGB
+        from s2f_lib.features.vgg_face_shape import MEAN_RGB
 
         super().__init__()
         self.network = _alias(network).eval()

@@ -15,12 +15,12 @@ import numpy as np
 
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.features.base import check_faces
+from s2f_lib.features.vgg_face_shape import MEAN_RGB
 
 if TYPE_CHECKING:
     import torch
 
 N_IDENTITIES = 2_622  # Parkhi et al. 2015
-MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of its training faces, on 0-255
 
 _WHAT_TO_DO = (
     "the weights of VGG-Face cannot be shipped: get vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, "

@@ -11,6 +11,8 @@ from s2f_lib.errors import DataError
 
 ChannelOrder = Literal["rgb", "bgr"]
 
+MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of VGG-Face's training faces, on 0-255 (the authors' demos)
+
 # VGG16's layers, and the places of torchvision's modules that hold them
 CANONICAL_NAMES = {
     "conv1_1": "features.0",

@@ -20,11 +20,10 @@ import numpy as np
 
 from s2f_lib.errors import DataError, InputError, MissingFileError
 from s2f_lib.features.vgg_face_forms import detect_form
-from s2f_lib.features.vgg_face_shape import VGG_FACE_SHAPE, ChannelOrder, VggShape, to_canonical
+from s2f_lib.features.vgg_face_shape import MEAN_RGB, VGG_FACE_SHAPE, ChannelOrder, VggShape, to_canonical
 
 log = logging.getLogger(__name__)
 
-MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of the training faces, on 0-255 (the authors' demos)
 
 WHERE_FROM = (
     "vgg_face_dag.pth (PyTorch) from Samuel Albanie's pytorch-mcn page at Oxford, "
@@ -126,7 +125,7 @@ def import_vgg_face(
         raise MissingFileError(
             f"no file of VGG-Face weights at {path}: get {WHERE_FROM}; then type `s2f weights import PATH`"
         )
-    out = _target(path, out)
+    out = converted_path(path, out)
     form = detect_form(path)
     order = channel_order or form.channel_order
     state = to_canonical(form.read(path, shape), channel_order=order, shape=shape, name=path.name)
@@ -193,7 +192,14 @@ def fingerprint_of_state(state: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _target(path: Path, out: Path | None) -> Path:
+def converted_path(path: Path, out: Path | None) -> Path:
+    """Return the file that `import_vgg_face` writes.
+
+    Raises
+    ------
+    InputError
+        `out` ends otherwise, is the file itself, or its folder is not there.
+    """
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.is_dir():
         out = out / f"{path.stem}.safetensors"

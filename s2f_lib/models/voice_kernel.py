@@ -45,7 +45,7 @@ class VoiceKernel:
         for name in self.weights:
             block = np.asarray(voices[name], dtype=np.float64)
             mean, deviation = block.mean(axis=0), block.std(axis=0) + _TINY
-            train = _standardised(block, mean, deviation)
+            train = standardised(block, mean, deviation)
             median = float(np.median(squared_distances(train, train)))
             self._fitted[name] = (mean, deviation, train, max(median, _TINY))
 
@@ -54,7 +54,7 @@ class VoiceKernel:
         total = np.zeros(())
         for name, weight in self.weights.items():
             mean, deviation, train, median = self._fitted[name]
-            block = _standardised(np.asarray(voices[name], dtype=np.float64), mean, deviation)
+            block = standardised(np.asarray(voices[name], dtype=np.float64), mean, deviation)
             total = total + weight * np.exp(-self.gamma * squared_distances(block, train) / median)
         return total / sum(self.weights.values())
 
@@ -66,5 +66,7 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum(squares - 2 * products, 0.0)
 
 
-def _standardised(block: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    return np.clip(np.nan_to_num((block - mean) / deviation), -_CLIPPED_AT, _CLIPPED_AT)
+def standardised(block: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return `(n, d)` descriptors in standard deviations from the mean, at most five; undefined: 0."""
+    scaled = (np.asarray(block, dtype=np.float64) - mean) / deviation
+    return np.clip(np.nan_to_num(scaled), -_CLIPPED_AT, _CLIPPED_AT)

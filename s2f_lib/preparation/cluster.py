@@ -233,9 +233,12 @@ def _tool(kind: type, config: StudyConfig) -> Any:
     key = (kind.__name__, config.preparation.digest(), config.features.digest())
     if key not in _tools:
         import cv2
+        import torch
 
         cv2.setNumThreads(1)
-        _tools[key] = kind(config, with_features=True)
+        torch.set_num_threads(1)  # a task has one core: more threads would wait for each other
+        described = kind is Describer and not make_extractor(config.features).runs_in_workers  # by the GPU
+        _tools[key] = kind(config, with_features=not described)
     return _tools[key]
 
 

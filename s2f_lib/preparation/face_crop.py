@@ -157,7 +157,7 @@ def _landmarks(frame: np.ndarray, left: float, top: float, right: float, bottom:
     import dlib
 
     box = dlib.rectangle(round(left), round(top), round(right), round(bottom))
-    return _load_landmark_predictor()(frame, box)
+    return landmark_predictor()(frame, box)
 
 
 def _eyes(landmarks) -> tuple[float, float]:
@@ -170,7 +170,8 @@ def _eyes(landmarks) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=1)
-def _load_landmark_predictor():
+def landmark_predictor():
+    """Return dlib's predictor of five landmarks, loaded once."""
     import dlib
 
     return dlib.shape_predictor(str(dlib_weights("shape_predictor_5_face_landmarks.dat")))

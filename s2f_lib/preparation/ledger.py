@@ -20,8 +20,6 @@ from s2f_lib.preparation.ledger_file import DONE, PENDING, REFUSED, open_ledger,
 from s2f_lib.sources.clip import ClipRef
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from s2f_lib.sources.avspeech import BadRow
 
 Reopen = Callable[[ClipRef, RefusalReason], bool]
@@ -286,14 +284,6 @@ class Ledger:
             "SELECT s.key, SUM(s.value), COUNT(*) FROM clips, json_each(clips.seconds) AS s GROUP BY s.key"
         )
         return {stage: (seconds, n) for stage, seconds, n in self._db.execute(query)}
-
-    def summary(self) -> pd.DataFrame:
-        """Return a table: status, reason, clips; the done first, then the most frequent reason."""
-        import pandas as pd
-
-        rows = [(status, reason or "", n) for (status, reason), n in self.counts().items()]
-        rows.sort(key=lambda row: (row[0] != DONE, row[0] != PENDING, -row[2], row[1]))
-        return pd.DataFrame(rows, columns=["status", "reason", "clips"])
 
     def refusals(self, *, limit: int) -> list[tuple[str, str, str]]:
         """Return id, reason and detail of the first refused clips in the list's order, bad rows last."""

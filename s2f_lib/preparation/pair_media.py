@@ -15,7 +15,7 @@ import numpy as np
 
 from s2f_lib.errors import ClipRefused, RefusalReason
 from s2f_lib.preparation import media
-from s2f_lib.preparation.face_detector import dlib_weights
+from s2f_lib.preparation.face_crop import landmark_predictor
 
 _THRESHOLD = -0.3  # more lenient than dlib's 0: there is a face in each picture, the question is where
 _MARGIN = 0.25  # dlib's padding, as `face_crop.align_face`
@@ -99,7 +99,7 @@ def align_picture(picture: np.ndarray, *, size_px: int) -> tuple[np.ndarray, boo
 
     picture = np.ascontiguousarray(picture)
     box, found = _face_box(picture)
-    landmarks = _landmark_predictor()(picture, box)
+    landmarks = landmark_predictor()(picture, box)
     return np.asarray(dlib.get_face_chip(picture, landmarks, size=size_px, padding=_MARGIN)), found
 
 
@@ -120,10 +120,3 @@ def _detector():
     import dlib
 
     return dlib.get_frontal_face_detector()
-
-
-@lru_cache(maxsize=1)
-def _landmark_predictor():
-    import dlib
-
-    return dlib.shape_predictor(str(dlib_weights("shape_predictor_5_face_landmarks.dat")))

@@ -32,7 +32,7 @@ from s2f_lib.features.base import FaceFeatureExtractor, make_extractor
 from s2f_lib.preparation.clip_work import Outcome
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
 from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger
-from s2f_lib.preparation.shards import rows_from_bytes, rows_to_bytes, verify_shard, write_shard
+from s2f_lib.preparation.shards import rows_from_bytes, rows_to_bytes, sidecar, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
 from s2f_lib.preparation.summary import PreparationSummary, summarise
 from s2f_lib.preparation.workers import Known, Task, prepare_clips
@@ -250,6 +250,8 @@ def _reopen_lost_shards(ledger: Ledger, out: Path) -> None:
     for name in ledger.shards():
         if not verify_shard(out / name):
             n_clips = ledger.reopen_shard(name)
+            for path in (out / name, sidecar(out / name)):  # none comes in its place where media are gone
+                path.unlink(missing_ok=True)
             logger.warning("%s is missing or damaged: its %d clips are prepared again", name, n_clips)
 
 

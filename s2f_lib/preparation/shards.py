@@ -241,7 +241,7 @@ def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_durably(_sidecar(path), f"{digest}  {path.name}\n".encode())  # as `sha256sum -c` reads it
+    _write_durably(sidecar(path), f"{digest}  {path.name}\n".encode())  # as `sha256sum -c` reads it
     _write_durably(path, data)
     return digest
 
@@ -273,23 +273,35 @@ def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
+    shards = list_shards(folder)
+    tables = [read_shard(path) for path in shards]
+    provenance = _provenance(tables[0])
+    for path, table in zip(shards, tables, strict=True):
+        if table.schema.field("features").type != tables[0].schema.field("features").type:
+            raise DataError(
+                f"{path.name} has {table.schema.field('features').type} features, unlike the first shard"
+            )
+    table = pa.concat_tables(tables).combine_chunks()
+    if split is not None:
+        table = table.filter(pa.compute.equal(table.column("split"), split)).combine_chunks()
+    return _from_table(table, provenance)
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """Return the shards of a folder in order, with those that their sidecars alone still name.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
     names = {path.name for path in folder.glob("shard-*.parquet")}
     names |= {path.name.removesuffix(".sha256") for path in folder.glob("shard-*.parquet.sha256")}
     if not names:
         raise DataError(
             f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
         )
-    tables = [read_shard(folder / name) for name in sorted(names)]
-    provenance = _provenance(tables[0])
-    for name, table in zip(sorted(names), tables, strict=True):
-        if table.schema.field("features").type != tables[0].schema.field("features").type:
-            raise DataError(
-                f"{name} has {table.schema.field('features').type} features, unlike the first shard"
-            )
-    table = pa.concat_tables(tables).combine_chunks()
-    if split is not None:
-        table = table.filter(pa.compute.equal(table.column("split"), split)).combine_chunks()
-    return _from_table(table, provenance)
+    return [folder / name for name in sorted(names)]
 
 
 def read_shard(path: Path) -> pa.Table:
@@ -306,7 +318,7 @@ def read_shard(path: Path) -> pa.Table:
     if not verify_shard(path):
         if not path.is_file():
             raise DataError(f"{path} is missing: run `s2f prepare` again with the same arguments")
-        raise DataError(f"{path} does not match its checksum in {_sidecar(path).name}: {_AGAIN}")
+        raise DataError(f"{path} does not match its checksum in {sidecar(path).name}: {_AGAIN}")
     try:
         return pq.read_table(path)
     except pa.ArrowException as error:
@@ -315,9 +327,9 @@ def read_shard(path: Path) -> pa.Table:
 
 def verify_shard(path: Path) -> bool:
     """Return whether a shard is there and matches its sidecar."""
-    if not path.is_file() or not _sidecar(path).is_file():
+    if not path.is_file() or not sidecar(path).is_file():
         return False
-    said = _sidecar(path).read_text(encoding="utf-8", errors="replace").split()
+    said = sidecar(path).read_text(encoding="utf-8", errors="replace").split()
     with path.open("rb") as stream:
         return bool(said) and hashlib.file_digest(stream, "sha256").hexdigest() == said[0]
 
@@ -386,7 +398,8 @@ def _provenance(table: pa.Table) -> dict[str, Any]:
     return json.loads((table.schema.metadata or {}).get(_PROVENANCE_KEY, b"{}"))
 
 
-def _sidecar(path: Path) -> Path:
+def sidecar(path: Path) -> Path:
+    """Return the file that holds a shard's checksum."""
     return path.with_name(f"{path.name}.sha256")
 
 

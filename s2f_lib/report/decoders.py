@@ -66,7 +66,7 @@ def published_utkface() -> PublishedComparison:
     MissingFileError
         It is not in the checkout.
     """
-    path = paths.book_dir() / "published" / "utkface" / "decoders.json"
+    path = paths.published_dir() / "utkface" / "decoders.json"
     if not path.is_file():
         raise MissingFileError(
             f"no {path.name} in {path.parent}: type `s2f faces --utkface DIR --out {path}`"

@@ -89,7 +89,7 @@ def package_digest() -> str:
 
 def published_digest() -> str:
     """Return the digest of the kept results that chapters show beside their own."""
-    return _digest_of_files(paths.book_dir() / "published", "*.*")
+    return _digest_of_files(paths.published_dir(), "*.*")
 
 
 def _digest_of_files(root: Path, pattern: str) -> str:

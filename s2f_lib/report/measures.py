@@ -109,27 +109,30 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
     Returns
     -------
     pandas.DataFrame
-        A row a loss: trained with, seeds, mean, standard deviation (missing for one seed), lowest,
-        highest, chance; shares.
+        A row a loss: trained with, seeds, mean over the seeds with its interval over people (each
+        person's hits over all seeds are drawn together), standard deviation over the seeds (missing for
+        one), lowest, highest, chance; shares.
     """
     config = study.config
     seeds = (config.training.seed, *config.controls.more_seeds)
     rows = []
     for loss in config.training.losses:
-        values = []
+        hits = []
         for seed in seeds:
             pairs = study.features("test", loss, seed=seed)
             similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
-            values.append(float(expected_hits(similarity, k).mean()))
-        spread = spread_over_seeds(np.array(values))
+            hits.append(expected_hits(similarity, k))
+        values = np.array([each.mean() for each in hits])
+        spread = spread_over_seeds(values)
+        interval = _interval(np.mean(hits, axis=0), pairs.groups, config.evaluation)
         rows.append(
             {
                 "trained with": LOSS_NAMES[loss],
                 "seeds": spread.n,
-                "mean": spread.mean,
+                "mean": f"{interval:.3f}",
                 "standard deviation": spread.deviation,
-                "lowest": min(values),
-                "highest": max(values),
+                "lowest": values.min(),
+                "highest": values.max(),
                 "chance": chance_recall(k, len(pairs)),
             }
         )

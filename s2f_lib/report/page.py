@@ -191,6 +191,21 @@ class Page:
         metadata = {"scrapbook": {"name": f"fig_{key}", "mime_prefix": ""}, "image/png": {"width": width_px}}
         display(data, raw=True, metadata=metadata)
 
+    def kept_runs(self) -> None:
+        """Show what longer runs, kept in `book/published`, have for this chapter, each under its name."""
+        from IPython.display import display
+
+        from s2f_lib.report.kept_runs import kept_runs
+
+        runs = kept_runs(self.name)
+        for run in runs:
+            head = run.heading(self.name)
+            data = {"text/markdown": f"{head}\n\n{run.shown_in(self.name)}", "text/plain": head}
+            display(data, raw=True)
+        if not runs:
+            nothing = "None is kept for this chapter yet."
+            display({"text/markdown": nothing, "text/plain": nothing}, raw=True)
+
     def provenance(self, config: StudyConfig | None = None) -> None:
         """Show what the page was made with, and glue `wall_min`: the last call of a chapter.
 

@@ -78,7 +78,7 @@ class ShownResults:
 
 def published_dir() -> Path:
     """Return the folder of the kept results."""
-    return paths.book_dir() / "published" / "pairs"
+    return paths.published_dir() / "pairs"
 
 
 def shown_results(study: Study, *, report_splits: int | None = None) -> ShownResults:

@@ -90,7 +90,7 @@ def measured_preparation(path: Path | None = None) -> MeasuredPreparation:
     MissingFileError
         No such file.
     """
-    path = path or paths.book_dir() / "published" / "preparation" / "benchmark.json"
+    path = path or paths.published_dir() / "preparation" / "benchmark.json"
     if not path.is_file():
         raise MissingFileError(
             f"no benchmark at {path}: write it with benchmarks/bench_preparation.py --json FILE"

@@ -150,21 +150,6 @@ def split_of(video_id: str, *, test_share: float, seed: int = 0) -> str:
     return "test" if int.from_bytes(digest[:8], "big") / 2**64 < test_share else "train"
 
 
-def assign_splits(video_ids: Iterable[str], *, test_share: float, seed: int = 0) -> dict[str, str]:
-    """Return the split of each video; see `split_of`.
-
-    Parameters
-    ----------
-    video_ids
-        Ids; repeats do no harm.
-    test_share
-        Expected share of videos in test, in (0, 1).
-    seed
-        Another seed draws another split.
-    """
-    return {video: split_of(video, test_share=test_share, seed=seed) for video in video_ids}
-
-
 def read_splits(path: Path) -> dict[str, str]:
     """Read a stored split, a CSV `clip_id,split` with header.
 

@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock
 
 from s2f_lib.errors import DataError, MissingFileError
-from s2f_lib.preparation.shards import PreparedClips, read_shard
+from s2f_lib.preparation.shards import PreparedClips, list_shards, read_shard, sidecar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,11 +138,7 @@ def map_clips(folder: Path, *, split: str | None = None) -> MappedClips:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
-    shards = sorted(folder.glob("shard-*.parquet"))
-    if not shards:
-        raise DataError(
-            f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
-        )
+    shards = list_shards(folder)
     store = folder / f"mapped-{_shards_digest(shards)}"
     with FileLock(folder / ".mapped.lock"):  # the processes of one run ask at the same time
         if not (store / "index.json").is_file():
@@ -159,7 +155,7 @@ def map_clips(folder: Path, *, split: str | None = None) -> MappedClips:
 
 
 def _shards_digest(shards: list[Path]) -> str:
-    sidecars = [path.with_name(f"{path.name}.sha256") for path in shards]
+    sidecars = [sidecar(path) for path in shards]
     texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in sidecars]
     return hashlib.sha256(f"{_FORM}".join(texts).encode()).hexdigest()[:12]
 
@@ -170,6 +166,8 @@ def _unpack(shards: list[Path], store: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    for lost in (path for path in shards if not path.is_file()):
+        read_shard(lost)  # says so
     logger.info("unpacking %d shards once, into %s", len(shards), store)
     ids = pa.concat_tables([pq.read_table(path, columns=list(_IDS)) for path in shards]).to_pandas()
     order = ids["split"].fillna("").argsort(kind="stable").to_numpy()

@@ -28,12 +28,15 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     Raises
     ------
     ConfigError
-        A GPU is asked for and there is none.
+        A GPU is asked for and there is none, or half precision (fp16) where there is no GPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no GPU: use device=auto or device=cpu")
-    AcceleratorState._reset_state(reset_partial_state=False)
     cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if cpu and config.precision == "fp16":
+        raise ConfigError("precision is fp16, which needs a GPU: use precision=bf16 or precision=no")
+    # of one process the device may change from one training to the next; the group of several may not
+    AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
     return Accelerator(mixed_precision=config.precision, cpu=cpu)
 
 

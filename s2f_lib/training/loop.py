@@ -8,13 +8,16 @@ numbers that the whole run would have had: bit for bit on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from s2f_lib.config import LoopConfig
@@ -106,18 +109,30 @@ def fit(
     from s2f_lib.training.run import TrainingRun
 
     _check(len(task.data), config)
-    torch.manual_seed(config.seed)
-    run = TrainingRun(task, config, out=out, digest=digest, after_step=after_step)
-    run.resume()
-    try:
-        while not run.finished:
-            row = run.train_epoch()
-            if progress is not None:
-                progress(int(row["epoch"]), config.epochs, row)
-        run.write_model()
-    finally:
-        run.metrics.close()
-    return run.metrics.table()
+    with _alone_in(out):
+        torch.manual_seed(config.seed)
+        run = TrainingRun(task, config, out=out, digest=digest, after_step=after_step)
+        run.resume()
+        try:
+            while not run.finished:
+                row = run.train_epoch()
+                if progress is not None:
+                    progress(int(row["epoch"]), config.epochs, row)
+            run.write_model()
+        finally:
+            run.metrics.close()
+        return run.metrics.table()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a model's folder: they wait, and then find the model trained."""
+    if int(os.environ.get("RANK", 0)) > 0:  # of a run of several processes the first one locks
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
 
 
 def _check(size: int, config: LoopConfig) -> None:

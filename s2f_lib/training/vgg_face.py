@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from s2f_lib.config import LoopConfig
-from s2f_lib.features.vgg_face import MEAN_RGB, N_IDENTITIES
+from s2f_lib.features.vgg_face import N_IDENTITIES
+from s2f_lib.features.vgg_face_shape import MEAN_RGB
 from s2f_lib.sources.synthetic.faces import Pose, draw_portrait, draw_scene
 from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.training import checkpoint

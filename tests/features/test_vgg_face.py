@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from s2f_lib.config import FeatureConfig, PreparationConfig, StudyConfig
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.features.base import make_extractor
-from s2f_lib.features.vgg_face import MEAN_RGB, VGGFace, fingerprint_of, load_vgg_face, random_vgg_face
+from s2f_lib.features.vgg_face import VGGFace, fingerprint_of, load_vgg_face, random_vgg_face
+from s2f_lib.features.vgg_face_shape import MEAN_RGB
 
 
 @pytest.fixture(scope="module")

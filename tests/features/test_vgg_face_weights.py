@@ -15,8 +15,8 @@ import pytest
 from s2f_lib.errors import DataError, InputError, MissingFileError
 from s2f_lib.features.torch7 import read_torch7
 from s2f_lib.features.vgg_face_forms import detect_form
-from s2f_lib.features.vgg_face_shape import CANONICAL_NAMES, VGG_FACE_SHAPE
-from s2f_lib.features.vgg_face_weights import MEAN_RGB, card_path, import_vgg_face, read_card
+from s2f_lib.features.vgg_face_shape import CANONICAL_NAMES, MEAN_RGB, VGG_FACE_SHAPE
+from s2f_lib.features.vgg_face_weights import card_path, import_vgg_face, read_card
 
 
 def _load_writers():

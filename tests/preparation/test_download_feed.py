@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from misbehaving_server import Behaviour, MisbehavingServer
+from typer.testing import CliRunner
 
+from s2f_lib.cli import app
 from s2f_lib.config import DownloadConfig, PreparationConfig, StudyConfig
-from s2f_lib.errors import ConfigError, InputError
+from s2f_lib.errors import ConfigError, InputError, StudyError
 from s2f_lib.preparation.download_feed import Download
 from s2f_lib.preparation.ledger import Ledger
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
@@ -235,6 +238,19 @@ def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path
             _prepare(world, out, server, workers=1, cookies=tmp_path / "nowhere.txt")
         assert _outcomes(out) == dict.fromkeys(world.files, "pending")
         assert _prepare(world, out, server, workers=1).n_done == 3
+
+
+def test_the_command_says_that_clips_are_still_to_do(tmp_path, videos):
+    world = _world(tmp_path, videos, 6, [("throttle:3600", 5, None, "throttled")])
+    settings = {"source.avspeech.download.stop_after_throttled": 2, "preparation.workers": 1}
+    settings |= {"preparation.detection_width_px": 160, "preparation.frame_positions": [0.5]}
+    pairs = [part for key, value in settings.items() for part in ("-p", f"{key}={value}")]
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        options = ["--csv", str(world.csv), "--out", str(tmp_path / "out"), "--concurrency", "1"]
+        command = ["prepare", "--download", *options, "--url-template", server.template, *pairs]
+        result = CliRunner().invoke(app, command, prog_name="s2f")
+    assert isinstance(result.exception, StudyError), result.output
+    assert re.match(r"\d clips are still to do: the server wants no more requests now", str(result.exception))
 
 
 def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):

@@ -144,6 +144,20 @@ def test_a_lost_shard_is_made_again(prepared, source, tmp_path, harm):
     _assert_same(read_prepared(prepared[0]), read_prepared(out))
 
 
+def test_a_damaged_shard_whose_media_are_gone_does_not_block_the_others(prepared, source, tmp_path):
+    out, without = tmp_path / "out", tmp_path / "without"
+    shutil.copytree(prepared[0], out)
+    shutil.copytree(source, without)
+    for path in (without / "media").glob("good*.mp4"):
+        path.unlink()
+    damaged = out / "shard-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    summary = prepare(_config(), _clips(without), out)
+    lost = summary.by_reason["media-missing"] - 1  # one was missing from the start
+    assert lost >= 1
+    assert len(read_prepared(out)) == N_GOOD - lost
+
+
 def test_a_folder_of_other_settings_is_refused(prepared, source):
     with pytest.raises(InputError, match=r"preparation.audio_s is 2.0 there and 3.0 now"):
         prepare(_config(audio_s=3.0), _clips(source), prepared[0])

@@ -1,11 +1,15 @@
-"""A tiny book's worth of chapters, which run in a second each."""
+"""A tiny book's worth of chapters, which run in a second each, and a book of one of them."""
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from s2f_lib import paths
+from s2f_lib.report.runner import run_chapters
 
 HEADER = """\
 ---
@@ -18,6 +22,32 @@ kernelspec:
   language: python
   name: python3
 ---
+"""
+CELL = """\
+import numpy as np
+import pandas as pd
+from s2f_lib.report import figures
+from s2f_lib.report.page import Page
+page = Page.open("{name}", profile=profile, run_dir=run_dir, settings=settings)
+table = pd.DataFrame({{"what": ["a", "b"], "value": [1.25, np.nan]}})
+page.table(table, key="both", caption="Two rows", n=2, of="letters", dashes=True)
+"""
+FIGURE = """\
+:tags: [remove-output]
+
+page.figure(figures.bars(table.dropna(), label="what", value="value", x_label="m"), key="bars")
+page.numbers(half=0.5, word="nearly")
+page.provenance()
+"""
+PROSE = """
+Half is {glue:text}`half:.3f`, {glue:text}`word`; see {numref}`tab-both` and {numref}`fig-bars`, $\\sqrt{x}$.
+
+```{glue:figure} fig_bars
+:name: fig-bars
+:alt: A bar.
+
+A bar (n = {glue:text}`half:.1f`, profile {glue:text}`profile`).
+```
 """
 PARAMETERS = 'profile = "quick"\nrun_dir = None\nsettings = {}'
 
@@ -70,3 +100,33 @@ def runs(workspace):
         return path.read_text().splitlines() if path.exists() else []
 
     return read
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory, write_chapter) -> Path:
+    """A workspace with a book of one chapter, the repository's own configuration, and one run of it."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    root = workspace / "repository"
+    source = paths.repository_root()
+    for folder in ("_extensions", "_static"):
+        shutil.copytree(source / "book" / folder, root / "book" / folder)
+    for name in ("_config.yml", "book/references.bib", "book/shown.md"):
+        shutil.copyfile(source / name, root / name)
+    toc = "format: jb-book\nroot: book/index\nchapters:\n- file: book/notebooks/01_first\n"
+    (root / "_toc.yml").write_text(toc)
+    (root / "book" / "index.md").write_text(
+        "# A book\n\n```{include} shown.md\n```\n\n{glue:text}`notebooks/01_first.ipynb::half:.2f`\n"
+    )
+    path = write_chapter(root / "book" / "notebooks", "01_first", CELL.format(name="01_first"), FIGURE)
+    path.write_text(path.read_text() + PROSE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S2F_WORKSPACE", str(workspace))
+        run_chapters("quick", notebooks=path.parent, parameters={"evaluation.top_k": "4"})
+    return workspace
+
+
+@pytest.fixture
+def book(ran, workspace) -> Path:
+    """The root of a copy of that book, in a workspace of its own."""
+    shutil.copytree(ran, workspace, dirs_exist_ok=True)
+    return workspace / "repository"

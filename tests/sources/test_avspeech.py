@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from s2f_lib.errors import InputError, MissingFileError
 from s2f_lib.sources.avspeech import (
     BadRow,
-    assign_splits,
     find_media,
     load_clips,
     read_clip_list,
     read_splits,
+    split_of,
 )
 from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
 
@@ -189,10 +189,10 @@ def test_media_are_found_by_clip_then_by_video(tmp_path):
 
 def test_splits_hang_on_the_video_and_the_seed_alone():
     ids = [f"video{n:06d}" for n in range(4000)]
-    splits = assign_splits(ids, test_share=0.25, seed=3)
-    assert assign_splits(reversed(ids[:100]), test_share=0.25, seed=3).items() <= splits.items()
-    assert splits != assign_splits(ids, test_share=0.25, seed=4)
-    n_test = sum(split == "test" for split in splits.values())
+    splits = [split_of(video, test_share=0.25, seed=3) for video in ids]
+    assert set(splits) == {"train", "test"}
+    assert splits != [split_of(video, test_share=0.25, seed=4) for video in ids]
+    n_test = splits.count("test")
     assert abs(n_test - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5  # five standard deviations
 
 

@@ -106,5 +106,7 @@ def test_what_cannot_be_shared_or_found_is_refused(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device is cuda, but torch sees no GPU"):
             fit(task, LoopConfig(batch_size=8, device="cuda"), out=tmp_path, digest="d")
+    with pytest.raises(ConfigError, match="precision is fp16, which needs a GPU"):
+        fit(task, LoopConfig(batch_size=8, device="cpu", precision="fp16"), out=tmp_path, digest="d")
     with pytest.raises(DataError, match=r"one length, found \[2, 3\]"):
         PairedArrays(np.zeros(2), np.zeros(3))

@@ -91,4 +91,7 @@ def test_damage_is_named(tmp_path, prepared):
     shard.write_bytes(data)
     with pytest.raises(DataError, match=r"shard-00001.parquet does not match its checksum"):
         map_clips(folder)
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard-00001.parquet is missing"):
+        map_clips(folder)
     assert not list(folder.glob("mapped-*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,32 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     seen = []
     fit(_task(), CONFIG, out=tmp_path, digest="d", progress=lambda *args: seen.append(args))
     assert seen == []
+
+
+def test_a_second_run_in_the_folder_waits_and_finds_it_trained(tmp_path):
+    steps: list[str] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def train(name: str, *, pause: bool) -> None:
+        def after_step(step: int, loss: float) -> None:
+            steps.append(name)
+            if pause and step == 2:
+                started.set()
+                go_on.wait(60)
+
+        fit(_task(), CONFIG, out=tmp_path, digest="d", after_step=after_step)
+
+    first = threading.Thread(target=train, args=("first",), kwargs={"pause": True})
+    second = threading.Thread(target=train, args=("second",), kwargs={"pause": False})
+    first.start()
+    assert started.wait(60)
+    second.start()
+    second.join(1)
+    assert second.is_alive()
+    go_on.set()
+    first.join(60)
+    second.join(60)
+    assert set(steps) == {"first"}
 
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path):
