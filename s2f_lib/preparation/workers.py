@@ -13,14 +13,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from s2f_lib.config import PreparationConfig, StudyConfig
@@ -164,6 +168,7 @@ class _Crew:
     def __init__(self, make_worker: MakeWorker, *, workers: int) -> None:
         self._make_worker = make_worker
         self._workers = workers
+        self._results = tempfile.TemporaryDirectory(prefix="s2f-")
         self._pool = self._new_pool(workers)
 
     def run(self, tasks: Iterator[Task | Known | None]) -> Iterator[tuple[int, object] | None]:
@@ -184,7 +189,7 @@ class _Crew:
                     yield task
                     continue
                 try:
-                    flying[self._pool.submit(_work, task[1])] = task
+                    flying[self._submit(task[1])] = task
                 except BrokenProcessPool:
                     grounded.append(task)
             if exhausted and not flying and not grounded:
@@ -199,7 +204,7 @@ class _Crew:
                 except BrokenProcessPool:
                     grounded.append(task)
                 else:
-                    yield task[0], result
+                    yield task[0], _received(result)
             if grounded:
                 grounded += flying.values()
                 flying.clear()
@@ -212,7 +217,7 @@ class _Crew:
         self._pool = self._new_pool(1)
         for place, clip in tasks:
             try:
-                yield place, self._pool.submit(_work, clip).result()
+                yield place, _received(self._submit(clip).result())
             except BrokenProcessPool:
                 detail = "a process died of it, twice; look at the file"
                 yield place, Outcome(None, RefusalReason.CRASHED, detail)
@@ -220,6 +225,9 @@ class _Crew:
                 self._pool = self._new_pool(1)
         self._pool.shutdown(wait=True)
         self._pool = self._new_pool(self._workers)
+
+    def _submit(self, clip: ClipRef | ClipWork) -> Future[Path]:
+        return self._pool.submit(_work, clip, Path(self._results.name))
 
     def _new_pool(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
@@ -232,6 +240,7 @@ class _Crew:
     def close(self) -> None:
         """End the processes."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._results.cleanup()
 
 
 _make_worker: MakeWorker | None = None
@@ -255,11 +264,24 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(clip: ClipRef | ClipWork) -> object:
-    """Prepare a clip; the tools are loaded with the first, where an error still reaches the parent."""
+def _work(clip: ClipRef | ClipWork, folder: Path) -> Path:
+    """Prepare a clip, and leave what it became in a file of the folder.
+
+    The tools are loaded with the first clip, where an error still reaches the parent.  A result goes by
+    file, since a process that is killed while it writes a long one to the pool's pipe would leave the
+    parent waiting for the rest of it for ever; a path is written at once.
+    """
     global _worker
     if _worker is None:
         _worker = _make_worker()
         if "torch" in sys.modules:  # else each process has as many threads as there are cores
             sys.modules["torch"].set_num_threads(1)
-    return _worker(clip)
+    path = folder / uuid.uuid4().hex
+    path.write_bytes(pickle.dumps(_worker(clip)))
+    return path
+
+
+def _received(path: Path) -> object:
+    result = pickle.loads(path.read_bytes())
+    path.unlink()
+    return result
