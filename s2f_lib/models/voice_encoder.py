@@ -92,6 +92,7 @@ class _LargerOfTwoFrames(torch.autograd.Function):
     @staticmethod
     def forward(ctx, maps: Tensor) -> Tensor:
         ctx.frames = maps.shape[2]
+        ctx.channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
         even = ctx.frames // 2 * 2
         first, second = maps[:, :, 0:even:2], maps[:, :, 1:even:2]
         second_larger = second > first  # of two that are equal, the first is the one
@@ -103,7 +104,13 @@ class _LargerOfTwoFrames(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:
         (second_larger,) = ctx.saved_tensors
         batch, channels, pooled, bins = gradient.shape
-        result = gradient.new_empty(batch, channels, ctx.frames, bins)
+        result = torch.empty(
+            (batch, channels, ctx.frames, bins),
+            dtype=gradient.dtype,
+            device=gradient.device,
+            # as the maps lie: else the layers below would turn every gradient
+            memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format,
+        )
         result[:, :, 2 * pooled :] = 0  # an odd last frame takes no part
         second = result[:, :, 1 : 2 * pooled : 2]
         torch.mul(gradient, second_larger, out=second)

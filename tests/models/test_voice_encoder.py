@@ -99,13 +99,17 @@ def test_face_axes_add_nothing_to_train_and_follow_the_faces_spread():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("frames", [8, 9])
-def test_pooling_of_two_frames_is_torchs_own(dtype, frames):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_of_two_frames_is_torchs_own(dtype, frames, layout):
     maps = torch.randn(2, 3, frames, 5, generator=torch.Generator().manual_seed(0))
-    maps = maps.relu().to(dtype)  # has ties
+    maps = maps.relu().to(dtype).to(memory_format=layout)  # has ties
     upstream = torch.randn(2, 3, frames // 2, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
     ours, torchs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
     pooled, expected = TimeMaxPool()(ours), torch.nn.functional.max_pool2d(torchs, kernel_size=(2, 1))
-    pooled.backward(upstream)
+    upstream = upstream.to(memory_format=layout)
+    (gradient,) = torch.autograd.grad(pooled, ours, upstream)
     expected.backward(upstream)
     assert torch.equal(pooled, expected)
-    assert torch.equal(ours.grad, torchs.grad)
+    assert torch.equal(gradient, torchs.grad)
+    assert pooled.is_contiguous(memory_format=layout)
+    assert gradient.is_contiguous(memory_format=layout)
