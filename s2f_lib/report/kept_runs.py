@@ -100,6 +100,15 @@ class KeptRun:
         return _PICTURE_PATH.sub(f"../published/{self.name}/", text)
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A table or a figure of a chapter: key, folder and Markdown."""
+
+    key: str
+    kind: str
+    text: str
+
+
 def kept_runs(chapter: str) -> list[KeptRun]:
     """Return the runs that have something to show in a chapter, by name.
 
@@ -155,9 +164,9 @@ def keep_run(
         found: set[str] = set()
         for chapter in chapters:
             notebook, _ = executed[chapter.name]
-            items = {key: text for key, text in _items(chapter, notebook) if not keys or key in keys}
-            found.update(items)
-            items = {key: text for key, text in items.items() if not key.startswith("provenance_")}
+            items = [item for item in _items(chapter, notebook) if not keys or item.key in keys]
+            found.update(item.key for item in items)
+            items = [item for item in items if not item.key.startswith("provenance_")]
             if items:
                 _write_chapter(chapter, items, run, incoming, name=folder.name)
                 shown[chapter.name] = _about(chapter, run)
@@ -201,20 +210,24 @@ def _executed(chapter: Chapter, run: RunPaths) -> tuple[NotebookNode, Record]:
     return notebook, record
 
 
-def _items(chapter: Chapter, notebook: NotebookNode) -> Iterator[tuple[str, str]]:
-    """Yield key and Markdown of what a chapter shows: its tables, then its figures."""
-    values: dict[str, Any] = {}
+def _items(chapter: Chapter, notebook: NotebookNode) -> Iterator[_Item]:
+    """Yield what a chapter shows, in its order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    values = {
+        output.metadata["scrapbook"]["name"]: ast.literal_eval(output.data[_RECORD])
+        for output in outputs
+        if _RECORD in output.get("data", {})
+    }
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if _RECORD in data:
-                values[output.metadata["scrapbook"]["name"]] = ast.literal_eval(data[_RECORD])
-            elif table := _TABLE.match(data.get("text/markdown", "")):
-                yield table["key"].replace("-", "_"), data["text/markdown"]
-    for figure in _FIGURE.finditer(chapter.text):
-        caption = _GLUED.sub(lambda glued: _filled(glued, values), " ".join(figure["caption"].split()))
-        file = f"{_FIGURES}/{_file(chapter, figure['key'])}.png"
-        yield figure["key"], f"```{{figure}} {file}\n:alt: {figure['alt']}\n\n{caption}\n```"
+            text = output.get("data", {}).get("text/markdown", "")
+            if table := _TABLE.match(text):
+                yield _Item(table["key"].replace("-", "_"), _TABLES, text)
+        for figure in _FIGURE.finditer(cell.source if cell.cell_type == "markdown" else ""):
+            caption = _GLUED.sub(lambda glued: _filled(glued, values), " ".join(figure["caption"].split()))
+            path = f"{_FIGURES}/{_file(chapter, figure['key'])}.png"
+            text = f"```{{figure}} {path}\n:alt: {figure['alt']}\n\n{caption}\n```"
+            yield _Item(figure["key"], _FIGURES, text)
 
 
 def _filled(glued: re.Match[str], values: Mapping[str, Any]) -> str:
@@ -226,24 +239,22 @@ def _file(chapter: Chapter, key: str) -> str:
 
 
 def _write_chapter(
-    chapter: Chapter, items: Mapping[str, str], run: RunPaths, folder: Path, *, name: str
+    chapter: Chapter, items: Sequence[_Item], run: RunPaths, folder: Path, *, name: str
 ) -> None:
-    texts = []
-    for key, text in items.items():
-        is_figure = text.startswith("```{figure}")
-        source, kind, ending = (run.figures, _FIGURES, "png") if is_figure else (run.tables, _TABLES, "csv")
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(
-            source / f"{_file(chapter, key)}.{ending}", folder / kind / f"{_file(chapter, key)}.{ending}"
-        )
-        texts.append(_renamed(text, key=key, name=name))
+    for item in items:
+        source, ending = (run.figures, "png") if item.kind == _FIGURES else (run.tables, "csv")
+        file = f"{_file(chapter, item.key)}.{ending}"
+        (folder / item.kind).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, folder / item.kind / file)
+    texts = [_renamed(item, name=name) for item in items]
     (folder / f"{chapter.name}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
-def _renamed(text: str, *, key: str, name: str) -> str:
+def _renamed(item: _Item, *, name: str) -> str:
     """Say in the caption which run it is, and give the target another name than the page's own."""
-    target = f"{key.replace('_', '-')}-in-{name}"
+    target = f"{item.key.replace('_', '-')}-in-{name}"
     said = f'Kept run "{name}"'  # in quotes: a backtick would end the line of a fence
+    text = item.text.replace("this run", "the kept run")
     if table := _TABLE.match(text):
         head = f"```{{table}} {said}: {table['caption']}\n:name: tab-{target}\n"
         return head + text[table.end() :]

@@ -35,15 +35,15 @@ page.table(table, key="both", caption="Two rows", n=2, of="letters", dashes=True
 FIGURE = """\
 :tags: [remove-output]
 
-page.figure(figures.bars(table.dropna(), label="what", value="value", x_label="m"), key="bars")
+page.figure(figures.bars(table.dropna(), label="what", value="value", x_label="m"), key="both")
 page.numbers(half=0.5, word="nearly")
 page.provenance()
 """
 PROSE = """
-Half is {glue:text}`half:.3f`, {glue:text}`word`; see {numref}`tab-both` and {numref}`fig-bars`, $\\sqrt{x}$.
+Half is {glue:text}`half:.3f`, {glue:text}`word`; see {numref}`tab-both` and {numref}`fig-both`, $\\sqrt{x}$.
 
-```{glue:figure} fig_bars
-:name: fig-bars
+```{glue:figure} fig_both
+:name: fig-both
 :alt: A bar.
 
 A bar (n = {glue:text}`half:.1f`, profile {glue:text}`profile`).

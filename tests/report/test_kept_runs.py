@@ -46,8 +46,8 @@ def chapters(book):
 def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, chapters):
     kept = keep_run(run, chapters, published / "large")
     files = {str(path.relative_to(kept.folder)) for path in kept.folder.rglob("*") if path.is_file()}
-    assert files == {"run.json", "01_first.md", "tables/01_both.csv", "figures/01_bars.png"}
-    for file in ("tables/01_both.csv", "figures/01_bars.png"):
+    assert files == {"run.json", "01_first.md", "tables/01_both.csv", "figures/01_both.png"}
+    for file in ("tables/01_both.csv", "figures/01_both.png"):
         assert (kept.folder / file).read_bytes() == (run.root / file).read_bytes()
     assert (kept.profile, kept.settings) == ("quick", {"evaluation.top_k": "4"})
     assert kept.people == "480 training and 120 test people, generated with rho 0.9"
@@ -62,10 +62,10 @@ def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, cha
 
 def test_captions_have_their_numbers_and_targets_of_their_own(published, run, chapters):
     text = keep_run(run, chapters, published / "large").shown_in("01_first")
-    assert '```{table} Kept run "large": Two rows (this run: n = 2 letters, profile quick).\n' in text
+    assert '```{table} Kept run "large": Two rows (the kept run: n = 2 letters, profile quick).\n' in text
     assert "\n:name: tab-both-in-large\n" in text
     assert (
-        "```{figure} ../published/large/figures/01_bars.png\n:alt: A bar.\n:name: fig-bars-in-large\n" in text
+        "```{figure} ../published/large/figures/01_both.png\n:alt: A bar.\n:name: fig-both-in-large\n" in text
     )
     assert 'Kept run "large": A bar (n = 0.5, profile quick).' in text
 
@@ -90,12 +90,14 @@ def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, b
     assert 'alt="A bar."' in text
 
 
-def test_some_tables_and_figures_may_be_chosen(published, run, chapters):
-    kept = keep_run(run, chapters, published / "large", keys=["bars"])
-    assert "{table}" not in kept.shown_in("01_first")
-    assert not (kept.folder / "tables").exists()
-    with pytest.raises(InputError, match="no table and no figure 'both_losses'"):
-        keep_run(run, chapters, published / "large", keys=["bars", "both_losses"])
+def test_tables_and_figures_may_be_chosen_by_key(published, run, chapters):
+    kept = keep_run(run, chapters, published / "large", keys=["both"])
+    text = kept.shown_in("01_first")
+    assert text.index("{table}") < text.index("{figure}")  # as on the page
+    with pytest.raises(InputError, match="no table and no figure 'neither'"):
+        keep_run(run, chapters, published / "large", keys=["both", "neither"])
+    with pytest.raises(InputError, match="no table and no figure to keep"):
+        keep_run(run, chapters, published / "large", keys=["provenance_01"])
     assert kept_runs("01_first") == [kept]  # the one before stays
 
 
