@@ -6,10 +6,11 @@ as `face_crop` does, and the voice is what the file holds.  Which clip is whose 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def prepare_pairs(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationSummary:
-    """Write pairs as shards, or find them written.
+    """Write pairs as shards, or find them written from the same files with the same split.
 
     Parameters
     ----------
@@ -59,10 +60,14 @@ def prepare_pairs(
         No pair can be used.
     """
     out = Path(out)
-    kept = _read_done(out)
+    pairs = [pair for pair in found.pairs if pair.clip_id in split_of]
+    asked = _digest(config, pairs, split_of)
+    kept = _read_done(out, asked)
     if kept is not None:
         return kept
     out.mkdir(parents=True, exist_ok=True)
+    for old in (out / _DONE, *out.glob("shard-*")):  # of another split, or there are fewer now
+        old.unlink(missing_ok=True)
     begun = time.perf_counter()
     extractor = make_extractor(config.features, device="auto")
     provenance = settings_of(config, extractor) | {"source": "pairs", "dimension": extractor.dimension}
@@ -70,7 +75,6 @@ def prepare_pairs(
     if found.missing:
         reasons[RefusalReason.MEDIA_MISSING.value] = len(found.missing)
     rows: list[PreparedRow] = []
-    pairs = [pair for pair in found.pairs if pair.clip_id in split_of]
     for place, pair in enumerate(pairs):
         try:
             rows.append(_row(pair, split_of[pair.clip_id], config))
@@ -100,16 +104,27 @@ def prepare_pairs(
         wall_s=wall_s,
     )
     partial = out / f".{_DONE}.part"
-    partial.write_text(json.dumps({"shards": names, "summary": asdict(summary)}) + "\n", encoding="utf-8")
+    done = {"asked": asked, "shards": names, "summary": asdict(summary)}
+    partial.write_text(json.dumps(done) + "\n", encoding="utf-8")
     partial.replace(out / _DONE)
     return summary
 
 
-def _read_done(out: Path) -> PreparationSummary | None:
-    """Return what came of a finished run whose shards are all whole, else None."""
+def _digest(config: StudyConfig, pairs: Sequence[Pair], split_of: Mapping[str, str]) -> str:
+    """Return the digest of settings, split and files (by size and time) that decide the shards."""
+    stats = [path.stat() for pair in pairs for path in (pair.audio, pair.face)]
+    files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    sides = [[pair.clip_id, split_of[pair.clip_id]] for pair in pairs]
+    preparation = config.preparation.model_copy(update={"workers": 0})  # decides no row
+    text = json.dumps([preparation.digest(), config.features.digest(), sides, files])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_done(out: Path, asked: str) -> PreparationSummary | None:
+    """Return what came of a finished run of the same kind whose shards are all whole, else None."""
     try:
         done = json.loads((out / _DONE).read_text(encoding="utf-8"))
-        whole = all(verify_shard(out / name) for name in done["shards"])
+        whole = done["asked"] == asked and all(verify_shard(out / name) for name in done["shards"])
         return PreparationSummary(**done["summary"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

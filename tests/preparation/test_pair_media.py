@@ -120,4 +120,20 @@ def test_pairs_become_shards_for_every_chapter(tmp_path, monkeypatch, caplog):
     shard.write_bytes(b"damaged")
     mended = Study.open("pairs", run_dir=tmp_path / "run", settings=settings)
     assert np.array_equal(mended.clips.features, clips.features)
+    # another split, drawn or stored in a file that is edited, and another file: made anew
+    (tmp_path / "split.csv").write_text(
+        "clip_id,split\n"
+        + "".join(f"{name},train\n" for name in clips.clip_ids[:5])
+        + "".join(f"{name},test\n" for name in clips.clip_ids[5:])
+    )
+    stored = settings | {"source.pairs.split": tmp_path / "split.csv"}
+    first = Study.open("pairs", run_dir=tmp_path / "run", settings=stored)
+    assert list(first.clips.splits).count("test") == 3
+    text = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(
+        text.replace(f"{clips.clip_ids[4]},train", f"{clips.clip_ids[4]},test")
+    )
+    second = Study.open("pairs", run_dir=tmp_path / "run", settings=stored)
+    assert second.prepared_dir == first.prepared_dir
+    assert list(second.clips.splits).count("test") == 4
     assert load_config("pairs", settings).source.kind == "pairs"
