@@ -18,12 +18,17 @@ from pathlib import Path
 from s2f_lib import paths
 
 KERNEL_NAME = "s2f-chapters"
-_LONGEST_IPC_FOLDER = 40  # Jupyter adds a UUID and some words to it
+_LONGEST_SOCKET = 90  # bytes of its path without the number; 103 at most where shortest
 
 
 @contextmanager
-def chapter_kernel() -> Iterator[tuple[str, str]]:
-    """Register the kernel for the time of a `with` block; gives its name and the transport to talk to it."""
+def chapter_kernel() -> Iterator[tuple[str, dict[str, str]]]:
+    """Register the kernel for the time of a `with` block.
+
+    Gives its name and the traits of the `KernelManager` that is to talk to it: by sockets in
+    a folder of their own, which need no port.  Left to itself, Jupyter puts them into the
+    working directory under fixed names, where two runs that start together take each other's.
+    """
     with tempfile.TemporaryDirectory(prefix="s2f-kernel-") as folder:
         spec = Path(folder) / "kernels" / KERNEL_NAME
         spec.mkdir(parents=True)
@@ -32,8 +37,9 @@ def chapter_kernel() -> Iterator[tuple[str, str]]:
         # connection files: a home that cannot be written to must not stop a run
         found["JUPYTER_RUNTIME_DIR"] = str(Path(folder) / "runtime")
         with _environment(found):
-            # sockets in a folder need no port, but their paths may have 103 bytes at most
-            yield KERNEL_NAME, "ipc" if os.name == "posix" and len(folder) <= _LONGEST_IPC_FOLDER else "tcp"
+            socket = str(Path(folder) / "socket")
+            short = os.name == "posix" and len(os.fsencode(socket)) <= _LONGEST_SOCKET
+            yield KERNEL_NAME, {"transport": "ipc", "ip": socket} if short else {"transport": "tcp"}
 
 
 def _specification(folder: Path) -> dict[str, object]:

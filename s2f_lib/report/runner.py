@@ -181,7 +181,7 @@ def _execute(chapter: Chapter, given: dict[str, Any], files: ChapterFiles) -> nb
         leftover.unlink(missing_ok=True)  # of a run that was killed: the lock says that none is at work
     started = time.time()
     try:
-        with chapter_kernel() as (kernel, transport):
+        with chapter_kernel() as (kernel, manager):
             notebook = papermill.execute_notebook(
                 source,
                 files.partial,
@@ -189,7 +189,7 @@ def _execute(chapter: Chapter, given: dict[str, Any], files: ChapterFiles) -> nb
                 kernel_name=kernel,
                 progress_bar=False,
                 start_timeout=_KERNEL_START_S,
-                config=Config({"KernelManager": {"transport": transport}}),
+                config=Config({"KernelManager": manager}),
             )
     except papermill.PapermillExecutionError as error:
         _keep_failed(files)

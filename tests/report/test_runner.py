@@ -160,6 +160,18 @@ def test_no_folder_of_the_machine_is_left_in_a_notebook(chapters, workspace, wri
     assert outputs[0].text.strip() == "data"
 
 
+def test_the_kernel_leaves_nothing_in_the_working_directory(chapters, workspace, write_chapter):
+    write_chapter(
+        chapters, "01_first", "from pathlib import Path", "for p in Path.cwd().iterdir(): print(p.name)"
+    )
+    run_chapters("quick", only=["01"], run_dir=workspace / "elsewhere", notebooks=chapters)
+    notebook = nbformat.read(workspace / "elsewhere/notebooks/01_first.ipynb", 4)
+    during = {
+        line for cell in notebook.cells for output in cell.get("outputs", []) for line in output.text.split()
+    }
+    assert during == {path.name for path in workspace.iterdir()} == {"elsewhere", "sources"}
+
+
 def test_two_runs_in_one_folder_are_refused(chapters, workspace):
     from filelock import FileLock
 
@@ -170,8 +182,9 @@ def test_two_runs_in_one_folder_are_refused(chapters, workspace):
 
 
 PROGRAM = """
-import sys
+import faulthandler, sys
 from pathlib import Path
+faulthandler.dump_traceback_later(50)  # a run that does not end says where it stands
 from s2f_lib.report.runner import run_chapters
 try:
     run_chapters("quick", notebooks=Path(sys.argv[1]))
