@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.statistics import bootstrap_interval
+from s2f_lib.evaluation.statistics import bootstrap_interval, hit_interval
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def probe_table(
             truth = np.asarray(data.attributes[attribute])
             guess = probe.predict(unit(data.features))
             if np.issubdtype(np.asarray(values).dtype, np.number):
-                score, scores = "mean absolute error", np.abs(guess - truth)
+                score, scores, interval_of = "mean absolute error", np.abs(guess - truth), bootstrap_interval
                 chance = float(np.abs(truth - np.median(values)).mean())
             else:
-                score, scores = "accuracy", (guess == truth).astype(float)
+                score, scores, interval_of = "accuracy", (guess == truth).astype(float), hit_interval
                 classes, counts = np.unique(values, return_counts=True)
                 chance = float((truth == classes[counts.argmax()]).mean())
-            interval = bootstrap_interval(
+            interval = interval_of(
                 scores,
                 groups=data.groups,
                 confidence=config.confidence,

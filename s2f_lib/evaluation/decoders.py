@@ -17,7 +17,7 @@ from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import pair_distances
 from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
-from s2f_lib.evaluation.statistics import bootstrap_interval
+from s2f_lib.evaluation.statistics import bootstrap_interval, hit_interval
 
 RECALL_AT = (1, 5, 10)
 _AT_ONCE = 16  # pictures in SSIM: it holds several copies
@@ -87,14 +87,17 @@ def judge_drawings(
         values |= likeness(drawn, originals)
         values["sharpness"] = sharpness(drawn) / np.maximum(sharpness(originals), 1e-6)
         for measure, of_each in values.items():
-            interval = bootstrap_interval(
-                of_each,
-                np.median if measure == "sharpness" else np.mean,
-                groups=groups,
-                confidence=config.confidence,
-                n_resamples=config.n_bootstrap,
-                seed=config.seed,
-            )
+            options = {
+                "groups": groups,
+                "confidence": config.confidence,
+                "n_resamples": config.n_bootstrap,
+                "seed": config.seed,
+            }
+            if "recall" in measure:
+                interval = hit_interval(of_each, **options)
+            else:
+                statistic = np.median if measure == "sharpness" else np.mean
+                interval = bootstrap_interval(of_each, statistic, **options)
             size = gallery + len(distractors) if measure.startswith("large") else gallery
             chance = chance_recall(int(measure.rpartition("_")[2]), size) if "recall" in measure else None
             row = {"decoder": name, "measure": measure, "n": len(drawn), "gallery": size}

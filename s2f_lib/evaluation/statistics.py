@@ -23,6 +23,10 @@ class Interval:
     low: float
     high: float
 
+    def times(self, factor: float) -> Interval:
+        """Return it in another unit, such as percent."""
+        return Interval(factor * self.value, factor * self.low, factor * self.high)
+
     def __format__(self, spec: str) -> str:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
@@ -79,6 +83,36 @@ def bootstrap_interval(
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 
+def hit_interval(
+    hits: np.ndarray,
+    *,
+    groups: Sequence[object] | np.ndarray | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 1_000,
+    seed: int = 0,
+) -> Interval:
+    """Return the share of hits and its interval: the bootstrap's, or the exact one where all or none hit.
+
+    Where all or none hit there is nothing to resample, and still the next query may be
+    another: then each person counts as one trial (Clopper and Pearson 1934).
+
+    Parameters
+    ----------
+    hits
+        `(n,)` true or false, or how probable a hit is, in [0, 1].
+    groups
+        As `bootstrap_interval` takes them.
+    """
+    interval = bootstrap_interval(
+        hits, groups=groups, confidence=confidence, n_resamples=n_resamples, seed=seed
+    )
+    if interval.value not in (0, 1):
+        return interval
+    trials = len(hits) if groups is None else len(np.unique(np.asarray(groups)))
+    exact = stats.binomtest(round(interval.value * trials), trials).proportion_ci(confidence)
+    return Interval(interval.value, float(exact.low), float(exact.high))
+
+
 def group_numbers(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
     """Return which group each of `n` rows belongs to, `(n,)` int from 0; None where each has its own.
 
@@ -128,7 +162,7 @@ def recall_interval(
     n_resamples: int = 1_000,
     seed: int = 0,
 ) -> Interval:
-    """Return recall at k and its bootstrap interval over queries, by person.
+    """Return recall at k and its interval over queries, by person, as `hit_interval` has it.
 
     Parameters
     ----------
@@ -137,7 +171,7 @@ def recall_interval(
     groups
         As `bootstrap_interval` takes them.
     """
-    return bootstrap_interval(
+    return hit_interval(
         hit_probability(ranks, k, ties),
         groups=groups,
         confidence=confidence,

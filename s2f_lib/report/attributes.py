@@ -16,7 +16,7 @@ from s2f_lib.errors import InputError
 from s2f_lib.evaluation.attributes import ProbeData, probe_table
 from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verification_interval
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
-from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
+from s2f_lib.evaluation.statistics import Interval, hit_interval
 from s2f_lib.evaluation.tables import FeaturePairs
 
 CANDIDATES = (2, 5, 10)  # of 1:N matching, as in SVHF and DIMNet
@@ -204,7 +204,7 @@ def _strata(attributes: pd.DataFrame | None) -> dict[str, list[str] | None]:
 def _in_interval(values: np.ndarray, people: np.ndarray, config: EvaluationConfig) -> str:
     if len(set(people)) < 2:
         return _TOO_FEW
-    interval = bootstrap_interval(
+    interval = hit_interval(
         values,
         groups=people,
         confidence=config.confidence,

@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeCV
 from s2f_lib.config import EvaluationConfig, StudyConfig
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
-from s2f_lib.evaluation.statistics import bootstrap_interval, recall_test
+from s2f_lib.evaluation.statistics import hit_interval, recall_test
 from s2f_lib.evaluation.tables import FeaturePairs
 from s2f_lib.models.pair_scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
@@ -198,7 +198,7 @@ def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarr
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
     """Return recall at k with interval, chance, n, and the p-value against chance by permutation."""
-    interval = bootstrap_interval(
+    interval = hit_interval(
         expected_hits(similarity, k),
         confidence=config.confidence,
         n_resamples=config.n_bootstrap,

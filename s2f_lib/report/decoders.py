@@ -99,7 +99,7 @@ def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
             continue
         row: dict[str, object] = {"measure": label}
         for decoder, found in chosen.iterrows():
-            interval = Interval(*(factor * found[name] for name in ("value", "low", "high")))
+            interval = Interval(*(found[name] for name in ("value", "low", "high"))).times(factor)
             row[NAMES.get(str(decoder), str(decoder))] = f"{interval:.{digits}f}"
         chance = chosen["chance"].iloc[0]
         known = chance is not None and chance == chance

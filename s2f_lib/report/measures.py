@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from s2f_lib.evaluation.statistics import (
     Interval,
     bootstrap_interval,
     chance_reciprocal_rank,
+    hit_interval,
     reciprocal_rank_test,
     spread_over_seeds,
 )
@@ -97,8 +99,8 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
 
     people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
     scores = log_likelihood(people, people, rho=config.source.synthetic.rho)
-    hits = {k: _interval(100 * expected_hits(scores, k), None, config.evaluation) for k in ks}
-    row = {f"R@{k}, %": f"{interval:.1f}" for k, interval in hits.items()}
+    hits = {k: hit_interval(expected_hits(scores, k), **_options(config.evaluation)) for k in ks}
+    row = {f"R@{k}, %": f"{interval.times(100):.1f}" for k, interval in hits.items()}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(scores)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
 
@@ -124,7 +126,7 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
             hits.append(expected_hits(similarity, k))
         values = np.array([each.mean() for each in hits])
         spread = spread_over_seeds(values)
-        interval = _interval(np.mean(hits, axis=0), pairs.groups, config.evaluation)
+        interval = hit_interval(np.mean(hits, axis=0), groups=pairs.groups, **_options(config.evaluation))
         rows.append(
             {
                 "trained with": LOSS_NAMES[loss],
@@ -192,11 +194,8 @@ def _interval(
     *,
     statistic: Callable[..., np.ndarray] = np.mean,
 ) -> Interval:
-    return bootstrap_interval(
-        values,
-        statistic,
-        groups=groups,
-        confidence=config.confidence,
-        n_resamples=config.n_bootstrap,
-        seed=config.seed,
-    )
+    return bootstrap_interval(values, statistic, groups=groups, **_options(config))
+
+
+def _options(config: EvaluationConfig) -> dict[str, Any]:
+    return {"confidence": config.confidence, "n_resamples": config.n_bootstrap, "seed": config.seed}

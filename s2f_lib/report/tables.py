@@ -128,7 +128,7 @@ def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
         printed = REPORT.recall_percent.get(split, {}).get(row.measure, ())
         at = dict(zip(RECALL_AT, printed, strict=True)) if printed else {}
         known = row.k in at
-        value = Interval(100 * row.value, 100 * row.low, 100 * row.high)
+        value = Interval(row.value, row.low, row.high).times(100)
         normalised = None  # there is nothing above chance where K is the whole gallery
         if row.chance < 1:
             three = (100 * normalized_recall(share, row.chance) for share in (row.value, row.low, row.high))

@@ -181,7 +181,7 @@ def agreement_table(found: pd.DataFrame) -> pd.DataFrame:
     for attribute, group in found.groupby("attribute", sort=False):
         row = {"attribute": attribute}
         for told in group.itertuples():
-            percent = Interval(100 * told.value, 100 * told.low, 100 * told.high)
+            percent = Interval(told.value, told.low, told.high).times(100)
             row[f"{told.told_by}, %"] = f"{percent:.1f}"
         rows.append(row | {"chance, %": 100 * group["chance"].iloc[0]})
     return pd.DataFrame(rows)

@@ -13,6 +13,7 @@ from s2f_lib.evaluation.statistics import (
     bootstrap_interval,
     chance_interval,
     chance_reciprocal_rank,
+    hit_interval,
     mean_reciprocal_rank,
     normalized_recall,
     paired_test,
@@ -41,6 +42,20 @@ def test_permutation_finds_a_signal_and_is_calm_without_one():
     ]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.15  # about 5% of pure noise
     assert np.mean(p_values) > 0.35
+
+
+def test_where_nobody_hits_the_interval_still_has_a_width():
+    none = hit_interval(np.zeros(120, bool))
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 120))  # 2.5% of trials
+    everybody = hit_interval(np.ones(120))
+    assert (everybody.low, everybody.high) == (pytest.approx(1 - none.high), 1)
+    by_person = hit_interval(np.ones(120), groups=np.arange(120) // 3)
+    assert by_person.low == pytest.approx(0.025 ** (1 / 40))  # 40 people with three clips each
+    rng = np.random.default_rng(0)
+    some = rng.random(120) < 0.3
+    assert hit_interval(some) == bootstrap_interval(some)
+    assert f"{everybody.times(100):.1f}" == "100.0 [97.0, 100.0]"
 
 
 def test_finding_all_faces_alike_is_a_guess():

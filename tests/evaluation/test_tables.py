@@ -34,7 +34,7 @@ def test_interval_holds_its_value_and_repeats_by_seed():
     one, two = bootstrap_interval(values, seed=1), bootstrap_interval(values, seed=1)
     assert one == two
     assert one.low < one.value < one.high
-    assert f"{recall_interval(np.array([1, 2, 9]), 9):.1f}" == "1.0 [1.0, 1.0]"
+    assert f"{recall_interval(np.array([1, 2, 9]), 9):.1f}" == "1.0 [0.3, 1.0]"
     with pytest.raises(InputError, match="at least 2 values"):
         bootstrap_interval(np.array([1.0]))
 
