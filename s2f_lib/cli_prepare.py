@@ -97,7 +97,9 @@ def prepare(
     media = fetch.folder if fetch else media
     if media is None:
         raise InputError("no --media given: say where the files are, or add --download to fetch them")
-    clips = load_clips(csv, media, test_share=config.source.avspeech.test_share, splits_csv=splits)
+    avspeech = config.source.avspeech
+    splits = splits if splits is not None else avspeech.splits
+    clips = load_clips(csv, media, test_share=avspeech.test_share, splits_csv=splits)
     with progress_bar("clips") as report:
         summary = prepare_clips(
             config, clips, out, progress=report, download=fetch, engine=engine, address=address
