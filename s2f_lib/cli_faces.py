@@ -23,6 +23,11 @@ def faces(
     ] = None,
     n_train: Annotated[int, typer.Option(min=2, help="Faces to train on, at most; the report: 5900.")] = 5900,
     n_gallery: Annotated[int, typer.Option(min=10, help="Faces held out: queries and gallery.")] = 400,
+    fold: Annotated[int, typer.Option(min=0, help="Which of the galleries; no face is in two of them.")] = 0,
+    report_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of the report's decoder. [default: decoder_training.epochs]"),
+    ] = None,
     note: Annotated[str, typer.Option(help="A sentence for readers, kept with the numbers.")] = "",
     parameter: ParameterOption = None,
 ) -> None:
@@ -37,7 +42,14 @@ def faces(
     folder = work if work is not None else paths.workspace() / "runs" / "faces"
     with progress_bar("decoders") as report:
         compared = compare_decoders(
-            utkface, config, work=folder, n_train=n_train, n_gallery=n_gallery, progress=report
+            utkface,
+            config,
+            work=folder,
+            n_train=n_train,
+            n_gallery=n_gallery,
+            fold=fold,
+            report_epochs=report_epochs,
+            progress=report,
         )
     written = compared.write(out, environment=environment(), note=note)
     title = f"{compared.provenance['train']:,} faces of UTKFace trained on, gallery of {n_gallery}"

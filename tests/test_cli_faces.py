@@ -49,7 +49,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_both_decoders_are_trained_and_judged_and_no_picture_is_written(folder, tmp_path):
     parameters = [part for key, value in SETTINGS.items() for part in ("-p", f"{key}={value}")]
-    sizes = ["--n-train", 12, "--n-gallery", 10]
+    sizes = ["--n-train", 12, "--n-gallery", 10, "--fold", 1, "--report-epochs", 2]
     out = tmp_path / "published" / "decoders.json"
     done = s2f(
         "faces",
@@ -67,6 +67,9 @@ def test_both_decoders_are_trained_and_judged_and_no_picture_is_written(folder, 
     content = json.loads(out.read_text())
     about = content["provenance"]
     assert (about["files"], about["refused"], about["train"], about["gallery"]) == (24, 1, 12, 10)
+    assert (about["fold"], about["epochs"]) == (1, {"report": 2, "residual": 1})
+    epochs = pd.read_csv(out.with_name("decoders_training.csv")).groupby("decoder").size().to_dict()
+    assert epochs == about["epochs"]
     assert set(about["training_min"]) == {"report", "residual"}
     assert str(tmp_path) not in out.read_text()
     assert str(folder) not in out.read_text()

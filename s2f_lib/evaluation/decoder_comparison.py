@@ -68,6 +68,8 @@ def compare_decoders(
     work: Path,
     n_train: int,
     n_gallery: int,
+    fold: int = 0,
+    report_epochs: int | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> DecoderComparison:
     """Train the report's decoder and the residual one on UTKFace, and judge both on its gallery.
@@ -80,25 +82,29 @@ def compare_decoders(
         Features, decoders and their training.
     work
         Folder for features and models; what is in it is used again.
-    n_train, n_gallery
+    n_train, n_gallery, fold
         See `sources.utkface.split_utkface`.
+    report_epochs
+        Of the report's decoder, whose step is the cheaper one; by default as many as the residual one's.
     progress
         Called with (done, total, note).
     """
     started = time.perf_counter()
     extractor = make_extractor(config.features, device="auto")
-    sets = load_utkface(folder, extractor, cache=work / "faces", n_train=n_train, n_gallery=n_gallery)
+    sizes = {"n_train": n_train, "n_gallery": n_gallery, "fold": fold}
+    sets = load_utkface(folder, extractor, cache=work / "faces", **sizes)
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
-    drawings, training, sizes = {}, [], {}
+    settings = {kind: _with_epochs(config, report_epochs if kind == "report" else None) for kind in KINDS}
+    drawings, training, parameters = {}, [], {}
     for place, kind in enumerate(KINDS):
         if progress is not None:
             progress(place, len(KINDS), f"training {kind}")
-        digest = decoder_digest(config, data_digest=sets.train.digest, kind=kind)
+        digest = decoder_digest(settings[kind], data_digest=sets.train.digest, kind=kind)
         out = work / f"decoder-{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
-        trained = train_face_decoder(sets.train, config, out=out, kind=kind, extractor=extractor)
+        trained = train_face_decoder(sets.train, settings[kind], out=out, kind=kind, extractor=extractor)
         drawings[kind] = render_faces(trained.model, sets.test.features)
         training.append(trained.metrics.assign(decoder=kind))
-        sizes[kind] = count_parameters(trained.model)
+        parameters[kind] = count_parameters(trained.model)
     table = judge_drawings(
         drawings,
         sets.test.crops(),
@@ -116,16 +122,25 @@ def compare_decoders(
         "refused": len(sets.refused),
         "train": len(sets.train),
         "gallery": len(sets.test),
+        "fold": fold,
         "extractor": f"{extractor.name} {extractor.fingerprint}",
         "train_digest": sets.train.digest,
         "gallery_digest": sets.test.digest,
-        "parameters": sizes,
+        "parameters": parameters,
+        "epochs": {kind: settings[kind].decoder_training.epochs for kind in KINDS},
         "training_min": {kind: round(float(minutes[kind]), 2) for kind in KINDS},
         "decoder": config.decoder.model_dump(mode="json"),
         "decoder_training": config.decoder_training.model_dump(mode="json", exclude={"utkface"}),
         "wall_s": round(time.perf_counter() - started, 1),
     }
     return DecoderComparison(table, curves, provenance)
+
+
+def _with_epochs(config: StudyConfig, epochs: int | None) -> StudyConfig:
+    if epochs is None:
+        return config
+    training = config.decoder_training.model_copy(update={"epochs": epochs})
+    return config.model_copy(update={"decoder_training": training})
 
 
 def _without_nan(value: Any) -> Any:

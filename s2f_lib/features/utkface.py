@@ -43,6 +43,7 @@ def load_utkface(
     cache: Path,
     n_train: int = REPORT_TRAIN,
     n_gallery: int = GALLERY,
+    fold: int = 0,
     progress: Callable[..., Any] | None = None,
 ) -> UTKFaceSets:
     """Read, divide, align and describe UTKFace; what was made before is read from `cache`.
@@ -55,7 +56,7 @@ def load_utkface(
         Gives the features.
     cache
         Where faces and features are kept, 150 kB a face; the split goes there as CSV.
-    n_train, n_gallery
+    n_train, n_gallery, fold
         See `sources.utkface.split_utkface`.
     progress
         Called with (done, total).
@@ -66,7 +67,7 @@ def load_utkface(
         There is no such folder, or too few faces are in it.
     """
     found = read_utkface(folder)
-    table = split_utkface(found.faces, n_train=n_train, n_gallery=n_gallery)
+    table = split_utkface(found.faces, n_train=n_train, n_gallery=n_gallery, fold=fold)
     used = table["split"] != ""
     chosen = [face for face, is_used in zip(found.faces, used, strict=True) if is_used]
     faces = face_set_from_files(

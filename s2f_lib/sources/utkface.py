@@ -142,12 +142,13 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
 
 
 def split_utkface(
-    faces: Sequence[UTKFace], *, n_train: int = REPORT_TRAIN, n_gallery: int = GALLERY
+    faces: Sequence[UTKFace], *, n_train: int = REPORT_TRAIN, n_gallery: int = GALLERY, fold: int = 0
 ) -> pd.DataFrame:
     """Divide faces into training and gallery, by their content alone.
 
-    The faces are put in the order of the SHA-256 of their files: the first are the
-    gallery, so that more training faces never move one into it or out of it.
+    The faces are put in the order of the SHA-256 of their files: the first are fold 0's
+    gallery, the next fold 1's, so that more training faces never move one into it or out
+    of it, and the galleries of two folds share no face.
 
     Parameters
     ----------
@@ -157,6 +158,8 @@ def split_utkface(
         At most so many are trained on; the report: 5,900.
     n_gallery
         Held out.
+    fold
+        Which of the galleries, 0 first.  What was chosen by looking at one is judged on another.
 
     Returns
     -------
@@ -168,15 +171,18 @@ def split_utkface(
     InputError
         There are no faces left for training.
     """
-    if len(faces) < n_gallery + 2:
+    first, end = fold * n_gallery, (fold + 1) * n_gallery
+    if len(faces) < max(end, n_gallery + 2):
         raise InputError(
-            f"{len(faces)} faces are too few for a gallery of {n_gallery} and training: "
-            "give a larger folder or a smaller gallery"
+            f"{len(faces)} faces are too few for training and gallery {fold} of {n_gallery}: "
+            "give a larger folder, a smaller gallery or an earlier fold"
         )
     order = sorted(range(len(faces)), key=lambda place: faces[place].content)
     splits = [""] * len(faces)
-    for rank, place in enumerate(order):
-        splits[place] = "test" if rank < n_gallery else "train" if rank < n_gallery + n_train else ""
+    for place in order[first:end]:
+        splits[place] = "test"
+    for place in (order[:first] + order[end:])[:n_train]:
+        splits[place] = "train"
     rows = [
         (face.name, split, face.age_years, face.gender, face.race)
         for face, split in zip(faces, splits, strict=True)

@@ -87,9 +87,22 @@ def test_split_hangs_on_content_alone_and_more_training_moves_no_face(tmp_path):
     assert shuffled.equals(small)
 
 
+def test_folds_have_galleries_of_their_own_and_train_on_the_others(tmp_path):
+    faces = read_utkface(_many(tmp_path, 60)).faces
+    tables = [split_utkface(faces, n_gallery=15, fold=fold) for fold in range(4)]
+    galleries = [set(table.loc[table.split == "test", "name"]) for table in tables]
+    assert [len(gallery) for gallery in galleries] == [15] * 4
+    assert len(set.union(*galleries)) == 60
+    for table, gallery in zip(tables, galleries, strict=True):
+        assert set(table.loc[table.split == "train", "name"]) == set(table["name"]) - gallery
+
+
 def test_too_few_faces_for_the_gallery(tmp_path):
-    with pytest.raises(InputError, match="too few for a gallery of 15"):
-        split_utkface(read_utkface(_many(tmp_path, 16)).faces, n_gallery=15)
+    faces = read_utkface(_many(tmp_path, 31)).faces
+    with pytest.raises(InputError, match="too few for training and gallery 0 of 15"):
+        split_utkface(faces[:16], n_gallery=15)
+    with pytest.raises(InputError, match="too few for training and gallery 2 of 15"):
+        split_utkface(faces, n_gallery=15, fold=2)
 
 
 def test_the_real_excerpt(shared_data):
