@@ -50,7 +50,7 @@ def test_recall_stands_beside_its_own_chance():
     assert row["chance in 400, %"] == "1.25"
     assert row["this run, %"] == "100.0 [83.2, 100.0]"  # 20 of 20
     assert row["chance in 20, %"] == "25.0"
-    assert row["normalised, %"] == "100.0 [100.0, 100.0]"
+    assert row["normalised, %"] == "100.0 [77.5, 100.0]"
 
 
 def test_normalised_recall_is_nought_at_chance_and_nothing_where_all_faces_are_taken():
