@@ -7,6 +7,8 @@ later run may ask again.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import sqlite3
 import threading
@@ -32,13 +34,24 @@ CREATE TABLE IF NOT EXISTS downloads (
 """
 
 
-def asked_as(config: DownloadConfig) -> str:
-    """Return the settings that a refusal depends on, as text.
+_COOKIES_DECIDE = {RefusalReason.AGE_GATED, RefusalReason.PRIVATE}
 
-    A video that one mirror does not have, another may; one behind an age gate comes with cookies.
+
+def asked_as(config: DownloadConfig, reason: RefusalReason | None = None) -> str:
+    """Return the settings that a file, or a refusal for this reason, depends on, as text.
+
+    A video that one mirror does not have, another may; one behind an age gate comes with cookies,
+    with fresh ones where those of last time had expired.
     """
-    has_cookies = config.cookies is not None
-    return json.dumps([config.url_template, config.max_height_px, config.whole_file, has_cookies])
+    settings: list[object] = [config.url_template, config.max_height_px, config.whole_file]
+    if reason in _COOKIES_DECIDE and config.cookies is not None:
+        settings.append(_digest(config.cookies, config.cookies.stat().st_mtime_ns))
+    return json.dumps(settings)
+
+
+@functools.cache
+def _digest(path: Path, changed_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class DownloadLedger:
@@ -83,18 +96,18 @@ class DownloadLedger:
 
     def refused(self, clip_id: str, refusal: DownloadRefused, *, config: DownloadConfig) -> None:
         """Enter why a clip could not be fetched."""
-        row = (None, None, refusal.reason.value, refusal.detail, refusal.can_retry, asked_as(config))
-        self._enter(clip_id, (*row, refusal.n_attempts))
+        row = (None, None, refusal.reason.value, refusal.detail, refusal.can_retry)
+        self._enter(clip_id, (*row, asked_as(config, refusal.reason), refusal.n_attempts))
 
     def final_refusal(self, clip_id: str, config: DownloadConfig) -> DownloadRefused | None:
         """Return the refusal that stands for these settings, or None where the clip may be asked for."""
         query = (
-            "SELECT reason, detail FROM downloads"
-            " WHERE clip_id = ? AND file IS NULL AND NOT can_retry AND asked_as = ?"
+            "SELECT reason, detail, asked_as FROM downloads"
+            " WHERE clip_id = ? AND file IS NULL AND NOT can_retry"
         )
         with self._lock:
-            row = self._db.execute(query, (clip_id, asked_as(config))).fetchone()
-        if row is None:
+            row = self._db.execute(query, (clip_id,)).fetchone()
+        if row is None or row[2] != asked_as(config, RefusalReason(row[0])):
             return None
         return DownloadRefused(RefusalReason(row[0]), row[1], can_retry=False, n_attempts=0)
 

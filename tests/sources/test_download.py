@@ -445,9 +445,32 @@ def test_rates_are_kept(tmp_path, make_video):
 # -- settings ------------------------------------------------------------------
 
 
+COOKIES = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\t{value}\n"
+
+
+def test_fresh_cookies_ask_again_for_what_cookies_decide(tmp_path, make_video):
+    cookies = tmp_path / "cookies.txt"
+    with _serve(make_video(CLIP_S), 2, {0: Behaviour("status:403"), 1: Behaviour("status:404")}) as server:
+
+        def run() -> dict[str, str]:
+            server.forget()
+            results = download_clips([_clip(0), _clip(1)], tmp_path / "out", _config(server, cookies=cookies))
+            return {r.clip.video_id: "done" if r.is_done else r.reason.value for r in results}
+
+        forbidden, gone = _clip(0).video_id, _clip(1).video_id
+        cookies.write_text(COOKIES.format(value="expired"))
+        assert run() == {forbidden: "private", gone: "removed"}
+        assert run() == {forbidden: "private", gone: "removed"}
+        assert not server.requests
+        server.behaviours.clear()
+        cookies.write_text(COOKIES.format(value="fresh"))
+        assert run() == {forbidden: "done", gone: "removed"}
+        assert server.requests == {forbidden: 1}
+
+
 def test_cookies_are_sent_and_the_file_stays_as_it_is(tmp_path, make_video):
     cookies = tmp_path / "cookies.txt"
-    text = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret\n"
+    text = COOKIES.format(value="secret")
     cookies.write_text(text)
     with _serve(make_video(CLIP_S), 4) as server:
         config = _config(server, cookies=cookies)
