@@ -11,6 +11,8 @@ from scipy import stats
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import hit_probability, reciprocal_rank
 
+SIGN_FLIPS = 9_999  # of a paired test
+
 _BATCH_VALUES = 16_000_000  # resampled at a time, 8 bytes each and as much for their indices
 _TEST_ROWS = 512  # queries whose places among all faces are in memory at a time
 
@@ -193,7 +195,8 @@ def chance_reciprocal_rank(gallery_size: int) -> float:
 def normalized_recall(recall: float, chance: float) -> float:
     """Return recall above chance as a share of what is above chance: 0 is chance, 1 perfect.
 
-    Comparable between galleries of different size; below chance it is negative.
+    Below chance it is negative.  It fixes the two ends of the scale alone: at one K a larger gallery
+    is still the harder one.
     """
     if not 0 <= chance < 1:
         raise InputError(
@@ -275,7 +278,7 @@ def reciprocal_rank_test(
 
 
 def paired_test(
-    first: np.ndarray, second: np.ndarray, *, n_permutations: int = 9_999, seed: int = 0
+    first: np.ndarray, second: np.ndarray, *, n_permutations: int = SIGN_FLIPS, seed: int = 0
 ) -> float:
     """Test whether two systems differ on the same queries, by swapping signs of the differences.
 

@@ -88,10 +88,10 @@ def bins_that_the_report_implies() -> float:
 
 
 def axes_in_words(config: VoiceEncoderConfig) -> str:
-    """Return along which axes an encoder counts its output, as a phrase."""
+    """Return along which axes an encoder gives its output, as a phrase."""
     if config.face_axes:
         return "along the training faces' principal axes, which adds nothing that is trained"
-    return "as the extractor counts the features"
+    return "along the extractor's own axes"
 
 
 def _layers(

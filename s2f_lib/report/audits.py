@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -10,19 +11,41 @@ from s2f_lib.evaluation.audit import audit_recall, largest_mean_l2, query_counts
 from s2f_lib.evaluation.statistics import chance_interval
 from s2f_lib.report.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
 
+_WITHIN = 20  # queries more or fewer than the gallery has faces
 
-def fitting_queries(split: str, *, within: int = 20) -> list[int]:
-    """Return the numbers of queries, near the gallery's size, that all recalls of a split fit.
+
+@dataclass(frozen=True)
+class Fit:
+    """Numbers of queries that printed recalls fit.
+
+    Attributes
+    ----------
+    counts
+        The numbers; none where nothing fits.
+    misprints
+        How many recalls have to be misprints for that: as few as possible.
+    """
+
+    counts: list[int]
+    misprints: int
+
+
+def queries_near_gallery() -> dict[str, int]:
+    """Return the "smallest" and the "largest" number of queries that is looked at."""
+    return {"smallest": REPORT.gallery - _WITHIN, "largest": REPORT.gallery + _WITHIN}
+
+
+def fitting_queries(split: str) -> Fit:
+    """Return the numbers of queries, near the gallery's size, that the recalls of a split fit.
 
     Where none fits all of them, one misprint is allowed, then two, and so on.
     """
     percents = [percent for row in REPORT.recall_percent[split].values() for percent in row]
-    near = {"smallest": REPORT.gallery - within, "largest": REPORT.gallery + within}
     for misprints in range(len(percents)):
-        counts = query_counts_that_fit(percents, misprints=misprints, **near)
+        counts = query_counts_that_fit(percents, misprints=misprints, **queries_near_gallery())
         if counts:
-            return counts
-    return []
+            return Fit(counts, misprints)
+    return Fit([], len(percents))
 
 
 def in_words(counts: Sequence[int]) -> str:

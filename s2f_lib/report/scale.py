@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -77,13 +77,15 @@ class MeasuredPreparation:
         return n_clips * self.core_seconds_per_clip / 3_600
 
 
-def measured_preparation(path: Path | None = None) -> MeasuredPreparation:
-    """Read the published benchmark: both ways look at three frames a clip.
+def measured_preparation(path: Path | None = None, *, frames: Literal[1, 3] = 3) -> MeasuredPreparation:
+    """Read the published benchmark.
 
     Parameters
     ----------
     path
         What `bench_preparation.py --json` wrote; by default the published one.
+    frames
+        In how many frames of a clip both ways look for the face.
 
     Raises
     ------
@@ -96,7 +98,8 @@ def measured_preparation(path: Path | None = None) -> MeasuredPreparation:
             f"no benchmark at {path}: write it with benchmarks/bench_preparation.py --json FILE"
         )
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    start, ours, recipe = found["start"], found["frames_3"]["ours"], found["frames_3"]["the recipe"]
+    start, both = found["start"], found[f"frames_{frames}"]
+    ours, recipe = both["ours"], both["the recipe"]
     where = (
         f"{found['real_clips']} real and {found['generated_clips']} generated clips, "
         f"{found['cores']} cores of {found['cpu']}, {found['measured_on']}"

@@ -147,14 +147,6 @@ def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def normalised_of(row: pd.Series) -> float:
-    """Return a row of `evaluation.tables.recall_table` normalised for the gallery's size, for the prose.
-
-    A gallery of no more than K faces tells nothing, which counts as chance.
-    """
-    return normalized_recall(row["value"], row["chance"]) if row["chance"] < 1 else 0.0
-
-
 def recall_of_losses(recall: pd.DataFrame, *, measure: str, k: int) -> pd.DataFrame:
     """Return recall at one K for each loss as a table to draw: label, value, low, high, chance."""
     chosen = recall[(recall["measure"] == measure) & (recall["k"] == k)]

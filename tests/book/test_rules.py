@@ -20,7 +20,17 @@ from s2f_lib.report.chapters import Chapter, find_chapters
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
 #: Keys of what is glued as words; all others are numbers, which have a format in the text.
 TEXTS = {
-    *("profile", "source", "axes", "best_loss", "loss_name", "measure_name", "other_name", "limit"),
+    *(
+        "profile",
+        "source",
+        "axes",
+        "best_loss",
+        "nearest_loss",
+        "loss_name",
+        "measure_name",
+        "other_name",
+        "limit",
+    ),
     *("verdict", "control_verdict", "report_verdict", "shown", "shown_as", "who_alike", "whose_voices"),
     *("fitting_train", "fitting_test", "measured_where", "utk_commit", "utk_note"),
 }

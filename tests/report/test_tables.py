@@ -111,8 +111,8 @@ def test_the_architecture_adds_up():
 
 def test_audits_of_the_printed_numbers():
     # design section 4: all train recalls are counts over 393, the test ones over 395
-    assert audits.fitting_queries("train") == [393]
-    assert audits.fitting_queries("test") == [395]
+    assert audits.fitting_queries("train") == audits.Fit([393], misprints=0)
+    assert audits.fitting_queries("test") == audits.Fit([395], misprints=1)
     assert list(audits.loss_audit()["can be"]) == [True, False, False, False]
     assert audits.recall_audit("test", n_queries=395)["within guessing"].all()
     assert not audits.recall_audit("train", n_queries=393)["within guessing"].any()
