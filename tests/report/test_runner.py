@@ -182,8 +182,9 @@ def test_two_runs_in_one_folder_are_refused(chapters, workspace):
 
 
 PROGRAM = """
-import faulthandler, sys
+import faulthandler, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
 faulthandler.dump_traceback_later(50)  # a run that does not end says where it stands
 from s2f_lib.report.runner import run_chapters
 try:
