@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,27 @@ def _in_this_process(
         if task is None or isinstance(task[1], Outcome):
             yield task
         else:
-            yield task[0], worker(task[1])
+            with _one_torch_thread():
+                outcome = worker(task[1])
+            yield task[0], outcome
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread, as each of several processes has: shared among more, sums round otherwise.
+
+    So a run that goes on with another number of workers writes the same rows.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _closing(crews: list[_Crew], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:

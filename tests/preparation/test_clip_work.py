@@ -6,9 +6,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import MissingFileError, RefusalReason
+from s2f_lib.preparation import workers as processes
 from s2f_lib.preparation.clip_work import ClipWorker, Describer, OnDevice, Outcome, decode, detect
 from s2f_lib.preparation.shards import rows_to_bytes
 from s2f_lib.preparation.workers import in_batches, prepare_clips
@@ -116,3 +118,24 @@ def test_known_outcomes_and_pauses_pass_through_the_processes(clips):
             0: None,
             1: None,
         }
+
+
+def test_alone_a_worker_has_one_thread_of_torch_as_among_several(clips, monkeypatch):
+    """With more threads sums round otherwise, and rows must not depend on the number of workers."""
+    threads = []
+
+    class Counting(processes.ClipWorker):
+        def __call__(self, clip):
+            threads.append(torch.get_num_threads())
+            return super().__call__(clip)
+
+    monkeypatch.setattr(processes, "ClipWorker", Counting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        tasks = list(enumerate(clips))
+        assert len(list(prepare_clips(tasks, CONFIG, workers=1, with_features=False))) == len(tasks)
+        assert threads == [1] * len(tasks)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
