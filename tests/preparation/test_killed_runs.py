@@ -109,6 +109,12 @@ def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, wa
         subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
         if way == "download":  # a kill may cost what was on its way; what was finished is not asked for again
             assert sum(server.complete.values()) <= N_CLIPS + 4 * N_KILLS
+    with closing(sqlite3.connect(out / LEDGER_NAME)) as db:
+        refused = db.execute("SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'").fetchall()
+        counts = dict(db.execute("SELECT COALESCE(reason, status), COUNT(*) FROM clips GROUP BY 1"))
+        assert db.execute("SELECT COUNT(*) FROM spool").fetchone() == (0,)
+    n_faceless = sum(number * 7 % N_FILES == 3 for number in range(N_CLIPS))
+    assert counts == {"done": N_CLIPS - n_faceless, "no-face": n_faceless}, refused
     found = read_prepared(out)
     assert found.clip_ids == uninterrupted.clip_ids
     assert found.splits == uninterrupted.splits
@@ -118,11 +124,6 @@ def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, wa
     assert found.table().equals(uninterrupted.table())
     assert found.digest == uninterrupted.digest
     assert not list(out.glob(".*.tmp"))
-    with closing(sqlite3.connect(out / LEDGER_NAME)) as db:
-        counts = dict(db.execute("SELECT COALESCE(reason, status), COUNT(*) FROM clips GROUP BY 1"))
-        assert db.execute("SELECT COUNT(*) FROM spool").fetchone() == (0,)
-    n_faceless = sum(number * 7 % N_FILES == 3 for number in range(N_CLIPS))
-    assert counts == {"done": N_CLIPS - n_faceless, "no-face": n_faceless}
 
 
 def _run_and_kill(

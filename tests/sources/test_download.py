@@ -202,6 +202,25 @@ def test_a_part_left_by_one_run_serves_the_next_but_no_other_mirror(tmp_path, ma
         assert "Range" in server.seen_headers[1]
 
 
+@pytest.mark.parametrize("left", ["all of it", "more than there is now", "of another file"])
+def test_a_part_that_cannot_be_gone_on_with_is_asked_for_anew(tmp_path, make_video, left):
+    """A run killed between the last byte and the file's name, or a mirror that has another file since."""
+    data = make_video(CLIP_S)
+    with _serve(data, 1, {0: Behaviour("cut", 2)}) as server:
+        with pytest.raises(DownloadRefused):
+            fetch_clip(_clip(0), tmp_path, _config(server))
+        (part,) = tmp_path.rglob("*.part")
+        half = len(data) // 2
+        parts = {"all of it": data, "more than there is now": data * 2, "of another file": b"?" * half}
+        part.write_bytes(parts[left])
+        server.forget()
+        server.behaviours.clear()
+        assert fetch_clip(_clip(0), tmp_path, _config(server)).read_bytes() == data
+        assert "Range" in server.seen_headers[0]
+        assert "Range" not in server.seen_headers[-1]
+    assert not list(tmp_path.rglob("*.part"))
+
+
 @pytest.mark.parametrize("status", ["throttle", "busy"])
 def test_retry_after_is_honoured(tmp_path, make_video, status):
     with _serve(make_video(CLIP_S), 1, {0: Behaviour(f"{status}:2", 1)}) as server:
