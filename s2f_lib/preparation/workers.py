@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
@@ -255,7 +256,7 @@ class _Crew:
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(self._make_worker,),
+            initargs=(self._make_worker, Path(self._results.name)),
         )
 
     def close(self) -> None:
@@ -268,7 +269,7 @@ _make_worker: MakeWorker | None = None
 _worker: Callable[[Any], object] | None = None
 
 
-def _start_worker(make_worker: MakeWorker) -> None:
+def _start_worker(make_worker: MakeWorker, results: Path) -> None:
     """Set a process up: one thread, no part in Ctrl-C, and no life after its parent."""
     import cv2
 
@@ -276,12 +277,13 @@ def _start_worker(make_worker: MakeWorker) -> None:
     _make_worker = make_worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run in order
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(results,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(results: Path) -> None:
     # a parent killed by -9 closes no pipe that its children hold too, so they would wait for ever
     multiprocessing.parent_process().join()
+    shutil.rmtree(results, ignore_errors=True)  # nobody takes them any more
     os._exit(1)
 
 

@@ -164,10 +164,10 @@ def train_face_decoder(
     names = [clips.clip_ids[row] for row in train]
     judge = loss.judge if loss is not None else None
     data = FeaturesAndFaces(clips, train)
-    task = Task(model, data, batch_loss, validate, names=names, loss_parameters=judge)
-    keep = _SnapshotKeeper(model, out / _SNAPSHOTS, epochs=settings.epochs, progress=progress)
+    keep = _SnapshotKeeper(model, out / _SNAPSHOTS, epochs=settings.epochs)
+    task = Task(model, data, batch_loss, validate, names=names, loss_parameters=judge, after_epoch=keep)
     digest = decoder_digest(config, data_digest=clips.digest, kind=wanted.kind, start=start)
-    metrics = fit(task, settings, out=out, digest=digest, progress=keep)
+    metrics = fit(task, settings, out=out, digest=digest, progress=progress)
     trained = make_decoder(wanted, feature_dimension=dimension)
     trained.to(next(model.parameters()).device)  # the one that was trained may be spread over processes
     checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
@@ -205,19 +205,17 @@ def _make_loss(
 class _SnapshotKeeper:
     """Keeps the model's weights after some epochs, to be looked at side by side."""
 
-    def __init__(self, model: nn.Module, folder: Path, *, epochs: int, progress: Progress | None) -> None:
-        self._model, self._folder, self._progress = model, folder, progress
+    def __init__(self, model: nn.Module, folder: Path, *, epochs: int) -> None:
+        self._model, self._folder = model, folder
         self._wanted = {1, max(1, epochs // 8), max(1, epochs // 3), epochs}
 
-    def __call__(self, epoch: int, epochs: int, row: dict[str, float]) -> None:
+    def __call__(self, epoch: int) -> None:
         if epoch in self._wanted:
             tensors = whole(self._model.state_dict())  # of all processes, so all take part
             if not dist.is_initialized() or dist.get_rank() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 path = self._folder / f"epoch-{epoch:03d}.safetensors"
                 checkpoint.save_model(path, tensors, digest=self._folder.parent.name)
-        if self._progress is not None:
-            self._progress(epoch, epochs, row)
 
 
 def _start_at_mean(model: FaceDecoder | ResidualDecoder, faces: np.ndarray) -> None:

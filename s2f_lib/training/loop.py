@@ -55,6 +55,9 @@ class Task:
         A module with parameters of the loss that are learned along, such as a temperature.
     augment
         Applied to each training batch on the device.
+    after_epoch
+        Called with the epoch's number before its checkpoint is kept: what it writes is there wherever a
+        kill falls.
     """
 
     model: nn.Module
@@ -64,6 +67,7 @@ class Task:
     names: Sequence[str] | None = None
     loss_parameters: nn.Module | None = None
     augment: Augment | None = None
+    after_epoch: Callable[[int], None] | None = None
 
 
 def fit(

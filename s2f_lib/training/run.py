@@ -135,6 +135,8 @@ class TrainingRun:
         else:
             self.metrics.rows.append(row)
         self._note_best(row)
+        if self.task.after_epoch is not None:
+            self.task.after_epoch(self.epoch)
         self._save()
         return row
 

@@ -7,6 +7,7 @@ environment it is the full size, and a run over files that are there too: some m
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -92,17 +93,24 @@ def uninterrupted(world, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("way", ["download", *(["files"] if N_KILLS > 3 else [])])
-def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, way):
+def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, monkeypatch, way):
     files = {path.stem.split("_")[0]: path.read_bytes() for path in (world / "media").iterdir()}
     out, rng = tmp_path / "out", np.random.default_rng(len(way))
     media = world / "media" if way == "files" else tmp_path / "media"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     with MisbehavingServer(files) as server:
         template = server.template if way == "download" else ""
         thresholds = np.sort(rng.integers(1, N_CLIPS, N_KILLS))
         n_killed = 0
         for number, finished in enumerate(thresholds):
             arguments = [world / "clips.csv", media, out, _config(1 + number % 2).model_dump_json(), template]
-            n_killed += _run_and_kill(arguments, rng, finished=int(finished), whole_group=number % 4 < 2)
+            whole_group = number % 4 in (0, 3)  # with one worker and with two, each
+            n_killed += _run_and_kill(arguments, rng, finished=int(finished), whole_group=whole_group)
+            assert whole_group or not list(scratch.glob("s2f-*"))  # the workers have cleaned up
+            shutil.rmtree(scratch)
+            scratch.mkdir()
             _assert_consistent(out)
         assert n_killed >= N_KILLS - 1  # the last may have come when all was done
         command = [sys.executable, "-c", RUN_SCRIPT, *map(str, arguments)]

@@ -11,6 +11,7 @@ from s2f_lib.errors import ConfigError
 from s2f_lib.features.dlib_resnet import DlibResNet
 from s2f_lib.features.face_set import FaceSet
 from s2f_lib.training.decoder import render_faces, train_face_decoder
+from s2f_lib.training.run import TrainingRun
 
 N_FACES = 20
 
@@ -69,6 +70,19 @@ def test_the_decoder_is_kept_as_it_was_after_some_epochs(tmp_path, faces, extrac
 
 class Killed(Exception):
     """Stands for a signal."""
+
+
+def test_a_kill_right_after_a_checkpoint_costs_no_kept_epoch(tmp_path, faces, extractor, monkeypatch):
+    def save_and_die(run, save=TrainingRun._save):
+        save(run)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "_save", save_and_die)
+        with pytest.raises(Killed):
+            train_face_decoder(faces, _config(), out=tmp_path, extractor=extractor)
+    resumed = train_face_decoder(faces, _config(), out=tmp_path, extractor=extractor)
+    assert list(resumed.at_epochs()) == [1, 2]
 
 
 @pytest.mark.parametrize("adversarial_weight", [0.0, 0.05])
