@@ -29,7 +29,7 @@ from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download_errors import DownloadRefused
 from s2f_lib.sources.download_ledger import DownloadLedger
 from s2f_lib.sources.download_pacing import Pacer
-from s2f_lib.sources.download_retries import PARTIAL_DIR, fetch_with_retries, finished_file
+from s2f_lib.sources.download_retries import PARTIAL_DIR, fetch_with_retries, finished_file, forget_parts
 from s2f_lib.sources.download_urls import clips_per_s
 
 logger = logging.getLogger(__name__)
@@ -242,6 +242,7 @@ class _Run:
             return None
         size = self._ledger.size_bytes(clip.clip_id)
         if size is None:  # killed between the file and its row
+            forget_parts(clip, self.out_dir, self.config)
             self._ledger.done(clip.clip_id, file, config=self.config, n_attempts=0)
         elif size != file.stat().st_size:
             logger.warning("%s is not as it was downloaded; fetching it again", file.name)

@@ -32,6 +32,11 @@ def finished_file(clip: ClipRef, out_dir: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def forget_parts(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> None:
+    """Remove what is left of a clip's way where its file is finished."""
+    shutil.rmtree(_work_dir(clip, out_dir, config), ignore_errors=True)
+
+
 def fetch_with_retries(
     clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer
 ) -> tuple[Path, int]:
