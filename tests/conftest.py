@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real clips and faces in ../shared/data, which are not part of the project")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Give the package's logger back as it was: a page sends it to an output that ends with the test."""
+    package = logging.getLogger("s2f_lib")
+    before = package.handlers[:], package.level, package.propagate
+    yield
+    package.handlers[:], package.level, package.propagate = before
