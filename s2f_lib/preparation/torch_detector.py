@@ -8,8 +8,7 @@ turns scores into boxes (here).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,6 +20,7 @@ from s2f_lib.preparation.dlib_serialization import read_mmod_weights
 from s2f_lib.preparation.face_detector import Detection, dlib_weights, scale_to_width
 from s2f_lib.preparation.mmod_network import MmodNetwork
 from s2f_lib.preparation.tiled_pyramid import PyramidLayout, pyramid_layout
+from s2f_lib.preparation.torch_threads import torch_threads
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -105,7 +105,7 @@ class TorchFaceDetector:
         for index, (image, _) in enumerate(scaled):
             by_size[image.shape].append(index)
         found: list[list[Detection]] = [[] for _ in frames]
-        with torch.inference_mode(), _cpu_threads(self.threads):
+        with torch.inference_mode(), torch_threads(self.threads):
             for indices in by_size.values():
                 for start in range(0, len(indices), self.batch_size):
                     batch = indices[start : start + self.batch_size]
@@ -200,14 +200,3 @@ def _resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} asked for, but torch sees no GPU here; use cpu or auto")
     return device
-
-
-@contextmanager
-def _cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use this many CPU threads, and put its own number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from typing import Any
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
 from s2f_lib.preparation.clip_work import ClipWork, ClipWorker, Describer, OnDevice, Outcome, decode
+from s2f_lib.preparation.torch_threads import torch_threads
 from s2f_lib.sources.clip import ClipRef
 
 logger = logging.getLogger(__name__)
@@ -94,27 +94,11 @@ def _in_this_process(
         if task is None or isinstance(task[1], Outcome):
             yield task
         else:
-            with _one_torch_thread():
+            # as each of several processes has: shared among more threads, sums round otherwise, and a run
+            # that goes on with another number of workers has to write the same rows
+            with torch_threads(1):
                 outcome = worker(task[1])
             yield task[0], outcome
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Keep torch to one thread, as each of several processes has: shared among more, sums round otherwise.
-
-    So a run that goes on with another number of workers writes the same rows.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _closing(crews: list[_Crew], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
