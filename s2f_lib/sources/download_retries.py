@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +67,16 @@ def _retried(
     n_attempts = 0
     while True:
         n_attempts += 1
+        went_on = any(work_dir.iterdir())  # with what an earlier attempt left
         file, failure = _attempt(clip, work_dir, config, pacer, deadline_s=deadline_s)
         if failure is None:
             return _publish(file, out_dir / f"{clip.clip_id}{file.suffix}", work_dir), n_attempts
+        if went_on and failure.reason == RefusalReason.FORMAT:
+            # the part is of a file that has changed since, or all of the file already (then yt-dlp asks for
+            # nothing more than the end, and takes the server's 416 for final): the clip is not at fault
+            shutil.rmtree(work_dir)
+            work_dir.mkdir()
+            failure = replace(failure, retry=Retry.NOW)
         logger.debug("%s, attempt %d: %s: %s", clip.clip_id, n_attempts, failure.reason, failure.detail)
         pause_s = _pause_s(failure, n_attempts, config, rng)
         if pause_s is None or n_attempts >= config.max_attempts or time.monotonic() + pause_s > deadline_s:
@@ -94,7 +100,7 @@ def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
 def _attempt(
     clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer, *, deadline_s: float
 ) -> tuple[Path, None] | tuple[None, Failure]:
-    from s2f_lib.sources.download_client import AttemptFailed
+    from s2f_lib.sources.download_client import AttemptFailed, fetch_once
 
     def check() -> None:
         pacer.check()
@@ -102,22 +108,6 @@ def _attempt(
             raise AttemptFailed(
                 Failure(RefusalReason.NETWORK, Retry.LATER, f"not there after {config.max_clip_s:g} s")
             )
-
-    went_on = any(work_dir.iterdir())  # with what an earlier attempt left
-    file, failure = _fetched(clip, work_dir, config, check)
-    if failure is not None and went_on and failure.reason == RefusalReason.FORMAT:
-        # the part is of a file that has changed since, or all of the file already (then yt-dlp asks for
-        # nothing more than the end, and takes the server's 416 for final): the clip is not at fault
-        shutil.rmtree(work_dir)
-        work_dir.mkdir()
-        failure = replace(failure, retry=Retry.NOW)
-    return file, failure
-
-
-def _fetched(
-    clip: ClipRef, work_dir: Path, config: DownloadConfig, check: Callable[[], None]
-) -> tuple[Path, None] | tuple[None, Failure]:
-    from s2f_lib.sources.download_client import AttemptFailed, fetch_once
 
     try:
         file = fetch_once(clip, work_dir, config, check=check)
