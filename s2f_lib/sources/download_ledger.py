@@ -7,7 +7,6 @@ later run may ask again.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import sqlite3
@@ -42,16 +41,18 @@ def asked_as(config: DownloadConfig, reason: RefusalReason | None = None) -> str
 
     A video that one mirror does not have, another may; one behind an age gate comes with cookies,
     with fresh ones where those of last time had expired.
+
+    Raises
+    ------
+    MissingFileError
+        The cookies decide, and their file is not there or is none.
     """
     settings: list[object] = [config.url_template, config.max_height_px, config.whole_file]
     if reason in _COOKIES_DECIDE and config.cookies is not None:
-        settings.append(_digest(config.cookies, config.cookies.stat().st_mtime_ns))
+        from s2f_lib.sources.download_client import read_cookies
+
+        settings.append(hashlib.sha256(read_cookies(config.cookies).encode()).hexdigest()[:16])
     return json.dumps(settings)
-
-
-@functools.cache
-def _digest(path: Path, changed_ns: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class DownloadLedger:

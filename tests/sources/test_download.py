@@ -487,6 +487,19 @@ def test_fresh_cookies_ask_again_for_what_cookies_decide(tmp_path, make_video):
         assert server.requests == {forbidden: 1}
 
 
+def test_cookies_that_are_gone_are_named_also_where_only_the_ledger_is_asked(tmp_path):
+    cookies = tmp_path / "cookies.txt"
+    cookies.write_text(COOKIES.format(value="secret"))
+    config = DownloadConfig(cookies=cookies)
+    with DownloadLedger(tmp_path / LEDGER_NAME) as ledger:
+        gated = DownloadRefused(RefusalReason.AGE_GATED, "sign in", can_retry=False)
+        ledger.refused(_clip(0).clip_id, gated, config=config)
+        assert ledger.final_refusal(_clip(0).clip_id, config) is not None
+        cookies.unlink()
+        with pytest.raises(MissingFileError, match=r"no cookies file at .*cookies\.txt"):
+            ledger.final_refusal(_clip(0).clip_id, config)
+
+
 def test_cookies_are_sent_and_the_file_stays_as_it_is(tmp_path, make_video):
     cookies = tmp_path / "cookies.txt"
     text = COOKIES.format(value="secret")
