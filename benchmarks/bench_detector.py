@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s2f_lib.preparation.detector_agreement import compare_detections
-from s2f_lib.preparation.face_detector import Detection, DlibFaceDetector, FaceDetector
-from s2f_lib.preparation.torch_detector import TorchFaceDetector
+from s2f_lib.faces.detector import Detection, DlibFaceDetector, FaceDetector
+from s2f_lib.faces.detector_agreement import compare_detections
+from s2f_lib.faces.dlib_port.detector import TorchFaceDetector
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
 SIZES = ((640, 360), (1280, 720))  # width, height in pixels
@@ -37,8 +37,8 @@ def real_frames(limit: int) -> list[np.ndarray]:
 
 def generated_frames(count: int) -> list[np.ndarray]:
     """Return `count` portraits of the generated population, 1280x720 RGB."""
-    from s2f_lib.sources.synthetic.faces import draw_scene, render_portrait
     from s2f_lib.sources.synthetic.people import draw_face
+    from s2f_lib.sources.synthetic.portrait.face import draw_scene, render_portrait
 
     frames = []
     for seed in range(count):

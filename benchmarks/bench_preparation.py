@@ -111,9 +111,9 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
     import librosa
     import moviepy
 
-    from s2f_lib.features.base import make_extractor
-    from s2f_lib.preparation.face_crop import align_face
-    from s2f_lib.preparation.face_detector import DlibFaceDetector
+    from s2f_lib.faces.alignment import align_face
+    from s2f_lib.faces.detector import DlibFaceDetector
+    from s2f_lib.faces.extractor import make_extractor
     from s2f_lib.preparation.stages import locate_clip
 
     c, s = config.preparation, config.spectrogram

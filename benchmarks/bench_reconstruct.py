@@ -25,7 +25,7 @@ from s2f_lib.sources.synthetic.recordings import record_people
 
 BOUND_S = 5.0
 RATE_HZ = 16_000
-COMMAND = [sys.executable, "-c", "from s2f_lib.cli import main; main()", "reconstruct"]
+COMMAND = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", "reconstruct"]
 
 
 def write_voice(path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from s2f_lib.config import SpectrogramConfig
-from s2f_lib.preparation.spectrogram import complex_spectrogram, complex_spectrogram_librosa
+from s2f_lib.media.spectrogram import complex_spectrogram, complex_spectrogram_librosa
 
 
 def voices(count: int, config: SpectrogramConfig) -> np.ndarray:

@@ -13,9 +13,9 @@ from s2f_lib.config import StudyConfig, load_config
 from s2f_lib.errors import InputError, StudyError
 
 if TYPE_CHECKING:
+    from s2f_lib.media.spectrogram import complex_spectrogram
     from s2f_lib.preparation.shards import PreparedClips, read_prepared
-    from s2f_lib.preparation.spectrogram import complex_spectrogram
-    from s2f_lib.reconstruction import Reconstruction, reconstruct
+    from s2f_lib.reconstruction.voice import Reconstruction, reconstruct
     from s2f_lib.study import Study
 
 __version__ = "0.1.0"
@@ -23,11 +23,11 @@ __version__ = "0.1.0"
 # public name -> the module that defines it, imported on first use (PEP 562)
 _LAZY = {
     "PreparedClips": "s2f_lib.preparation.shards",
-    "Reconstruction": "s2f_lib.reconstruction",
+    "Reconstruction": "s2f_lib.reconstruction.voice",
     "Study": "s2f_lib.study",
-    "complex_spectrogram": "s2f_lib.preparation.spectrogram",
+    "complex_spectrogram": "s2f_lib.media.spectrogram",
     "read_prepared": "s2f_lib.preparation.shards",
-    "reconstruct": "s2f_lib.reconstruction",
+    "reconstruct": "s2f_lib.reconstruction.voice",
 }
 
 __all__ = [

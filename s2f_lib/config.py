@@ -55,7 +55,7 @@ class SyntheticConfig(Settings):
 
 
 class DownloadConfig(Settings):
-    """Fetching clips with yt-dlp; see `sources.download`."""
+    """Fetching clips with yt-dlp; see `sources.download.run`."""
 
     url_template: str = "https://www.youtube.com/watch?v={id}"  # also {clip_id}, {start_s}, {end_s}
     whole_file: bool | None = None  # None: yes for links to a file (.../{id}.mp4), else the clip's seconds
@@ -98,7 +98,7 @@ class AVSpeechConfig(Settings):
 
 
 class PairsConfig(Settings):
-    """The face-voice pairs that Speech2Face's authors publish; see `sources.pairs`."""
+    """The face-voice pairs that Speech2Face's authors publish; see `sources.public_pairs`."""
 
     root: Path | None = None  # holds avspeech_res/ and perhaps voxceleb/, or is a clone of their repository
     voxceleb: bool = False  # also the pairs of VoxCeleb

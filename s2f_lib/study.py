@@ -28,7 +28,7 @@ from s2f_lib.paths import RunPaths
 if TYPE_CHECKING:
     from s2f_lib.evaluation.reconstruction import Triptychs
     from s2f_lib.evaluation.tables import FeaturePairs
-    from s2f_lib.features.base import FaceFeatureExtractor
+    from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
     from s2f_lib.preparation.pipeline import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
@@ -148,7 +148,7 @@ class Study:
     @functools.cached_property
     def extractor(self) -> FaceFeatureExtractor:
         """The face feature extractor of the settings."""
-        from s2f_lib.features.base import make_extractor
+        from s2f_lib.faces.extractor import make_extractor
 
         return make_extractor(self.config.features, device="auto")
 
@@ -305,7 +305,7 @@ class Study:
         )
 
     def _utkface_decoder(self, kind: DecoderKind, folder: Path) -> TrainedDecoder:
-        from s2f_lib.features.utkface import load_utkface
+        from s2f_lib.faces.utkface import load_utkface
         from s2f_lib.training.decoder import decoder_digest, train_face_decoder
 
         faces = load_utkface(folder, self.extractor, cache=paths.data_dir() / "utkface").train
@@ -346,9 +346,9 @@ class Study:
         return folder, summary
 
     def _prepare_pairs(self, folder: Path) -> PreparationSummary:
-        from s2f_lib.pair_study import root_of, splits_of
-        from s2f_lib.preparation.pair_shards import prepare_pairs
-        from s2f_lib.sources.pairs import find_pairs
+        from s2f_lib.pairs.shards import prepare_pairs
+        from s2f_lib.pairs.study import root_of, splits_of
+        from s2f_lib.sources.public_pairs import find_pairs
 
         found = find_pairs(root_of(self.config), voxceleb=self.config.source.pairs.voxceleb)
         split = splits_of(self.config, found.pairs, found)[0]

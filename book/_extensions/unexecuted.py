@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MARKER = Path("book") / "executed.json"  # written by s2f_lib.report.build beside executed copies
+MARKER = Path("book") / "executed.json"  # written by s2f_lib.book.build beside executed copies
 
 NOTE = (
     ":::{{warning}}\n"

@@ -16,8 +16,8 @@ import pandas as pd
 from s2f_lib.config import StudyConfig
 from s2f_lib.evaluation.appearance import AppearanceJudge
 from s2f_lib.evaluation.decoders import judge_drawings
-from s2f_lib.features.base import make_extractor
-from s2f_lib.features.utkface import load_utkface
+from s2f_lib.faces.extractor import make_extractor
+from s2f_lib.faces.utkface import load_utkface
 from s2f_lib.models.voice_encoder import count_parameters
 from s2f_lib.training.decoder import decoder_digest, render_faces, train_face_decoder
 

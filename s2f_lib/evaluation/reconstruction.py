@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from s2f_lib.evaluation.distances import pair_distances
-from s2f_lib.features.base import FaceFeatureExtractor
+from s2f_lib.faces.extractor import FaceFeatureExtractor
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from s2f_lib.config import SpectrogramConfig
-from s2f_lib.preparation.spectrogram import complex_spectrogram
+from s2f_lib.media.spectrogram import complex_spectrogram
 
 
 def predict_features(

@@ -22,8 +22,8 @@ from typing import Any
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import ConfigError, RefusalReason, StudyError
-from s2f_lib.features.base import make_extractor
-from s2f_lib.preparation.clip_work import ClipWorker, Describer, OnDevice, Outcome, decode
+from s2f_lib.faces.extractor import make_extractor
+from s2f_lib.preparation.clip import ClipWorker, Describer, OnDevice, Outcome, decode
 from s2f_lib.preparation.workers import Known, Task
 
 logger = logging.getLogger(__name__)

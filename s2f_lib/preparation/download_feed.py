@@ -12,14 +12,14 @@ from pathlib import Path
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.preparation.clip_work import Outcome
+from s2f_lib.preparation.clip import Outcome
 from s2f_lib.preparation.ledger import Reopen
 from s2f_lib.preparation.ledger_file import read_pending
 from s2f_lib.preparation.workers import Known, Task
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download import LEDGER_NAME, DownloadResult, download_clips
-from s2f_lib.sources.download_ledger import DownloadLedger
-from s2f_lib.sources.download_retries import finished_file
+from s2f_lib.sources.download.attempts import finished_file
+from s2f_lib.sources.download.ledger import DownloadLedger
+from s2f_lib.sources.download.run import LEDGER_NAME, DownloadResult, download_clips
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from filelock import FileLock, Timeout
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import InputError
-from s2f_lib.features.base import FaceFeatureExtractor, make_extractor
-from s2f_lib.preparation.clip_work import Outcome
+from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
+from s2f_lib.preparation.clip import Outcome
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
 from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger
 from s2f_lib.preparation.shards import rows_from_bytes, rows_to_bytes, sidecar, verify_shard, write_shard

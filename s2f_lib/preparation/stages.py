@@ -14,10 +14,10 @@ import numpy as np
 
 from s2f_lib.config import PreparationConfig
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.features.base import FaceFeatureExtractor
-from s2f_lib.preparation import media
-from s2f_lib.preparation.face_crop import FaceCrop, align_face, choose_face
-from s2f_lib.preparation.face_detector import Detection
+from s2f_lib.faces.alignment import FaceCrop, align_face, choose_face
+from s2f_lib.faces.detector import Detection
+from s2f_lib.faces.extractor import FaceFeatureExtractor
+from s2f_lib.media import decode as media
 from s2f_lib.preparation.shards import PreparedRow, decode_jpeg, encode_jpeg
 from s2f_lib.sources.clip import ClipRef
 

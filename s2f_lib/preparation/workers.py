@@ -30,7 +30,7 @@ from typing import Any
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.preparation.clip_work import ClipWork, ClipWorker, Describer, OnDevice, Outcome, decode
+from s2f_lib.preparation.clip import ClipWork, ClipWorker, Describer, OnDevice, Outcome, decode
 from s2f_lib.preparation.torch_threads import torch_threads
 from s2f_lib.sources.clip import ClipRef
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from s2f_lib.config import AugmentationConfig
-from s2f_lib.preparation.spectrogram import INT16_SCALE
+from s2f_lib.media.spectrogram import INT16_SCALE
 
 # SplitMix64 (Steele, Lea and Flood 2014), its constants as signed 64-bit numbers
 _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685

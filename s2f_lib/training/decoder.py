@@ -16,8 +16,8 @@ from torch.nn.functional import l1_loss
 
 from s2f_lib.config import DecoderTrainingConfig, FaceDecoderConfig, StudyConfig
 from s2f_lib.errors import ConfigError
-from s2f_lib.features.base import FaceFeatureExtractor, make_extractor
-from s2f_lib.features.differentiable import differentiable
+from s2f_lib.faces.differentiable import differentiable
+from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.models.decoders import make_decoder
 from s2f_lib.models.face_decoder import FaceDecoder
 from s2f_lib.models.inference import render_faces
@@ -43,7 +43,7 @@ _SNAPSHOTS = "snapshots"
 
 
 class Faces(Protocol):
-    """What a decoder is trained on: `preparation.shards.PreparedClips` or `features.face_set.FaceSet`."""
+    """What a decoder is trained on: `preparation.shards.PreparedClips` or `faces.face_set.FaceSet`."""
 
     clip_ids: list[str]
     video_ids: list[str]

@@ -27,7 +27,7 @@ class DecoderLoss(nn.Module):
     config
         The weights.
     describe
-        The extractor with gradients, of `features.differentiable`; None where identity has no weight.
+        The extractor with gradients, of `faces.differentiable`; None where identity has no weight.
     mean_features
         `(dimension,)`, of the training faces: what is common to all faces says nothing of identity.
     """

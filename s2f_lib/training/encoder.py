@@ -15,11 +15,11 @@ from torch.nn.functional import cosine_similarity
 
 from s2f_lib.config import LossName, StudyConfig
 from s2f_lib.errors import TrainingError
+from s2f_lib.media.spectrogram import complex_spectrogram
 from s2f_lib.models.face_decoder import FaceDecoder
 from s2f_lib.models.inference import predict_features
 from s2f_lib.models.voice_encoder import VoiceEncoder
 from s2f_lib.preparation.shards import PreparedClips
-from s2f_lib.preparation.spectrogram import complex_spectrogram
 from s2f_lib.training import checkpoint
 from s2f_lib.training.augment import augment_audio, clip_keys, epoch_keys, mask_spectrogram
 from s2f_lib.training.data import (

@@ -82,7 +82,7 @@ def make_speech2face_loss(decoder: FaceDecoder | None, weights: Path | None) -> 
     MissingFileError
         There are no weights; the message says where they come from.
     """
-    from s2f_lib.features.vgg_face import load_vgg_face
+    from s2f_lib.faces.vgg_face.extractor import load_vgg_face
 
     network = load_vgg_face(weights)
     if decoder is None:

@@ -3,7 +3,7 @@
 The public weights of VGG-Face cannot be shipped.  Trained in the same way, on the
 faces of the generated population, the same network gives 4096-D features of the
 same form, so that everything that follows can run whole.  What is written is
-what `features.vgg_face.load_vgg_face` reads.  Where public weights are given,
+what `faces.vgg_face.extractor.load_vgg_face` reads.  Where public weights are given,
 those are used instead: these features know synthetic faces alone.
 """
 
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from s2f_lib.config import LoopConfig
-from s2f_lib.features.vgg_face import N_IDENTITIES
-from s2f_lib.features.vgg_face_shape import MEAN_RGB
-from s2f_lib.sources.synthetic.faces import Pose, draw_portrait, draw_scene
+from s2f_lib.faces.vgg_face.extractor import N_IDENTITIES
+from s2f_lib.faces.vgg_face.network import MEAN_RGB
 from s2f_lib.sources.synthetic.people import draw_face
+from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 from s2f_lib.training import checkpoint
 from s2f_lib.training.data import PairedArrays
 from s2f_lib.training.loop import Progress, Task, fit

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from s2f_lib import paths
-from s2f_lib.report.chapters import Chapter, find_chapters
+from s2f_lib.book.chapters import Chapter, find_chapters
 
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
 #: Keys of what is glued as words; all others are numbers, which have a format in the text.

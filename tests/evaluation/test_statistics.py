@@ -7,7 +7,6 @@ import pytest
 
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation import statistics
-from s2f_lib.evaluation.pair_statistics import GroupBootstrap, SplitRanks
 from s2f_lib.evaluation.retrieval import recall_at
 from s2f_lib.evaluation.statistics import (
     bootstrap_interval,
@@ -22,6 +21,7 @@ from s2f_lib.evaluation.statistics import (
     reciprocal_rank_test,
     spread_over_seeds,
 )
+from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks
 
 
 def _recall_at_10(ranks):

@@ -16,7 +16,7 @@ import pytest
 from misbehaving_server import Behaviour, MisbehavingServer
 from typer.testing import CliRunner
 
-from s2f_lib.cli import app
+from s2f_lib.cli.main import app
 from s2f_lib.config import DownloadConfig, PreparationConfig, StudyConfig
 from s2f_lib.errors import ConfigError, InputError, StudyError
 from s2f_lib.preparation.download_feed import Download
@@ -260,7 +260,7 @@ def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
     settings += ["preparation.workers=1", "source.avspeech.download.socket_timeout_s=2"]
     pairs = [part for setting in settings for part in ("-p", setting)]
     with MisbehavingServer(world.files, world.behaviours) as server:
-        command = [sys.executable, "-c", "from s2f_lib.cli import main; main()", "prepare", "--download"]
+        command = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", "prepare", "--download"]
         command += ["--csv", str(world.csv), "--out", str(out), "--url-template", server.template, *pairs]
         run = subprocess.Popen(
             command,
@@ -292,7 +292,7 @@ def test_the_command_downloads_into_the_folder(tmp_path, videos):
     root = Path(__file__).resolve().parents[2]
 
     def s2f(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "from s2f_lib.cli import main; main()", "prepare"]
+        command = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", "prepare"]
         command += ["--csv", world.csv, "--out", tmp_path / "out", *arguments]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=root, check=False)
 

@@ -8,8 +8,8 @@ import pytest
 
 from s2f_lib.config import load_config
 from s2f_lib.errors import ConfigError
-from s2f_lib.features.dlib_resnet import DlibResNet
-from s2f_lib.features.face_set import FaceSet
+from s2f_lib.faces.dlib_port.extractor import DlibResNet
+from s2f_lib.faces.face_set import FaceSet
 from s2f_lib.training.decoder import render_faces, train_face_decoder
 from s2f_lib.training.run import TrainingRun
 

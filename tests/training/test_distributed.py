@@ -17,8 +17,8 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from s2f_lib.cli.train import train
 from s2f_lib.preparation.shards import read_prepared
-from s2f_lib.training.__main__ import train
 
 from .conftest import SETTINGS
 from .worker import RUNS, train_all

@@ -162,7 +162,7 @@ def test_speech2face_loss_needs_its_parts(tmp_path, clips):
 def test_speech2face_loss_trains_with_vgg_face_and_a_decoder(tmp_path):
     from safetensors.torch import save_model
 
-    from s2f_lib.features.vgg_face import random_vgg_face
+    from s2f_lib.faces.vgg_face.extractor import random_vgg_face
     from s2f_lib.models.face_decoder import FaceDecoder
 
     weights = tmp_path / "vgg_face.safetensors"

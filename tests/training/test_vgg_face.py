@@ -11,8 +11,8 @@ import torch
 
 from s2f_lib.config import LoopConfig, with_changes
 from s2f_lib.errors import ConfigError, DataError
-from s2f_lib.features.vgg_face import VGGFace, load_vgg_face
-from s2f_lib.preparation.face_crop import measure_eyes
+from s2f_lib.faces.alignment import measure_eyes
+from s2f_lib.faces.vgg_face.extractor import VGGFace, load_vgg_face
 from s2f_lib.training.vgg_face import make_vgg16, render_identity, train_vgg_face
 
 DEBUG = LoopConfig(

@@ -8,9 +8,9 @@ import numpy as np
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.sources.synthetic.clip_writer import AUDIO_RATE_HZ
-from s2f_lib.sources.synthetic.face_geometry import FACE_CENTRE_Y
-from s2f_lib.sources.synthetic.faces import Pose, Scene, draw_portrait, draw_scene
 from s2f_lib.sources.synthetic.people import Person, generator
+from s2f_lib.sources.synthetic.portrait.face import Pose, Scene, draw_portrait, draw_scene
+from s2f_lib.sources.synthetic.portrait.geometry import FACE_CENTRE_Y
 from s2f_lib.sources.synthetic.sentences import shuffled_sentences
 from s2f_lib.sources.synthetic.voices import speak, speak_for
 

@@ -7,7 +7,7 @@ import pytest
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import InputError
-from s2f_lib.preparation.media import read_audio
+from s2f_lib.media.decode import read_audio
 from s2f_lib.sources.synthetic.clips import clip_path, make_clip
 from s2f_lib.sources.synthetic.people import draw_population
 from s2f_lib.sources.synthetic.recordings import record_people

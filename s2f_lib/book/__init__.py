@@ -1,0 +1,1 @@
+"""The machinery that runs the chapters and builds the book."""

@@ -1,0 +1,1 @@
+"""What the chapters show: one module per notebook, and what they share."""

@@ -1,0 +1,228 @@
+"""Tables and pictures of chapter 06: what a change of the voice does, average faces, faces retrieved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from s2f_lib.chapters.measures import mean_picture
+from s2f_lib.config import EvaluationConfig
+from s2f_lib.errors import InputError
+from s2f_lib.evaluation.distances import unit
+from s2f_lib.evaluation.reconstruction import Triptychs
+from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
+from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
+from s2f_lib.evaluation.voice_changes import ChangedVoices, change_voices
+from s2f_lib.reconstruction.kit import Probe, ReconstructionKit
+from s2f_lib.study import Study
+
+
+def best_median_worst(triptychs: Triptychs, *, each: int) -> tuple[np.ndarray, list[str]]:
+    """Return the places of the best, the middle and the worst people by cosine, and a note for each.
+
+    Parameters
+    ----------
+    each
+        People of each kind; fewer where there are not three times as many.
+    """
+    order = np.argsort(-triptychs.cosine, kind="stable")
+    each = max(1, min(each, len(order) // 3))
+    first = (len(order) - each) // 2
+    groups = {"best": order[:each], "median": order[first : first + each], "worst": order[-each:]}
+    rows = np.concatenate(list(groups.values()))
+    names = [name for name, group in groups.items() for _ in group]
+    return rows, [
+        f"{name},\ncosine {triptychs.cosine[row]:.2f}" for name, row in zip(names, rows, strict=True)
+    ]
+
+
+def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
+    """Change test voices, taken at even steps of the list, and predict features from them."""
+    from s2f_lib.training.encoder import predict_features
+
+    test, encoder, config = study.split("test"), study.encoder().model, study.config
+    chosen = _even_steps(len(test), n_voices)
+    changed = change_voices(
+        test.audio[chosen],
+        lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
+        sample_rate_hz=config.preparation.sample_rate_hz,
+    )
+    return replace(changed, groups=[test.video_ids[row] for row in chosen])
+
+
+def median_voice(study: Study, triptychs: Triptychs, *, n_voices: int) -> int:
+    """Return which of the voices of `changed_voices` has the median cosine of its two drawings."""
+    cosines = triptychs.cosine[_even_steps(len(study.split("test")), n_voices)]
+    return int(np.argsort(cosines, kind="stable")[len(cosines) // 2])
+
+
+def change_tables(changed: ChangedVoices, kit: ReconstructionKit) -> dict[str, pd.DataFrame]:
+    """Return tables of what changes do, by the name of what is measured.
+
+    The cosine to the unchanged voice's features is always there; where attributes of the run's
+    people are known, so are the probability of "male" and the guessed age.
+    """
+    tables = {"cosine to the unchanged voice": changed.table()}
+    probes = {probe.name: probe for probe in kit.probes}
+    if "gender" in probes:
+        place = probes["gender"].classes.index("male")
+        tables["probability of male"] = changed.table(lambda f: probes["gender"].scores(f)[:, place])
+    if "age_years" in probes:
+        tables["guessed age, years"] = changed.table(lambda f: probes["age_years"].scores(f)[:, 0])
+    return tables
+
+
+def change_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one table for readers: a row a change, a column a measure."""
+    first = next(iter(tables.values()))
+    rows = pd.DataFrame({"changed": first["changed"], "semitones": [f"{s:+.0f}" for s in first["semitones"]]})
+    for name, table in tables.items():
+        digits = 0 if "age" in name else 3 if "cosine" in name else 2
+        rows[name] = [
+            f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+            for row in table.itertuples()
+        ]
+    return rows
+
+
+def changed_faces(study: Study, changed: ChangedVoices, *, voice: int) -> np.ndarray:
+    """Draw one of the changed voices, `(2, changes, height, width, 3)`: pitch above, tract below."""
+    from s2f_lib.training.decoder import render_faces
+
+    decoder = study.decoder().model
+    return np.stack([render_faces(decoder, features[:, voice]) for features in changed.features.values()])
+
+
+def attribute_groups(predicted: np.ndarray, kit: ReconstructionKit) -> dict[str, np.ndarray]:
+    """Return groups of people by what their voices' features are taken for: name to `(n,)` bool.
+
+    Where nothing is known of the run's people, the groups are the two ends of the
+    direction in which predicted features differ most.
+    """
+    probes = {probe.name: probe for probe in kit.probes}
+    if not probes:
+        centred = unit(predicted) - unit(predicted).mean(axis=0)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        return {
+            "one end": along <= np.quantile(along, 1 / 3),
+            "other end": along >= np.quantile(along, 2 / 3),
+        }
+    groups = _classes(probes["gender"], predicted)
+    age = probes["age_years"].scores(predicted)[:, 0]
+    groups |= {
+        "youngest third": age <= np.quantile(age, 1 / 3),
+        "oldest third": age >= np.quantile(age, 2 / 3),
+    }
+    return {name: members for name, members in groups.items() if members.any()}
+
+
+def average_faces(groups: dict[str, np.ndarray], pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean picture of each group and set, `(sets, groups, height, width, 3)` uint8."""
+    if not groups:
+        raise InputError("no group has anybody in it")
+    return np.stack(
+        [np.stack([mean_picture(some[members]) for members in groups.values()]) for some in pictures]
+    )
+
+
+def retrieved_faces(
+    study: Study, triptychs: Triptychs, predicted: np.ndarray, rows: np.ndarray, *, top_k: int
+) -> tuple[np.ndarray, list[str]]:
+    """Return rows of pictures: the true face, the drawing from the voice, and the nearest training faces."""
+    train = study.split("train")
+    found = nearest(similarity_matrix(predicted[rows], train.features, "cosine"), top_k)
+    pictures = [
+        np.concatenate([triptychs.original[[row]], triptychs.from_voice[[row]], train.crops(places)])
+        for row, places in zip(rows, found, strict=True)
+    ]
+    return np.stack(pictures), ["true face", "drawn", *(f"found {place}" for place in range(1, top_k + 1))]
+
+
+def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, top_k: int) -> pd.DataFrame:
+    """Return how far retrieved faces and guesses agree with the test people's true attributes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high
+        and chance: shares of test people.  No row where no attribute is known.
+    """
+    columns = ["attribute", "told_by", "n", "value", "low", "high", "chance"]
+    if study.config.source.kind != "synthetic":
+        return pd.DataFrame(columns=columns)
+    from s2f_lib.sources.synthetic.people import draw_population
+
+    known = draw_population(study.config.source.synthetic).table().set_index("clip_id")
+    train, test = study.split("train"), study.split("test")
+    found = nearest(similarity_matrix(predicted, train.features, "cosine"), top_k)
+    rows = []
+    for column, words in {"gender": {"f": "female", "m": "male"}, "group": None}.items():
+        names = known[column].map(words) if words else known[column]
+        of_train, truth = names.loc[train.clip_ids].to_numpy(), names.loc[test.clip_ids].to_numpy()
+        probe = next(probe for probe in kit.probes if probe.name == column)
+        told = {
+            "nearest face": of_train[found[:, 0]],
+            f"majority of {top_k}": np.array([pd.Series(of_train[places]).mode()[0] for places in found]),
+            "probe": np.array(probe.classes)[probe.scores(predicted).argmax(axis=1)],
+        }
+        most_frequent = pd.Series(of_train).value_counts().index[0]
+        rows += _agreement_rows(column, told, truth, most_frequent, study.config.evaluation, test.video_ids)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def agreement_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return `agreement` for readers: a row an attribute, percent with intervals, and chance."""
+    if found.empty:
+        return pd.DataFrame([{"attribute": "unknown of real people"}])
+    rows = []
+    for attribute, group in found.groupby("attribute", sort=False):
+        row = {"attribute": attribute}
+        for told in group.itertuples():
+            percent = Interval(told.value, told.low, told.high).times(100)
+            row[f"{told.told_by}, %"] = f"{percent:.1f}"
+        rows.append(row | {"chance, %": 100 * group["chance"].iloc[0]})
+    return pd.DataFrame(rows)
+
+
+def nearest_agreement(found: pd.DataFrame, attribute: str) -> tuple[float, int]:
+    """Return how often the nearest face agrees with the speaker, a share, and of how many it is known.
+
+    Where it is known of none, none agrees.
+    """
+    rows = found[(found["attribute"] == attribute) & (found["told_by"] == "nearest face")]
+    return (float(rows["value"].item()), int(rows["n"].item())) if len(rows) else (0.0, 0)
+
+
+def _agreement_rows(
+    attribute: str,
+    told: dict[str, np.ndarray],
+    truth: np.ndarray,
+    most_frequent: object,
+    config: EvaluationConfig,
+    groups: Sequence[str],
+) -> list[dict[str, object]]:
+    rows = []
+    for name, guess in told.items():
+        interval = bootstrap_interval(
+            (guess == truth).astype(float),
+            groups=groups,
+            confidence=config.confidence,
+            n_resamples=config.n_bootstrap,
+            seed=config.seed,
+        )
+        row = {"attribute": attribute, "told_by": name, "n": len(truth)}
+        row |= {"value": interval.value, "low": interval.low, "high": interval.high}
+        rows.append(row | {"chance": float((truth == most_frequent).mean())})
+    return rows
+
+
+def _even_steps(n: int, wanted: int) -> np.ndarray:
+    return np.linspace(0, n - 1, min(n, wanted)).round().astype(int)
+
+
+def _classes(probe: Probe, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    best = probe.scores(predicted).argmax(axis=1)
+    return {f"taken for {name}": best == place for place, name in enumerate(probe.classes)}

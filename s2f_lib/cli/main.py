@@ -1,0 +1,207 @@
+"""The command line: `s2f COMMAND`, of which there are synth, prepare, run, book, publish,
+reconstruct, pairs, faces, weights, train-vgg-face and info.
+
+Exit status: 0, 1 (something failed), 2 (bad input), 130 (interrupted).  The
+heavy libraries are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from s2f_lib import __version__, paths
+from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
+from s2f_lib.cli.faces import faces
+from s2f_lib.cli.pairs import pairs
+from s2f_lib.cli.prepare import prepare
+from s2f_lib.cli.publish import publish
+from s2f_lib.cli.reconstruct import reconstruct
+from s2f_lib.cli.weights import train_vgg_face, weights_app
+from s2f_lib.errors import InputError, MissingFileError, StudyError
+
+app = typer.Typer(
+    name="s2f",
+    help="Face reconstruction from speech: make clips, prepare them, run the chapters, build the book.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(weights_app, name="weights")
+app.command()(prepare)
+app.command()(pairs)
+app.command()(faces)
+app.command()(reconstruct)
+app.command()(publish)
+app.command("train-vgg-face")(train_vgg_face)
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="A name in book/profiles, or a YAML file of settings.")
+]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option("--run-dir", help="The run's folder. [default: runs/PROFILE]", show_default=False),
+]
+UTKFaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--utkface",
+        metavar="DIR",
+        help="Folder of UTKFace's pictures, to train the face decoder on first: decoder_training.utkface.",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")]
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder for media/, clips.csv, splits.csv and the latents.")],
+    n_train: Annotated[int, typer.Option(min=1, help="People in train, one clip each.")] = 480,
+    n_test: Annotated[int, typer.Option(min=1, help="People in test; none of them is in train.")] = 120,
+    rho: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much of the face a voice can tell; 0: nothing.")
+    ] = 0.9,
+    duration_s: Annotated[float, typer.Option(min=0.5, max=10.0, help="Longest clip, in seconds.")] = 6.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another population.")] = 0,
+    workers: WorkersOption = 0,
+) -> None:
+    """Make synthetic clips: MP4 files of talking portraits, and their AVSpeech CSV."""
+    from s2f_lib.config import SyntheticConfig
+    from s2f_lib.sources.synthetic.clips import make_synthetic_clips
+
+    config = SyntheticConfig(n_train=n_train, n_test=n_test, rho=rho, duration_s=duration_s, seed=seed)
+    started = time.perf_counter()
+    with progress_bar("clips") as report:
+        make_synthetic_clips(config, out, workers=workers, progress=report)
+    seconds = time.perf_counter() - started
+    console.print(f"{n_train + n_test} clips in {out} ({seconds:.0f} s). Next:")
+    command = f"s2f prepare --csv {out}/clips.csv --media {out}/media --splits {out}/splits.csv --out DIR"
+    console.print(f"  {command}", soft_wrap=True)
+
+
+@app.command()
+def run(
+    profile: ProfileOption = "quick",
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NN", help="Chapter number, such as 05. Repeatable.")
+    ] = None,
+    parameter: ParameterOption = None,
+    utkface: UTKFaceOption = None,
+    run_dir: RunDirOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Run chapters again that are up to date.")] = False,
+) -> None:
+    """Run the chapters with papermill; what is up to date is skipped, a killed run goes on."""
+    settings = chapter_parameters(parameter, utkface=utkface)
+    _run_chapters(profile, only=only, parameters=settings, run_dir=run_dir, force=force)
+
+
+@app.command()
+def book(
+    profile: ProfileOption = "quick",
+    parameter: ParameterOption = None,
+    utkface: UTKFaceOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Run the chapters that are not up to date, then build the book into _build/html."""
+    from s2f_lib.book.build import build_book
+
+    started = time.perf_counter()
+    settings = chapter_parameters(parameter, utkface=utkface)
+    _run_chapters(profile, only=None, parameters=settings, run_dir=run_dir, force=False)
+    index = build_book(profile, run_dir=run_dir)
+    minutes, seconds = divmod(round(time.perf_counter() - started), 60)
+    shown = index.relative_to(Path.cwd()) if index.is_relative_to(Path.cwd()) else index
+    console.print(f"The book is at {shown} (profile {profile}, {minutes} min {seconds} s).", soft_wrap=True)
+
+
+@app.command()
+def info() -> None:
+    """Say what this machine and this installation are: versions, devices, folders, profiles."""
+    from s2f_lib.config import profile_names
+    from s2f_lib.provenance import environment
+
+    table = Table(show_header=False, box=None)
+    table.add_row("s2f_lib", __version__)
+    for name, value in environment().items():
+        table.add_row(name, str(value))
+    table.add_row("profiles", ", ".join(profile_names()))
+    table.add_row("workspace", str(paths.workspace()))
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line; errors of the study become one line and an exit status."""
+    logging.captureWarnings(True)
+    interrupted = "interrupted; the same command goes on where it was"
+    try:
+        # typer returns the status of an exit: of Ctrl-C, which it catches first, 130
+        if status := app(prog_name="s2f", standalone_mode=False):
+            _fail(interrupted, status=status) if status == 130 else sys.exit(status)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except InputError as error:
+        _fail(error, status=2)
+    except StudyError as error:
+        _fail(error, status=1)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        _fail(f"{error.filename}: {error.strerror}", status=2)
+    except OSError as error:  # a full disk, a device that fails
+        logging.getLogger(__name__).debug("", exc_info=True)
+        _fail(f"{error.filename or 'reading or writing'}: {error.strerror or error}", status=1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(interrupted, status=130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click's: option, type, range
+            message = error.format_message()  # empty where no command was given: the help was shown
+            _fail(f"{message} (see s2f --help)", status=2) if message else sys.exit(2)
+        raise
+
+
+def chapter_parameters(parameter: list[str] | None, *, utkface: Path | None) -> dict[str, Any]:
+    """Return what `-p` and `--utkface` set.
+
+    Raises
+    ------
+    InputError
+        A pair is no KEY=VALUE, or there is no such folder.
+    """
+    parameters = parse_parameters(parameter)
+    if utkface is not None:
+        if not utkface.is_dir():
+            raise MissingFileError(
+                f"no folder {utkface}: --utkface takes the one that holds UTKFace's pictures"
+            )
+        parameters["decoder_training.utkface"] = str(utkface)
+    return parameters
+
+
+def _run_chapters(
+    profile: str, *, only: list[str] | None, parameters: dict[str, Any], run_dir: Path | None, force: bool
+) -> None:
+    from s2f_lib.book.runner import run_chapters
+
+    with progress_bar("chapters") as report:
+        results = run_chapters(
+            profile,
+            only=only,
+            parameters=parameters,
+            run_dir=run_dir,
+            force=force,
+            progress=report,
+        )
+    for result in results:
+        how = "up to date" if result.skipped else f"{result.seconds:.0f} s"
+        console.print(f"  {result.name}: {how}", highlight=False)
+
+
+def _fail(message: object, *, status: int) -> None:
+    Console(stderr=True).print(f"s2f: {message}", soft_wrap=True, markup=False, highlight=False)
+    sys.exit(status)

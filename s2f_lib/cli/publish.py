@@ -1,0 +1,54 @@
+"""The command `s2f publish`: a run's tables and figures, kept for the chapters to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2f_lib import paths
+from s2f_lib.cli.common import console
+
+
+def publish(
+    profile: Annotated[
+        str, typer.Option("--profile", help="The run's profile: a name in book/profiles, or a YAML file.")
+    ],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="The run's folder. [default: runs/PROFILE]", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Kept as book/published/NAME. [default: the profile's name]", show_default=False),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NN", help="Chapter number, such as 05. Repeatable. [default: 01 to 07]"
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep", metavar="KEY", help="A table or figure by its key, such as seeds. Repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Keep the tables and figures of a run that takes too long to be made anew (at most 10 MB)."""
+    from s2f_lib.book.chapters import find_chapters, select_chapters
+    from s2f_lib.book.published import keep_run
+    from s2f_lib.config import load_config
+    from s2f_lib.paths import RunPaths
+
+    config = load_config(profile)
+    run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)
+    chapters = select_chapters(find_chapters(), only or _OF_A_RUN)
+    kept = keep_run(run, chapters, paths.published_dir() / (name or config.profile), keys=keep)
+    size_mb = sum(path.stat().st_size for path in kept.folder.rglob("*") if path.is_file()) / 1e6
+    shown = ", ".join(chapter.split("_")[0] for chapter in kept.chapters)
+    console.print(f"Kept in {kept.folder} ({size_mb:.1f} MB); shown in chapters {shown}.", soft_wrap=True)
+
+
+_OF_A_RUN = [f"{number:02d}" for number in range(1, 8)]  # chapter 08 has its own: s2f pairs --publish

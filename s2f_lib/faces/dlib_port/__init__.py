@@ -1,0 +1,1 @@
+"""dlib's face networks in torch, read from dlib's own files."""

@@ -1,0 +1,1 @@
+"""VGG-Face: the network and the forms of its weights."""

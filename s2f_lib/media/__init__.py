@@ -1,0 +1,1 @@
+"""Media files: decoding, JPEG, spectrograms, and the check for speech."""

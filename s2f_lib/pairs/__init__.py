@@ -1,0 +1,1 @@
+"""The study of Speech2Face's public pairs."""

@@ -1,0 +1,75 @@
+"""How well Speech2Face's own drawings keep a face: the anchor for any decoder.
+
+Their `Face_f2f` images are drawn from the true face's features, no voice in between; how often
+dlib's descriptors find the true face from them says what a good decoder reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2f_lib.config import EvaluationConfig
+from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
+from s2f_lib.pairs.faces import describe_faces
+from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks
+from s2f_lib.pairs.systems import PairData
+
+RECALL_AT = (1, 10)
+_SYSTEM = "face_from_face"
+
+
+def face_from_face(
+    data: PairData, config: EvaluationConfig, *, cache: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Return, for each set, recall of the true face from the authors' drawing of it.
+
+    Parameters
+    ----------
+    data
+        Pairs; those without a drawing are not asked for, but their faces are in the gallery.
+    config
+        Of the intervals, which resample videos and persons.
+    cache
+        Folder of descriptions, as `describe_faces`.
+
+    Returns
+    -------
+    dict
+        Set to recall@1 and recall@10 in [0, 1], each with its interval and chance, "n" queries and
+        "gallery" faces.  Without a set of which two or more videos or persons have drawings.
+    """
+    sets = np.array([pair.set_name for pair in data.pairs])
+    drawn = np.array([pair.face_from_face is not None for pair in data.pairs])
+    return {
+        name: _of_set(data, np.flatnonzero(sets == name), drawn, config, cache=cache)
+        for name in dict.fromkeys(sets.tolist())
+        if len(set(data.groups[(sets == name) & drawn])) > 1
+    }
+
+
+def _of_set(
+    data: PairData, rows: np.ndarray, drawn: np.ndarray, config: EvaluationConfig, *, cache: Path | None
+) -> dict[str, Any]:
+    asked = rows[drawn[rows]]
+    pictures: Sequence[Path] = [data.pairs[row].face_from_face for row in asked]
+    queries = describe_faces(pictures, mirrored=False, cache=cache).upright
+    similarity = similarity_matrix(queries, data.faces.upright[rows], "cosine")
+    ranks = true_ranks(similarity, np.searchsorted(rows, asked))
+    bootstrap = GroupBootstrap(
+        [SplitRanks(data.groups[asked], len(rows), {_SYSTEM: ranks})],
+        n_resamples=config.n_bootstrap,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    found = dict(zip(RECALL_AT, bootstrap.recall(_SYSTEM, RECALL_AT), strict=True))
+    return {
+        **{f"recall@{k}": interval.value for k, interval in found.items()},
+        "intervals": {f"recall@{k}": [interval.low, interval.high] for k, interval in found.items()},
+        "chance": {f"recall@{k}": chance_recall(k, len(rows)) for k in RECALL_AT},
+        "n": len(asked),
+        "gallery": len(rows),
+    }

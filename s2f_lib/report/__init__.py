@@ -1,1 +1,0 @@
-"""The book: chapters are run, their numbers, tables and figures put on pages, and the pages built."""

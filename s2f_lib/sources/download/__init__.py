@@ -1,0 +1,1 @@
+"""Download of clips with yt-dlp."""

@@ -1,0 +1,1 @@
+"""Shaded portraits of synthetic people."""

@@ -1,0 +1,113 @@
+"""A pretrained speaker embedding: 256 numbers that tell who speaks.
+
+The GE2E network (Wan et al. 2018) of `resemblyzer`: three LSTM layers over 40 mel
+bands of 1.6 s windows, trained on some thousands of speakers; an utterance is the mean of
+its windows.  The weights ship with that distribution (Apache-2.0); its code is
+not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from s2f_lib.errors import DataError
+from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
+from s2f_lib.voices.pretrained import distribution_file, read_checked
+
+WEIGHTS_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
+
+_N_MELS, _HIDDEN, _LAYERS = 40, 256, 3
+_WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160  # 25 and 10 ms
+_PARTIAL_FRAMES, _PARTIAL_STEP = 160, 40  # 1.6 s each 0.4 s
+_TARGET_DBFS = -30.0  # quieter sound is raised to this, louder sound is left alone
+_METHOD = "mean of 1.6 s windows, 1"  # part of the fingerprint
+
+
+class SpeakerEmbedding:
+    """The descriptor `speaker`; see `voice.VoiceDescriptor`.
+
+    Raises
+    ------
+    MissingFileError
+        The distribution `resemblyzer` is not installed.
+    DataError
+        Its weights are other than those that this study was made with.
+    """
+
+    name = "speaker"
+    dimension = _HIDDEN
+    blocks: Mapping[str, slice] = {"speaker": slice(0, _HIDDEN)}
+
+    def __init__(self) -> None:
+        import torch
+
+        data = read_checked([distribution_file("resemblyzer", "pretrained.pt")], WEIGHTS_SHA256)
+        # weights_only: a pickle of tensors alone, nothing in it is executed
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["model_state"]
+        self._lstm = torch.nn.LSTM(_N_MELS, _HIDDEN, _LAYERS, batch_first=True).eval()
+        self._linear = torch.nn.Linear(_HIDDEN, _HIDDEN).eval()
+        for prefix, module in (("lstm.", self._lstm), ("linear.", self._linear)):
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                raise DataError(f"pretrained.pt does not fit the network: {error}") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 digits, of the weights and of how they are used."""
+        return hashlib.sha256(f"{WEIGHTS_SHA256} {_METHOD}".encode()).hexdigest()[:16]
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """Compute (n, 256) float32 embeddings, none negative, of (n, samples) audio at 16 kHz."""
+        import torch
+
+        waves = as_waves(audio)
+        if not len(waves):
+            return np.zeros((0, self.dimension), np.float32)
+        windows = np.stack([_windows(_mel(wave)) for wave in waves])  # (n, windows, 160, 40)
+        flat = torch.from_numpy(windows.reshape(-1, _PARTIAL_FRAMES, _N_MELS))
+        with torch.no_grad(), _without_onednn():
+            _, (hidden, _) = self._lstm(flat)
+            raw = torch.relu(self._linear(hidden[-1]))
+        raw = raw / raw.norm(dim=1, keepdim=True).clamp(min=1e-8)
+        return raw.reshape(*windows.shape[:2], -1).mean(dim=1).numpy()
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Let torch's own kernel run the LSTM: oneDNN's was seen to hang on CPUs."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch itself warns of hardware that is not there
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def _mel(wave: np.ndarray) -> np.ndarray:
+    """Return (frames, 40) float32 mel energies of a sound, raised to the level that the network knows."""
+    import librosa
+
+    level_dbfs = 20 * np.log10(np.sqrt(np.mean(wave.astype(np.float64) ** 2)) + 1e-9)
+    gain = max(10 ** ((_TARGET_DBFS - level_dbfs) / 20), 1.0)
+    mel = librosa.feature.melspectrogram(
+        y=(wave * gain).astype(np.float32),
+        sr=SAMPLE_RATE_HZ,
+        n_fft=_WINDOW_SAMPLES,
+        hop_length=_HOP_SAMPLES,
+        n_mels=_N_MELS,
+    )
+    return mel.astype(np.float32).T
+
+
+def _windows(mel: np.ndarray) -> np.ndarray:
+    """Return (windows, 160, 40): overlapping parts, all whole."""
+    starts = range(0, len(mel) - _PARTIAL_FRAMES + 1, _PARTIAL_STEP)
+    return np.stack([mel[start : start + _PARTIAL_FRAMES] for start in starts])

@@ -1,0 +1,43 @@
+"""Executed chapters: what is taken out of them before they are shown."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from s2f_lib import paths
+from s2f_lib.book.executed import published_digest, without_machine
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            'settings = {"source.pairs.root": "/home/me/data/pairs"}',
+            'settings = {"source.pairs.root": "pairs"}',
+        ),
+        (
+            'settings = {"features.weights": "~/w/vgg.safetensors"}',
+            'settings = {"features.weights": "vgg.safetensors"}',
+        ),
+        (r"settings = {'a': 'C:\Users\me\list.csv'}", "settings = {'a': 'list.csv'}"),
+        ('settings = {"u": "http://127.0.0.1/{id}.mp4"}', 'settings = {"u": "http://127.0.0.1/{id}.mp4"}'),
+        ('settings = {"training.epochs": "3"}', 'settings = {"training.epochs": "3"}'),
+        ('run_dir = "/home/me/runs/try"', ""),
+    ],
+)
+def test_no_folder_of_a_machine_is_left_in_the_parameters(source, shown):
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert without_machine(notebook).cells[0].source == shown
+
+
+def test_other_kept_results_make_a_chapter_new(tmp_path, monkeypatch):
+    kept = tmp_path / "published" / "pairs" / "results.json"
+    kept.parent.mkdir(parents=True)
+    monkeypatch.setattr(paths, "book_dir", lambda: tmp_path)
+    kept.write_text("1")
+    before = published_digest()
+    assert published_digest() == before
+    kept.write_text("2")
+    assert published_digest() != before

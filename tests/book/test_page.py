@@ -1,0 +1,140 @@
+"""What a page shows of numbers and tables, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from s2f_lib.book import page as page_module
+from s2f_lib.book.page import Page, as_texts
+from s2f_lib.config import load_config
+from s2f_lib.errors import NAMES_CLIP, InputError
+from s2f_lib.paths import RunPaths
+from s2f_lib.study import Study, log_to_output
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed: (data, metadata) a call."""
+    calls = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, raw, metadata=None: calls.append((data, metadata))
+    )
+    return calls
+
+
+@pytest.fixture
+def page(tmp_path) -> Page:
+    """A page over a run that has nothing in it yet."""
+    return Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
+
+
+def test_numbers_are_glued_as_texts_that_python_reads(page, shown):
+    page.numbers(a=np.float32(0.5), b=np.int64(3), c="it's", d=np.bool_(True) * 1)
+    values = {meta["scrapbook"]["name"]: next(iter(data.values())) for data, meta in shown}
+    assert values == {"a": "0.5", "b": "3", "c": '"it\'s"', "d": "1"}
+    assert all(next(iter(data)).startswith("application/papermill.record/") for data, _ in shown)
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.inf, None, [1]])
+def test_what_is_no_number_does_not_get_into_the_prose(page, shown, value):
+    with pytest.raises(InputError, match="'recall' of the prose is"):
+        page.numbers(recall=value)
+    assert shown == []
+
+
+def test_a_table_is_a_csv_and_a_numbered_table(page, shown, tmp_path):
+    table = pd.DataFrame(
+        {"K": [1, 50], "this run, %": ["1.0 [0.5, 1.5]", "9.0 [8.0, 9.5]"], "note": ["a|b", "c"]}
+    )
+    page.table(table, key="recall_test", caption="Recall", n=1200, of="test people")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables" / "07_recall_test.csv"), table)
+    markdown = shown[0][0]["text/markdown"].splitlines()
+    assert markdown[0] == "```{table} Recall (this run: n = 1,200 test people, profile quick)."
+    assert markdown[1:3] == [":name: tab-recall-test", ":class: compact"]
+    assert markdown[4:] == [
+        "| K | this run, % | note |",
+        "| ---: | ---: | :--- |",
+        "| 1 | 1.0 [0.5, 1.5] | a\\|b |",
+        "| 50 | 9.0 [8.0, 9.5] | c |",
+        "```",
+    ]
+    assert "<table" in shown[0][0]["text/html"]
+
+
+def test_cells_are_written_for_a_reader():
+    table = pd.DataFrame({"x": [1234567, None, True, 2.0, float("nan"), "text"]}, dtype=object)
+    assert list(as_texts(table, digits=1)["x"]) == ["1,234,567", "-", "yes", "2.0", "-", "text"]
+
+
+@pytest.mark.parametrize("cell", [float("nan"), None, "nan [nan, nan]", float("inf"), "-inf"])
+def test_a_table_with_holes_is_refused_unless_dashes_are_meant(page, shown, cell):
+    table = pd.DataFrame({"K": [1, 2], "recall": ["0.5", cell]}, dtype=object)
+    with pytest.raises(InputError, match=r"table 'recall' lacks numbers in \['recall'\]: 1 cells"):
+        page.table(table, key="recall", caption="Recall")
+    assert shown == []
+    if isinstance(cell, str) or cell == float("inf"):  # no dash either
+        with pytest.raises(InputError, match="lacks numbers"):
+            page.table(table, key="recall", caption="Recall", dashes=True)
+    else:
+        page.table(table, key="recall", caption="Recall", dashes=True)
+        assert "| 2 | - |" in shown[0][0]["text/markdown"]
+
+
+def test_names_with_nan_in_them_are_no_holes(page, shown):
+    page.table(pd.DataFrame({"who": ["Nancy, infant"], "n": [1]}), key="who", caption="Who")
+    assert shown
+
+
+def test_spectrograms_of_real_people_are_not_drawn(tmp_path):
+    voices = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000), dtype=np.int16)
+    generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "01_test")
+    assert generated.drawn_voices(voices)[0] is voices
+    settings = {"source.synthetic.n_train": 2, "source.synthetic.n_test": 1}
+    for kind in ("avspeech", "pairs"):
+        config = load_config("quick", settings | {"source.kind": kind})
+        drawn, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").drawn_voices(voices)
+        assert drawn.shape == voices.shape
+        assert "of generated people" in whose
+        assert drawn.any()
+        correlations = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(drawn, voices, strict=True)]
+        assert max(correlations) < 0.1
+
+
+def test_notebooks_do_not_print_lines_that_name_a_clip(page, capsys):
+    log_to_output()
+    logger = logging.getLogger("s2f_lib.pairs.shards")
+    logger.warning("%s is left out", "abcdefghijk_000", extra=NAMES_CLIP)
+    logger.warning("1 of 3 left out")
+    assert capsys.readouterr().out == "1 of 3 left out\n"
+
+
+def test_real_people_are_not_shown(tmp_path):
+    faces = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
+    generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
+    real = Page(Study(load_config("quick", {"source.kind": "avspeech"}), RunPaths(tmp_path)), "07_test")
+    assert generated.shown(faces) is faces
+    assert real.shown(faces).shape == faces.shape
+    assert len(np.unique(real.shown(faces))) == 1
+
+
+def test_provenance_can_be_of_other_settings(page, shown, tmp_path):
+    real = Page(Study(load_config("quick", {"source.kind": "pairs"}), RunPaths(tmp_path)), "07_test")
+    real.provenance()
+    real.provenance(load_config("quick"))
+    outer, own = (data["text/markdown"] for data, _ in shown if "text/markdown" in data)
+    assert "world" not in outer
+    assert "world 0" in own
+    assert "synthetic" in own
+
+
+def test_provenance_names_no_machine(page, shown):
+    page.provenance()
+    tables = [data for data, _ in shown if "text/markdown" in data]
+    text = tables[0]["text/markdown"]
+    for name in ("commit", "seeds", "device", "torch ", "wall time"):
+        assert name in text
+    assert str(page_module.Path.home()) not in text

@@ -1,0 +1,141 @@
+"""A run that is kept: its files, its captions, what a page shows of it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from s2f_lib import paths
+from s2f_lib.book import published as module
+from s2f_lib.book.build import build_book
+from s2f_lib.book.chapters import find_chapters
+from s2f_lib.book.page import Page
+from s2f_lib.book.published import keep_run, kept_runs
+from s2f_lib.cli.main import app
+from s2f_lib.config import load_config
+from s2f_lib.errors import ChapterError, DataError, InputError
+from s2f_lib.paths import RunPaths
+from s2f_lib.study import Study
+
+REPOSITORYS = paths.published_dir
+
+
+@pytest.fixture
+def published(book, monkeypatch):
+    """The folder of kept results of the tiny book, which has none yet."""
+    folder = book / "book" / "published"
+    monkeypatch.setattr(paths, "published_dir", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def run(workspace) -> RunPaths:
+    """The run of the tiny book."""
+    return RunPaths(workspace / "runs" / "quick")
+
+
+@pytest.fixture
+def chapters(book):
+    """Its chapter."""
+    return find_chapters(book / "book" / "notebooks")
+
+
+def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, chapters):
+    kept = keep_run(run, chapters, published / "large")
+    files = {str(path.relative_to(kept.folder)) for path in kept.folder.rglob("*") if path.is_file()}
+    assert files == {"run.json", "01_first.md", "tables/01_both.csv", "figures/01_both.png"}
+    for file in ("tables/01_both.csv", "figures/01_both.png"):
+        assert (kept.folder / file).read_bytes() == (run.root / file).read_bytes()
+    assert (kept.profile, kept.settings) == ("quick", {"evaluation.top_k": "4"})
+    assert kept.people == "480 training and 120 test people, generated with rho 0.9"
+    provenance = pd.read_csv(run.tables / "01_provenance_01.csv").set_index("what")["value"]
+    about = kept.chapters["01_first"]
+    assert about == {key: provenance[key] for key in ("commit", "device", "wall time of this chapter")}
+    assert kept_runs("01_first") == [kept]
+    assert kept_runs("02_second") == []
+    assert keep_run(run, chapters, published / "large") == kept  # in the place of the first
+    assert [path.name for path in published.iterdir()] == ["large"]
+
+
+def test_captions_have_their_numbers_and_targets_of_their_own(published, run, chapters):
+    text = keep_run(run, chapters, published / "large").shown_in("01_first")
+    assert '```{table} Kept run "large": Two rows (the kept run: n = 2 letters, profile quick).\n' in text
+    assert "\n:name: tab-both-in-large\n" in text
+    assert (
+        "```{figure} ../published/large/figures/01_both.png\n:alt: A bar.\n:name: fig-both-in-large\n" in text
+    )
+    assert 'Kept run "large": A bar (n = 0.5, profile quick).' in text
+
+
+def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, book, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/markdown"]))
+    page = Page(Study(load_config("quick"), run), "01_first")
+    page.kept_runs()
+    assert shown == ["None is kept for this chapter yet."]
+    keep_run(run, chapters, published / "large")
+    page.kept_runs()
+    assert shown[1].startswith(
+        "**Kept run `large`**: profile `quick`, `evaluation.top_k` = 4; 480 training and"
+    )
+    index = book / "book" / "index.md"
+    index.write_text(index.read_text() + "\n" + shown[1].replace("../published/", "published/") + "\n")
+    monkeypatch.setattr(paths, "published_dir", REPOSITORYS)  # the chapter was run beside that one
+    html = build_book("quick", root=book).parent / "book" / "index.html"
+    text = html.read_text(encoding="utf-8")
+    assert text.count("Kept run") == 3
+    assert 'alt="A bar."' in text
+
+
+def test_tables_and_figures_may_be_chosen_by_key(published, run, chapters):
+    kept = keep_run(run, chapters, published / "large", keys=["both"])
+    text = kept.shown_in("01_first")
+    assert text.index("{table}") < text.index("{figure}")  # as on the page
+    with pytest.raises(InputError, match="no table and no figure 'neither'"):
+        keep_run(run, chapters, published / "large", keys=["both", "neither"])
+    with pytest.raises(InputError, match="no table and no figure to keep"):
+        keep_run(run, chapters, published / "large", keys=["provenance_01"])
+    assert kept_runs("01_first") == [kept]  # the one before stays
+
+
+def test_what_cannot_be_kept_is_refused_and_leaves_nothing(published, run, chapters, monkeypatch):
+    with pytest.raises(InputError, match="lower-case letters, digits and hyphens"):
+        keep_run(run, chapters, published / "A run")
+    (published / "pairs").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds something else than a kept run"):
+        keep_run(run, chapters, published / "pairs")
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"at most 0 MB are kept; choose chapters with --only"):
+        keep_run(run, chapters, published / "large")
+    (run.notebooks / "01_first.ipynb").unlink()
+    with pytest.raises(ChapterError, match="01_first was not run to its end"):
+        keep_run(run, chapters, published / "large")
+    assert [path.name for path in published.iterdir()] == ["pairs"]
+
+
+def test_a_damaged_kept_run_is_named(published, run, chapters):
+    kept = keep_run(run, chapters, published / "large")
+    (kept.folder / "01_first.md").unlink()
+    with pytest.raises(DataError, match=r"no 01_first\.md in .*large, though run\.json lists it"):
+        kept.shown_in("01_first")
+    (kept.folder / "run.json").write_text(json.dumps({"name": "large"}))
+    with pytest.raises(DataError, match=r"run\.json cannot be read \(TypeError\)"):
+        kept_runs("01_first")
+
+
+def test_the_command_says_what_was_not_run(workspace):
+    result = CliRunner().invoke(app, ["publish", "--profile", "quick", "--only", "03"])
+    assert isinstance(result.exception, ChapterError)
+    assert "03_loss_comparison was not run to its end" in str(result.exception)
+
+
+def test_what_the_repository_keeps_is_small_and_whole():
+    for path in paths.published_dir().glob("*/run.json"):
+        folder = path.parent
+        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= module.MOST_BYTES
+        for chapter in json.loads(path.read_text())["chapters"]:
+            (run,) = (run for run in kept_runs(chapter) if run.name == folder.name)
+            assert run.shown_in(chapter)

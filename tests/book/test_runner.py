@@ -1,0 +1,232 @@
+"""The runner on chapters of a few cells: real kernels, real papermill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from s2f_lib.book.chapters import Chapter, check_parameters, find_chapters, select_chapters
+from s2f_lib.book.executed import ChapterFiles
+from s2f_lib.book.runner import run_chapters
+from s2f_lib.errors import ChapterError, InputError
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_row": "5"}, "unknown parameter 'n_row' - did you mean n_rows?"),
+        ({"n_rows": "five"}, "'n_rows': expected int such as 3, found str 'five'"),
+        ({"n_rows": "2.5"}, "'n_rows': expected int"),
+        ({"n_rows": True}, "'n_rows': expected int such as 3, found bool True"),
+        ({"share": "much"}, "'share': expected float such as 0.5"),
+        ({"training.epoch": "3"}, "unknown setting 'training.epoch' - did you mean training.epochs?"),
+        ({"training.epochs": "many"}, "training.epochs: Input should be a valid integer"),
+        ({"profile": "gpu"}, "use --profile"),
+        ({"run_dir": "x"}, "use --run-dir"),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_anything_runs(chapters, workspace, parameters, message, runs):
+    with pytest.raises(InputError) as error:
+        run_chapters("quick", parameters=parameters, notebooks=chapters)
+    assert message in str(error.value)
+    assert runs() == []
+    assert not (workspace / "runs").exists()
+
+
+def test_a_parameter_of_a_chapter_that_does_not_run_is_refused(chapters):
+    first = select_chapters(find_chapters(chapters), ["01"])
+    with pytest.raises(InputError, match="unknown parameter 'share'"):
+        check_parameters("quick", {"share": "0.1"}, first)
+
+
+def test_values_are_read_as_the_type_of_their_default(chapters):
+    checked = check_parameters(
+        "quick", {"n_rows": "7", "share": "1", "word": "12", "training.epochs": "3"}, find_chapters(chapters)
+    )
+    assert checked.own == {"n_rows": 7, "share": 1.0, "word": "12"}
+    assert isinstance(checked.own["share"], float)
+    assert checked.settings == {"training.epochs": "3"}
+
+
+@pytest.mark.parametrize("words", [["99"], ["01", "retrieval"]])
+def test_an_unknown_chapter_is_refused(chapters, words, runs):
+    with pytest.raises(InputError, match=rf"unknown chapter '{words[-1]}'.*"):
+        run_chapters("quick", only=words, notebooks=chapters)
+    assert runs() == []
+
+
+@pytest.mark.parametrize("words", [["2"], ["02"], ["02_second"], ["02_second.md"]])
+def test_a_chapter_is_named_by_number_or_name(chapters, words):
+    assert [chapter.name for chapter in select_chapters(find_chapters(chapters), words)] == ["02_second"]
+
+
+def test_a_parameters_cell_without_the_common_three_is_refused(tmp_path, write_chapter):
+    text = write_chapter(tmp_path, "01_odd").read_text().replace("settings = {}", "")
+    path = tmp_path / "01_odd.md"
+    path.write_text(text)
+    with pytest.raises(InputError, match="does not set settings"):
+        _ = Chapter("01_odd", path).parameters
+
+
+def test_a_default_that_is_no_literal_is_refused(tmp_path, write_chapter):
+    path = write_chapter(tmp_path, "01_odd", own_parameters="n = max(1, 2)")
+    with pytest.raises(InputError, match=r"default of parameter 'n' is max\(1, 2\), expected a literal"):
+        _ = Chapter("01_odd", path).parameters
+
+
+def test_chapters_run_once_for_what_decides_them(chapters, workspace, monkeypatch, runs):
+    # a kernel of the name python3 that cannot start: the chapters must not use it
+    broken = workspace / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    (broken / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "?", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(workspace))
+    given = {"n_rows": "7", "training.epochs": "3"}
+    seen = []
+
+    def report(done, total, name):
+        seen.append((done, total, name))
+
+    results = run_chapters("quick", parameters=given, notebooks=chapters, progress=report)
+    assert [(r.name, r.skipped) for r in results] == [("01_first", False), ("02_second", False)]
+    assert seen == [(0, 2, "01_first"), (1, 2, "02_second"), (2, 2, "")]
+    once = ["first 7", "second {'training.epochs': '3'}"]
+    assert runs() == once
+    again = run_chapters("quick", parameters=given, notebooks=chapters)
+    assert [r.skipped for r in again] == [True, True]
+    assert [round(r.seconds, 1) for r in again] == [round(r.seconds, 1) for r in results]
+    assert runs() == once
+
+    # another source: that chapter alone
+    second = chapters / "02_second.md"
+    second.write_text(second.read_text() + "\nMore to say.\n")
+    assert [r.skipped for r in run_chapters("quick", parameters=given, notebooks=chapters)] == [True, False]
+    # another parameter: the chapter that takes it
+    given["n_rows"] = "8"
+    assert [r.skipped for r in run_chapters("quick", parameters=given, notebooks=chapters)] == [False, True]
+    assert runs() == [*once, once[1], "first 8"]
+
+
+def test_a_failing_cell_stops_the_run_and_is_named(chapters, workspace, write_chapter):
+    files = ChapterFiles(workspace / "runs" / "quick" / "notebooks", "02_second")
+    good = (chapters / "02_second.md").read_text()
+    write_chapter(chapters, "02_second", "x = 1", "raise ValueError('no faces\\nat all')", "y = 1")
+    write_chapter(chapters, "03_third", "print('never')")
+    with pytest.raises(ChapterError) as error:
+        run_chapters("quick", notebooks=chapters)
+    assert "chapter 02_second failed in cell 4: ValueError: no faces at all" in str(error.value)
+    assert not files.executed.exists()
+    failed = nbformat.read(files.failed, as_version=4)
+    assert any(output.output_type == "error" for cell in failed.cells for output in cell.get("outputs", []))
+    names = {path.name for path in files.folder.iterdir()}
+    assert names == {"01_first.ipynb", "02_second.failed.ipynb"}  # no third, nothing half-written
+
+    (chapters / "03_third.md").unlink()
+    (chapters / "02_second.md").write_text(good)
+    results = run_chapters("quick", notebooks=chapters)
+    assert [r.skipped for r in results] == [True, False]
+    assert files.executed.exists()
+    assert not files.failed.exists()
+
+
+def test_a_kernel_that_dies_is_an_error_of_its_chapter(chapters, workspace, write_chapter):
+    write_chapter(chapters, "01_first", "import os\nos._exit(9)")
+    with pytest.raises(ChapterError, match="chapter 01_first: its kernel died"):
+        run_chapters("quick", only=["01"], notebooks=chapters)
+    assert not (workspace / "runs/quick/notebooks/01_first.ipynb").exists()
+
+
+def test_no_folder_of_the_machine_is_left_in_a_notebook(chapters, workspace, write_chapter):
+    write_chapter(
+        chapters,
+        "01_first",
+        "from pathlib import Path\nprint(Path.cwd() / 'data')\nstr(Path.home() / 'x')",
+    )
+    run_chapters("quick", only=["01"], run_dir=workspace / "elsewhere", notebooks=chapters)
+    path = workspace / "elsewhere/notebooks/01_first.ipynb"
+    text = path.read_text()
+    assert str(workspace) not in text
+    assert str(Path.home()) + "/" not in text
+    outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+    assert outputs[0].text.strip() == "data"
+
+
+def test_the_kernel_leaves_nothing_in_the_working_directory(chapters, workspace, write_chapter):
+    write_chapter(
+        chapters, "01_first", "from pathlib import Path", "for p in Path.cwd().iterdir(): print(p.name)"
+    )
+    run_chapters("quick", only=["01"], run_dir=workspace / "elsewhere", notebooks=chapters)
+    notebook = nbformat.read(workspace / "elsewhere/notebooks/01_first.ipynb", 4)
+    during = {
+        line for cell in notebook.cells for output in cell.get("outputs", []) for line in output.text.split()
+    }
+    assert during == {path.name for path in workspace.iterdir()} == {"elsewhere", "sources"}
+
+
+def test_two_runs_in_one_folder_are_refused(chapters, workspace):
+    from filelock import FileLock
+
+    folder = workspace / "runs" / "quick"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match="another run is at work"):
+        run_chapters("quick", notebooks=chapters)
+
+
+PROGRAM = """
+import faulthandler, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
+faulthandler.dump_traceback_later(50)  # a run that does not end says where it stands
+from s2f_lib.book.runner import run_chapters
+try:
+    run_chapters("quick", notebooks=Path(sys.argv[1]))
+except KeyboardInterrupt:
+    sys.exit(42)
+"""
+
+
+def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_done(chapters, workspace, write_chapter):
+    write_chapter(
+        chapters,
+        "02_second",
+        "import os, time\nfrom pathlib import Path",
+        "Path('pid.txt').write_text(str(os.getpid()))\ntime.sleep(120)",
+    )
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(chapters)], cwd=workspace)
+    try:
+        pid_file = workspace / "pid.txt"
+        _wait_for(lambda: pid_file.exists() and pid_file.read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 42
+    finally:
+        process.kill()
+        process.wait()
+    pid = int(pid_file.read_text())
+    _wait_for(lambda: not _alive(pid))
+    names = {path.name for path in (workspace / "runs/quick/notebooks").iterdir()}
+    assert names == {"01_first.ipynb"}
+
+
+def _wait_for(condition, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"

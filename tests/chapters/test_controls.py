@@ -1,0 +1,105 @@
+"""Controls and ceilings: values by hand, and the negative control with a real encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from s2f_lib.chapters import controls
+from s2f_lib.config import EvaluationConfig, SyntheticConfig, load_config
+from s2f_lib.evaluation.statistics import permutation_test_against_chance
+from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.preparation.shards import PreparedClips
+from s2f_lib.sources.synthetic.people import draw_population
+from s2f_lib.sources.synthetic.recordings import record_people
+from s2f_lib.training.encoder import predict_features, train_voice_encoder
+
+WORLD = SyntheticConfig(n_train=128, n_test=60, duration_s=3.0, seed=5)
+#: the least that the nine layers take in time, up to 2 kHz: pitch and the first formants
+TINY = {
+    "spectrogram.duration_s": 2.7,
+    "spectrogram.max_frequency_hz": 2000,
+    "encoder.width": 1 / 16,
+    "encoder.hidden": 32,
+    "encoder.frequency_bins": 9,
+    "encoder.face_axes": True,
+    "training.epochs": 12,
+    "training.batch_size": 16,
+    "training.learning_rate": 0.004,
+    "training.validation_share": 0.0,
+    "training.device": "cpu",
+}
+
+
+def faces_of(table: pd.DataFrame) -> np.ndarray:
+    """Return stand-ins for face features: the faces' shared latents, mixed, around a common mean."""
+    numbers = table[["face_age_z", "face_body"]].to_numpy(float)
+    female = (table["face_gender"] == "f").to_numpy(float)[:, None]
+    groups = pd.get_dummies(table["face_group"]).to_numpy(float)
+    latents = np.hstack([2 * female - 1, groups, 0.5 * numbers])
+    mixing = np.random.default_rng(0).normal(size=(latents.shape[1], 16))
+    return (8 + latents @ mixing).astype(np.float32)
+
+
+def clips_of(split: str, *, rho: float) -> PreparedClips:
+    """Return the clips of a split whose voices were drawn at a rho."""
+    table = draw_population(WORLD).table()
+    table = table[table["split"] == split]
+    ids = table["clip_id"].tolist()
+    audio = record_people(WORLD, ids, rho=rho, audio_s=2.7, workers=1)
+    return PreparedClips(
+        clip_ids=ids, video_ids=table["video_id"].tolist(), splits=[split] * len(ids), audio=audio,
+        features=faces_of(table), crops_jpeg=[], provenance={}, columns={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rho", "above_chance"), [(0.0, False), (1.0, True)])
+def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_chance, tmp_path):
+    train, test = clips_of("train", rho=rho), clips_of("test", rho=rho)
+    config = load_config(None, TINY)
+    model = train_voice_encoder(train, config, loss="info_nce", out=tmp_path).model
+    asked, cohort = (
+        FeaturePairs(
+            tuple(clips.clip_ids), clips.features, predict_features(model, clips.audio, config.spectrogram)
+        )
+        for clips in (test, train)
+    )
+    similarity = controls.normalized_similarity(asked, cohort)
+    row = controls.recall_row(similarity, 10, EvaluationConfig())
+    assert row["chance"] == pytest.approx(10 / 60)
+    # the mean rank says more of so few people than recall does
+    mean_rank, p_value = permutation_test_against_chance(similarity, lambda ranks: -float(ranks.mean()))
+    if above_chance:
+        assert p_value < 0.01, (mean_rank, row)
+    else:
+        assert p_value > 0.01, (mean_rank, row)
+        assert row["low"] <= row["chance"] <= row["high"], row
+
+
+def test_the_mean_face_is_taken_off_both_sides():
+    mean = np.array([3.0, 0, 0, 4]) / 5
+    own = np.array([0, 0.1, 0, 0])
+    faces = np.stack([mean + own, mean - own])
+    cohort = FeaturePairs(("c", "d"), faces, faces)
+    opposite = FeaturePairs(("a", "b"), faces, faces[::-1].copy())
+    # without the mean the two are opposite: every voice prefers the other's face
+    similarity = controls.normalized_similarity(opposite, cohort)
+    assert similarity[0, 0] < -1.9
+    assert similarity[0, 1] > 1.9
+    np.testing.assert_allclose(controls.normalized_similarity(cohort, cohort), -similarity, atol=1e-9)
+
+
+def test_noise_is_as_loud_as_the_voice_and_says_nothing_of_it():
+    rng = np.random.default_rng(7)
+    audio = (rng.normal(size=(2, 50_000)) * [[300], [4_000]]).astype(np.int16)
+    noise = controls.noise_like(audio)
+    np.testing.assert_allclose(noise.std(axis=1), audio.std(axis=1), rtol=0.02)
+    for voice, other in zip(audio, noise, strict=True):
+        assert abs(np.corrcoef(voice, other)[0, 1]) < 0.02
+
+
+def test_the_controls_trainings_are_counted():
+    config = load_config(None, {"controls.rhos": [0.0, 0.5, 0.9], "controls.clip_shares": [0.25, 1.0]})
+    assert config.source.synthetic.rho == 0.9
+    assert controls.count_trained(config) == 3 + 1 + 1  # three rhos, a quarter of the clips, shuffled pairs

@@ -1,0 +1,120 @@
+"""The command line as a person types it: a process, its output, its exit status."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from s2f_lib.cli import main as cli
+from s2f_lib.cli.main import app
+from s2f_lib.config import load_config
+from s2f_lib.preparation.shards import read_prepared
+
+
+def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)
+
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
+
+
+def test_the_help_names_every_command():
+    result = s2f("--help")
+    assert result.returncode == 0
+    assert len(COMMANDS) >= 10
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command}  +\w", result.stdout, re.MULTILINE), command
+        assert re.search(rf"\b{command}\b", cli.__doc__), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(app, [command, "--help"], prog_name="s2f", env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert f"Usage: s2f {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synth", "--out", "x", "--rho", "2"], "--rho"),
+        (["run", "--profile", "quik"], "unknown profile 'quik' - did you mean quick?"),
+        (["run", "-p", "training.epoch=3"], "unknown setting 'training.epoch'"),
+        (["run", "-p", "training.epochs=many"], "training.epochs"),
+        (["run", "-p", "training.epochs"], "expected KEY=VALUE"),
+        (["run", "--only", "99"], "99"),
+        (["book", "--profile", "pairs", "--utkface", "nowhere"], "no folder nowhere: --utkface takes"),
+        (["prepare", "--csv", "nowhere.csv", "--media", ".", "--out", "x"], "nowhere.csv"),
+        (
+            ["prepare", "--source", "tiktok", "--csv", "a", "--media", ".", "--out", "x"],
+            "unknown source 'tiktok'",
+        ),
+        (["prepare", "--csv"], "--csv"),
+        (["bogus"], "bogus"),
+        (["weights", "import", "vgg_face_dag.pth"], "s2f weights import"),
+        (["train-vgg-face", "--out", "x", "-p", "learning_rat=1"], "did you mean learning_rate?"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
+    result = s2f(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_folder_goes_is_one_line_and_status_two(tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = s2f("synth", "--out", "taken", "--n-train", "1", "--n-test", "1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines() == ["s2f: taken/media: Not a directory"]
+
+
+def test_utkface_is_a_setting_with_a_name_of_its_own(tmp_path):
+    parameters = cli.chapter_parameters(["training.epochs=3"], utkface=tmp_path)
+    config = load_config("pairs", parameters)
+    assert (config.decoder_training.utkface, config.training.epochs) == (tmp_path, 3)
+    assert load_config("pairs", cli.chapter_parameters(None, utkface=None)).decoder_training.utkface is None
+
+
+def test_info_names_versions_and_profiles():
+    result = s2f("info")
+    assert result.returncode == 0
+    assert "torch" in result.stdout
+    assert "quick" in result.stdout
+
+
+def test_synth_then_prepare(tmp_path):
+    made = s2f("synth", "--out", tmp_path / "clips", "--n-train", 3, "--n-test", 2, "--duration-s", 3.2)
+    assert made.returncode == 0, made.stderr
+    arguments = ["--csv", tmp_path / "clips/clips.csv", "--media", tmp_path / "clips/media"]
+    arguments += ["--splits", tmp_path / "clips/splits.csv", "--out", tmp_path / "prepared"]
+    arguments += ["-p", "preparation.detection_width_px=240", "-p", "preparation.detector=dlib"]
+    prepared = s2f("prepare", *arguments)
+    assert prepared.returncode == 0, prepared.stderr
+    clips = read_prepared(tmp_path / "prepared")
+    assert len(clips) == 5
+    assert sorted(clips.splits) == ["test"] * 2 + ["train"] * 3
+
+
+def test_real_clips_are_prepared_and_two_are_refused(shared_data, tmp_path):
+    clips = shared_data / "clips"
+    arguments = ["--source", "avspeech", "--csv", clips / "avspeech_clips.csv", "--media", clips]
+    result = s2f("prepare", *arguments, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "two_faces_1" in result.stdout
+    assert "several-faces" in result.stdout
+    assert "no_face_001" in result.stdout
+    assert "no-face" in result.stdout
+    assert len(read_prepared(tmp_path / "out")) == 15

@@ -1,0 +1,28 @@
+"""Galleries of a user's own pictures."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from s2f_lib.config import load_config
+from s2f_lib.faces.gallery import read_gallery
+from s2f_lib.preparation.shards import decode_jpeg
+from s2f_lib.sources.synthetic.people import draw_face
+from s2f_lib.sources.synthetic.portrait.face import draw_scene, render_portrait
+
+
+def test_a_small_face_is_found_whatever_width_the_run_looks_at(tmp_path, monkeypatch):
+    monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
+    rng = np.random.default_rng(3)
+    portrait = render_portrait(draw_face(rng), size_px=(480, 360), scene=draw_scene(rng))
+    picture = cv2.copyMakeBorder(cv2.resize(portrait, (300, 225)), 40, 275, 500, 160, cv2.BORDER_REPLICATE)
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "small.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    config = load_config("quick")
+    assert config.preparation.detection_width_px == 240  # at which the face is some 25 px wide
+    names, features, pictures = read_gallery(folder, config)
+    assert names == ("small.png",)
+    assert features.shape == (1, 128)
+    assert decode_jpeg(pictures[0]).shape == (224, 224, 3)

@@ -1,0 +1,169 @@
+"""Kernel, scores and model of the system `ours`: by value, by invariants, and the negative control."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from s2f_lib.errors import InputError
+from s2f_lib.evaluation.retrieval import true_ranks
+from s2f_lib.evaluation.statistics import mean_reciprocal_rank, permutation_test_against_chance
+from s2f_lib.pairs.kernel import VoiceKernel, squared_distances
+from s2f_lib.pairs.model import (
+    GRID,
+    TrainingPairs,
+    VoiceToFace,
+    VoiceToFaceSettings,
+    group_folds,
+    mean_recall,
+    solve_ridge,
+)
+from s2f_lib.pairs.scores import PairScores, ScoreSettings
+
+
+def world(n: int, *, seed: int = 0, dimension: int = 12) -> TrainingPairs:
+    """Return pairs whose voice and face share three latents; two clips of each tenth group."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99)  # the same world for train and test
+    latents = rng.standard_normal((n, 3))
+
+    def seen(width: int, noise: float) -> np.ndarray:
+        own = latents @ mixing.standard_normal((3, width))
+        return (own + noise * rng.standard_normal((n, width))).astype(np.float32)
+
+    voices = {"encoder2": seen(30, 0.8), "speaker": seen(20, 0.8)}
+    faces = 3 + seen(dimension, 0.8)
+    mirrored = faces + 0.1 * rng.standard_normal(faces.shape).astype(np.float32)
+    groups = np.arange(n) - (np.arange(n) % 10 == 9)  # each tenth clip is of the group before it
+    return TrainingPairs(voices, faces, mirrored, groups)
+
+
+def test_the_kernel_is_the_weighted_mean_of_gaussians_worked_out_by_hand():
+    voices = {"a": np.array([[0.0], [2.0], [4.0]]), "b": np.array([[1.0], [1.0], [4.0]])}
+    kernel = VoiceKernel(voices, {"a": 1.0, "b": 3.0, "absent": 9.0}, gamma=0.5)
+    # a, standardised by mean 2 and deviation sqrt(8/3): squared distances 1.5 and 6, their median is 1.5
+    # b, mean 2 and deviation sqrt(2): squared distances 0 and 4.5, their median is 0, taken as tiny
+    a = np.exp(-0.5 * np.array([[0, 1.5, 6], [1.5, 0, 1.5], [6, 1.5, 0]]) / 1.5)
+    b = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    assert np.allclose(kernel(voices), (a + 3 * b) / 4, atol=1e-8)
+    assert kernel.weights == {"a": 1.0, "b": 3.0}
+    with pytest.raises(InputError, match="no voice descriptor"):
+        VoiceKernel(voices, {"absent": 1.0}, gamma=0.5)
+
+
+def test_squared_distances_and_ridge_by_hand():
+    assert squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])) == 25
+    # (K + 1 I) c = t with K = [[1, 0], [0, 3]]
+    assert np.allclose(solve_ridge(np.diag([1.0, 3.0]), np.array([[2.0], [2.0]]), 1.0), [[1.0], [0.5]])
+
+
+def test_one_odd_dimension_does_not_stretch_a_block():
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((20, 4))
+    kernel = VoiceKernel({"a": block}, {"a": 1.0}, gamma=0.3)
+    odd = block[:1].copy()
+    odd[0, 0] = 1e9
+    odd[0, 1] = np.nan
+    assert np.isfinite(kernel({"a": odd})).all()
+    assert kernel({"a": odd}).max() > 1e-4
+
+
+def _scores(shrink=0.0, **others):
+    rng = np.random.default_rng(1)
+    n, d = 400, 5
+    targets = rng.standard_normal((n, d)) @ np.diag([2.0, 1, 1, 0.5, 0.5])
+    predicted = 0.6 * targets + 0.6 * rng.standard_normal((n, d))
+    targets, predicted = targets - targets.mean(axis=0), predicted - predicted.mean(axis=0)
+    settings = ScoreSettings(shrink=shrink, scale=1.1, cca_dims=3, cca_ridge=0.0, **others)
+    return PairScores(predicted, targets, targets, settings), predicted, targets
+
+
+def test_gaussian_score_is_a_difference_of_log_likelihoods():
+    scores, predicted, targets = _scores()
+    left_over = targets - 1.1 * predicted
+    given = multivariate_normal(np.zeros(5), left_over.T @ left_over / 400)
+    without = multivariate_normal(np.zeros(5), targets.T @ targets / 400)
+    query, gallery = predicted[:3], targets[:7]
+    expected = np.array([[given.logpdf(g - 1.1 * p) - without.logpdf(g) for g in gallery] for p in query])
+    found = scores._gaussian(query, gallery)
+    of_query = expected - found
+    assert np.allclose(of_query, of_query[:, :1])  # equal but for what depends on the query alone
+
+
+def test_canonical_score_is_that_of_correlated_normal_pairs():
+    scores, predicted, targets = _scores()
+    voice, face = predicted[:4] @ scores._voice_axes, targets[:6] @ scores._face_axes
+    expected = np.zeros((4, 6))
+    for k, rho in enumerate(scores._correlations):
+        pair = multivariate_normal([0, 0], [[1, rho], [rho, 1]])
+        for i in range(4):
+            for j in range(6):
+                expected[i, j] += pair.logpdf([voice[i, k], face[j, k]])
+                expected[i, j] -= multivariate_normal(0, 1).logpdf(voice[i, k])
+                expected[i, j] -= multivariate_normal(0, 1).logpdf(face[j, k])
+    difference = expected - scores._canonical(predicted[:4], targets[:6])
+    assert np.allclose(difference, difference[:, :1])
+    assert (np.diff(scores._correlations) <= 1e-12).all()  # the strongest first
+    # whitened, the variates of different rank do not go together
+    cross = (predicted @ scores._voice_axes).T @ (targets @ scores._face_axes) / 400
+    assert np.allclose(cross, np.diag(scores._correlations), atol=1e-6)
+
+
+def test_a_score_depends_on_no_other_query_and_no_other_face():
+    train, test = world(80), world(20, seed=5)
+    model = VoiceToFace(train, grid=[VoiceToFaceSettings()])
+    whole = model.score(test.voices, test.faces)
+    order = np.random.default_rng(0).permutation(20)
+    shuffled = model.score({name: block[order] for name, block in test.voices.items()}, test.faces)
+    assert np.allclose(shuffled, whole[order])
+    assert np.allclose(model.score(test.voices, test.faces[order]), whole[:, order])
+    assert np.allclose(model.score(test.voices, test.faces[3:5]), whole[:, 3:5])
+    parts = sum(
+        model.score(test.voices, test.faces, scores=[name]) for name in ("cosine", "gaussian", "canonical")
+    )
+    assert np.allclose(parts, whole)
+
+
+def test_it_finds_what_is_there_and_nothing_where_nothing_is():
+    train, test = world(150), world(60, seed=5)
+    model = VoiceToFace(train)
+    similarity = model.score(test.voices, test.faces)
+    assert np.median(true_ranks(similarity)) <= 6
+    assert permutation_test_against_chance(similarity, mean_reciprocal_rank)[1] == 0.001
+    control = VoiceToFace(train.with_faces_of(np.random.default_rng(3).permutation(150)))
+    nothing = control.score(test.voices, test.faces)
+    assert permutation_test_against_chance(nothing, mean_reciprocal_rank)[1] > 0.01
+    assert 15 < np.median(true_ranks(nothing)) < 46
+
+
+def test_settings_come_from_cross_validation_in_train_alone():
+    train = world(100)
+    model = VoiceToFace(train)
+    assert set(model.objective) == set(GRID)
+    assert model.objective[model.settings] == max(model.objective.values())
+    again = VoiceToFace(train)
+    assert again.settings == model.settings
+    assert np.array_equal(
+        again.score(train.voices, train.faces[:5]), model.score(train.voices, train.faces[:5])
+    )
+    fixed = VoiceToFace(train, grid=[dataclasses.replace(GRID[0], ridge=7.0)])
+    assert (fixed.objective, fixed.settings.ridge) == ({}, 7.0)
+
+
+def test_folds_divide_no_group_and_too_few_groups_are_refused():
+    pairs = world(40)
+    for train, test in group_folds(pairs.groups, 5):
+        assert not set(pairs.groups[train]) & set(pairs.groups[test])
+    few = world(7)
+    with pytest.raises(InputError, match="7 training pairs of 7 videos or persons"):
+        VoiceToFace(few)
+
+
+def test_mean_recall_by_hand():
+    # of galleries of 100: K = 4.4, 8.8, 17.5, 30, 44; ranks 1, 10, 20 and 100 give 1, 1, 2, 3, 3 of 4
+    assert mean_recall(np.array([1, 10, 20, 100]), 100) == pytest.approx(
+        (0.25 + 0.25 + 0.5 + 0.75 + 0.75) / 5
+    )
