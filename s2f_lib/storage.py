@@ -428,8 +428,8 @@ def cached_rows(
     files = [None if folder is None else Path(folder) / f"{key}.npz" for key in keys]
     pending = []
     for index, file in enumerate(files):
-        row = (_read_arrays(file) or {}).get("array") if file else None
-        if row is None or row.shape != (dimension,) or row.dtype != np.float32 or not np.isfinite(row).all():
+        row = None if file is None else _read_row(file, dimension)
+        if row is None:
             pending.append(index)
         else:
             rows[index] = row
@@ -440,7 +440,7 @@ def cached_rows(
         batch = pending[start : start + batch_size]
         rows[batch] = compute(batch)
         for index in batch:
-            if files[index]:
+            if files[index] is not None:
                 _write_arrays(files[index], {"array": rows[index]}, durable=False)
         if progress:
             progress(n_known + start + len(batch), len(keys))
@@ -552,6 +552,20 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
             "%s in the cache is damaged (%s): it is computed again", path.name, type(error).__name__
         )
         return None
+
+
+def _read_row(path: Path, dimension: int) -> np.ndarray | None:
+    """Return the finite float32 vector of an `.npz` file; None if the file is missing or damaged."""
+    import numpy as np
+
+    arrays = _read_arrays(path)
+    if arrays is None:
+        return None
+    row = arrays.get("array", np.zeros(0))
+    if row.shape == (dimension,) and row.dtype == np.float32 and np.isfinite(row).all():
+        return row
+    logger.warning("%s in the cache is damaged (not a finite vector): it is computed again", path.name)
+    return None
 
 
 def _write_arrays(

@@ -275,7 +275,7 @@ def double(indices):
     return np.array([[2.0 * index, 1.0] for index in indices])
 
 
-def test_cached_rows_compute_only_missing_or_damaged(tmp_path):
+def test_cached_rows_compute_only_missing_or_damaged(tmp_path, caplog):
     keys, batches, progress = [f"key{index}" for index in range(5)], [], []
 
     def compute(indices):
@@ -295,6 +295,7 @@ def test_cached_rows_compute_only_missing_or_damaged(tmp_path):
     batches.clear()
     np.testing.assert_array_equal(ask(keys), expected, strict=True)
     assert batches == [[1, 2], [3, 4]]
+    assert caplog.text.count("damaged") == 2
     np.testing.assert_array_equal(ask(keys), expected, strict=True)
     assert len(batches) == 2
 
