@@ -1,24 +1,23 @@
-"""The settings of the study: frozen pydantic models, one field a line.
+"""The settings of the study: frozen pydantic models.
 
-A profile (`book/profiles/NAME.yaml`) holds only what differs from the defaults
-here.  An unknown key or a wrong type is refused with the key's dotted name.
-The resolved settings are written into the run folder.
+A profile (`book/profiles/NAME.yaml`) lists only the settings that differ from these defaults. An unknown
+key or a wrong type is refused; the message gives the dotted name of the key. The resolved settings are
+written into the run folder.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from s2f_lib import paths
 from s2f_lib.errors import ConfigError
+from s2f_lib.storage import digest
 
 # the report's four, then symmetric InfoNCE and Speech2Face's full loss
 LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"]
@@ -30,12 +29,52 @@ DecoderKind = Literal["report", "residual"]
 class Settings(BaseModel):
     """Base of all settings: immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, validate_default=True, use_attribute_docstrings=True
+    )
 
-    def digest(self, length: int = 12) -> str:
-        """Return a short hexadecimal digest of these settings, for folder names."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:length]
+    def digest(self, length: int = 12, *, exclude: Set[str] = frozenset()) -> str:
+        """Return a short hexadecimal digest of these settings, for the names of folders.
+
+        Parameters
+        ----------
+        length
+            Number of digits.
+        exclude
+            Fields that do not count, such as the number of processes.
+
+        Examples
+        --------
+        >>> ControlsConfig().digest() == ControlsConfig(epochs=3).digest()
+        False
+        """
+        return digest(self.model_dump(mode="json", exclude=set(exclude)), length=length)
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with some settings changed, checked like every other.
+
+        Parameters
+        ----------
+        **changes
+            Field to value; two underscores separate the section from its field.
+
+        Raises
+        ------
+        ConfigError
+            A field is unknown or a value is invalid; the message names it.
+
+        Examples
+        --------
+        >>> StudyConfig().with_(training__seed=1).training.seed
+        1
+        """
+        values = self.model_dump()
+        for name, value in changes.items():
+            _set_dotted(values, name.replace("__", "."), value, known=setting_keys(type(self), sections=True))
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
 
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
@@ -44,34 +83,58 @@ SomeSettings = TypeVar("SomeSettings", bound=Settings)
 class SyntheticConfig(Settings):
     """The generated population (design section 3.1)."""
 
-    n_train: int = Field(480, ge=1)  # people, one clip each
-    n_test: int = Field(120, ge=1)  # people, one clip each; none of them in train
-    rho: float = Field(0.9, ge=0.0, le=1.0)  # how much of the face a voice can tell
-    width_px: int = Field(480, ge=160)  # of the video frame
+    n_train: int = Field(480, ge=1)
+    """Number of training people, one clip each."""
+    n_test: int = Field(120, ge=1)
+    """Number of test people, one clip each; nobody is in both splits."""
+    rho: float = Field(0.9, ge=0.0, le=1.0)
+    """How much of the face the voice can tell: 0 is no link, 1 the strongest."""
+    width_px: int = Field(480, ge=160)
+    """Width of the video frames, in pixels."""
     height_px: int = Field(360, ge=120)
+    """Height of the video frames, in pixels."""
     frame_rate_hz: float = Field(12.5, gt=0)
-    duration_s: float = Field(6.0, ge=0.5, le=10.0)  # AVSpeech's clips last 3 to 10 s
+    """Frames per second of the video."""
+    duration_s: float = Field(6.0, ge=0.5, le=10.0)
+    """Length of a clip, in seconds; AVSpeech's clips last 3 to 10 s."""
     seed: int = Field(0, ge=0)
+    """Seed of the population."""
 
 
 class DownloadConfig(Settings):
-    """Fetching clips with yt-dlp; see `sources.download.run`."""
+    """Download of clips with yt-dlp; see `sources.download`."""
 
-    url_template: str = "https://www.youtube.com/watch?v={id}"  # also {clip_id}, {start_s}, {end_s}
-    whole_file: bool | None = None  # None: yes for links to a file (.../{id}.mp4), else the clip's seconds
-    max_height_px: int = Field(360, ge=144)  # faces of AVSpeech are large; 720p is four times the bytes
-    cookies: Path | None = None  # Netscape cookies.txt of a signed-in browser, for age-gated videos
-    concurrency: int = Field(4, ge=1, le=64)  # clips in work at once, a thread each
-    max_clips_per_s: float | None = Field(None, ge=0)  # None: 300 an hour from YouTube; 0: no limit
-    max_bytes_per_s: float = Field(0, ge=0)  # of all threads together, whole files only; 0: no limit
-    max_attempts: int = Field(4, ge=1, le=20)  # of a clip in one run, the first included
-    backoff_s: float = Field(1.0, ge=0)  # before the second attempt; doubles each time, with jitter
+    url_template: str = "https://www.youtube.com/watch?v={id}"
+    """Address of a clip; {id}, {clip_id}, {start_s} and {end_s} are filled in."""
+    whole_file: bool | None = None
+    """Whether to fetch the whole file. None: yes for links to a file (.../{id}.mp4), otherwise only the
+    seconds of the clip."""
+    max_height_px: int = Field(360, ge=144)
+    """Largest height of the video, in pixels; 720p costs four times the bytes of 360p."""
+    cookies: Path | None = None
+    """Netscape cookies.txt of a signed-in browser, for age-gated videos."""
+    concurrency: int = Field(4, ge=1, le=64)
+    """Clips that are downloaded at the same time, one thread each."""
+    max_clips_per_s: float | None = Field(None, ge=0)
+    """Limit of clips per second. None: 300 per hour from YouTube; 0: no limit."""
+    max_bytes_per_s: float = Field(0, ge=0)
+    """Limit of bytes per second over all threads, for whole files only; 0: no limit."""
+    max_attempts: int = Field(4, ge=1, le=20)
+    """Attempts per clip in one run, the first included."""
+    backoff_s: float = Field(1.0, ge=0)
+    """Wait before the second attempt, in seconds; it doubles each time, with jitter."""
     max_backoff_s: float = Field(60.0, ge=0)
-    max_retry_after_s: float = Field(120.0, ge=0)  # a server that asks for a longer wait gets a later run
-    socket_timeout_s: float = Field(20.0, gt=0)  # without a byte: a stall
-    max_clip_s: float = Field(600.0, gt=0)  # by the clock, with all attempts; a slow trickle ends here
-    stop_after_throttled: int = Field(20, ge=1)  # refusals in a row, then no more is asked in this run
-    duration_tolerance_s: float = Field(0.5, gt=0)  # how far a file may be from the clip's length
+    """Longest wait between two attempts, in seconds."""
+    max_retry_after_s: float = Field(120.0, ge=0)
+    """Longest wait that a server may ask for, in seconds; longer ones are left to a later run."""
+    socket_timeout_s: float = Field(20.0, gt=0)
+    """Seconds without a byte after which a connection counts as stalled."""
+    max_clip_s: float = Field(600.0, gt=0)
+    """Longest time for one clip with all its attempts, in seconds; ends a slow trickle."""
+    stop_after_throttled: int = Field(20, ge=1)
+    """Consecutive rate-limit answers after which the run sends no more requests."""
+    duration_tolerance_s: float = Field(0.5, gt=0)
+    """Largest difference between a file's length and the clip's, in seconds."""
 
     @model_validator(mode="after")
     def _template_names_the_clip(self) -> DownloadConfig:
@@ -80,95 +143,133 @@ class DownloadConfig(Settings):
         try:
             url = self.url_template.format_map(example)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ValueError(f"url_template may hold {known}; found {error}") from None
+            raise ValueError(f"url_template may contain {known}; found {error}") from None
         if not url.startswith(("http://", "https://")) or example["id"] not in url:
-            raise ValueError("url_template has to start with http(s):// and to hold {id} or {clip_id}")
+            raise ValueError("url_template must start with http(s):// and contain {id} or {clip_id}")
         return self
 
 
 class AVSpeechConfig(Settings):
     """Clips of AVSpeech: a CSV and the media that it names."""
 
-    csv: Path | None = None  # rows `youtube_id,start_s,end_s,x,y`
-    media: Path | None = None  # folder of `<id>.<ext>` files, each one clip or one whole video
-    splits: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video id
-    test_share: float = Field(0.05, gt=0, lt=1)  # of the videos; the report: 400 of 8,400
-    fetch_missing: bool = False  # download clips that `media` does not hold; `s2f prepare` has --download
-    download: DownloadConfig = DownloadConfig()  # how they are fetched
+    csv: Path | None = None
+    """Clip list with rows `youtube_id,start_s,end_s,x,y`."""
+    media: Path | None = None
+    """Folder of `<id>.<ext>` files, each one clip or one whole video."""
+    splits: Path | None = None
+    """Stored split, CSV `clip_id,split`. None: the split is drawn by video id."""
+    test_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the videos that go into the test split; the report has 400 of 8,400 clips."""
+    fetch_missing: bool = False
+    """Download the clips that `media` does not hold (`s2f prepare` has --download)."""
+    download: DownloadConfig = DownloadConfig()
+    """How clips are downloaded."""
 
 
 class PairsConfig(Settings):
     """The face-voice pairs that Speech2Face's authors publish; see `sources.public_pairs`."""
 
-    root: Path | None = None  # holds avspeech_res/ and perhaps voxceleb/, or is a clone of their repository
-    voxceleb: bool = False  # also the pairs of VoxCeleb
-    split: Path | None = None  # a stored split, CSV `clip_id,split`; where absent, drawn by video and person
-    n_splits: int = Field(1, ge=1)  # how many are drawn; chapters 01 to 06 use the first
-    test_share: float = Field(0.2, gt=0, lt=1)  # of the videos and persons
+    root: Path | None = None
+    """Folder with avspeech_res/ and perhaps voxceleb/, or a clone of the authors' repository."""
+    voxceleb: bool = False
+    """Use the VoxCeleb pairs, too."""
+    split: Path | None = None
+    """Stored split, CSV `clip_id,split`. None: splits are drawn by video and person."""
+    n_splits: int = Field(1, ge=1)
+    """Number of splits that are drawn; chapters 01 to 06 use the first."""
+    test_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the videos and persons that go into the test split."""
     seed: int = Field(0, ge=0)
+    """Seed of the drawn splits."""
 
 
 class SourceConfig(Settings):
     """Where the clips come from."""
 
     kind: SourceName = "synthetic"
+    """The source in use."""
     synthetic: SyntheticConfig = SyntheticConfig()
+    """The generated population."""
     avspeech: AVSpeechConfig = AVSpeechConfig()
+    """Clips of AVSpeech."""
     pairs: PairsConfig = PairsConfig()
+    """Public face-voice pairs."""
 
 
 class PreparationConfig(Settings):
     """From media files to shards."""
 
-    sample_rate_hz: int = Field(16_000, ge=8_000)  # Speech2Face section 3
-    min_audio_s: float = Field(1.0, gt=0)  # refuse clips with less
-    audio_s: float = Field(6.0, gt=0)  # shorter clips are repeated up to this, longer ones cut
-    frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
-        (0.25, 0.5, 0.75), min_length=1
-    )  # frames looked at, as shares of the clip
-    detection_width_px: int = Field(640, ge=80)  # frames are scaled to this width for the detector
-    detection_threshold: float = 0.0  # dlib's own threshold on its confidence
-    detector: Literal["dlib", "torch"] = "torch"  # the same network: dlib itself is the slow reference
-    faces: Literal["one", "at-xy"] = "one"  # exactly one face, or the one nearest the CSV's x, y
-    min_face_px: int = Field(32, ge=1)  # of the file's own pixels; a smaller face would be all blur
-    crop_px: int = Field(224, ge=64)  # VGG-Face's input
-    crop_margin: float = Field(0.25, ge=0)  # dlib's face-chip padding: share of the face box added a side
+    sample_rate_hz: int = Field(16_000, ge=8_000)
+    """Sample rate of the stored audio (Speech2Face section 3)."""
+    min_audio_s: float = Field(1.0, gt=0)
+    """Clips with less audio than this are refused, in seconds."""
+    audio_s: float = Field(6.0, gt=0)
+    """Length of the stored audio, in seconds: shorter clips are repeated, longer ones cut."""
+    frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.25, 0.5, 0.75), min_length=1)
+    """Positions of the frames that are searched for a face, as shares of the clip."""
+    detection_width_px: int = Field(640, ge=80)
+    """Width to which frames are scaled for the detector, in pixels."""
+    detection_threshold: float = 0.0
+    """Threshold on the detector's confidence; 0 is dlib's own."""
+    detector: Literal["dlib", "torch"] = "torch"
+    """Implementation of the same network: dlib itself is the slow reference."""
+    faces: Literal["one", "at-xy"] = "one"
+    """Accept exactly one face per frame, or the face nearest to the x, y of the clip list."""
+    min_face_px: int = Field(32, ge=1)
+    """Smallest accepted face width, in pixels of the file; smaller faces are all blur."""
+    crop_px: int = Field(224, ge=64)
+    """Side of the aligned face, in pixels; VGG-Face's input."""
+    crop_margin: float = Field(0.25, ge=0)
+    """Share of the face box added on each side: dlib's face-chip padding."""
     jpeg_quality: int = Field(92, ge=50, le=100)
+    """JPEG quality of the stored faces."""
     clips_per_shard: int = Field(256, ge=1)
-    workers: int = Field(0, ge=0)  # processes; 0: one a core
+    """Clips per Parquet file."""
+    workers: int = Field(0, ge=0)
+    """Number of processes; 0: one per core."""
 
 
 class FeatureConfig(Settings):
     """The face feature extractor, the target of the voice encoder."""
 
     extractor: Literal["dlib_resnet", "vgg_face"] = "dlib_resnet"
-    weights: Path | None = None  # vgg_face only: a safetensors file of VGG16, 2,622 classes
+    """Network that computes the features."""
+    weights: Path | None = None
+    """For vgg_face: a safetensors file of VGG16 with 2,622 classes."""
     batch_size: int = Field(32, ge=1)
+    """Faces per batch."""
 
 
 class SpectrogramConfig(Settings):
     """The complex spectrogram (Speech2Face section 3 and supplement)."""
 
     sample_rate_hz: int = Field(16_000, ge=8_000)
-    duration_s: float = Field(6.0, gt=0)  # shorter clips are repeated, longer ones cut
-    window_samples: int = Field(400, ge=16)  # Hann, 25 ms
-    hop_samples: int = Field(160, ge=1)  # 10 ms
+    """Sample rate of the audio."""
+    duration_s: float = Field(6.0, gt=0)
+    """Length of the audio, in seconds: shorter clips are repeated, longer ones cut."""
+    window_samples: int = Field(400, ge=16)
+    """Length of the Hann window: 25 ms."""
+    hop_samples: int = Field(160, ge=1)
+    """Distance between frames: 10 ms."""
     fft_samples: int = Field(512, ge=16)
-    compression: float = Field(0.3, gt=0, le=1)  # sign(x)|x|^0.3, of re and im each
-    max_frequency_hz: float = Field(8_000.0, gt=0)  # bins above are dropped; 8 kHz keeps all 257
+    """Length of the Fourier transform."""
+    compression: float = Field(0.3, gt=0, le=1)
+    """Exponent p of sign(x)|x|^p, applied to the real and the imaginary part."""
+    max_frequency_hz: float = Field(8_000.0, gt=0)
+    """Bins above this frequency are dropped; 8 kHz keeps all 257."""
 
     @model_validator(mode="after")
     def _window_fits(self) -> SpectrogramConfig:
         if self.window_samples > self.fft_samples:
             raise ValueError(
                 f"window_samples is {self.window_samples} and fft_samples {self.fft_samples}: "
-                "a window may not be longer than its Fourier transform"
+                "the window must not be longer than the Fourier transform"
             )
         return self
 
     @property
     def n_samples(self) -> int:
-        """Samples of audio that one spectrogram covers."""
+        """Audio samples per spectrogram."""
         return round(self.duration_s * self.sample_rate_hz)
 
     @property
@@ -184,53 +285,89 @@ class SpectrogramConfig(Settings):
 
 
 class VoiceEncoderConfig(Settings):
-    """The report's table, at any width (report, "Voice Encoder Architecture")."""
+    """The encoder of the report's table, at any width (report, "Voice Encoder Architecture")."""
 
-    width: float = Field(1.0, gt=0)  # multiplies the channels of all convolutions
-    hidden: int = Field(4096, ge=1)  # units of the first fully connected layer
-    frequency_bins: int = Field(9, ge=1)  # N: 9 is nearest the report's count, 57 is Speech2Face's
-    face_axes: bool = False  # count the output along the training faces' principal axes; no more to train
+    width: float = Field(1.0, gt=0)
+    """Factor on the channels of all convolutions."""
+    hidden: int = Field(4096, ge=1)
+    """Units of the first fully connected layer."""
+    frequency_bins: int = Field(9, ge=1)
+    """Frequency bins before the first fully connected layer: 9 is nearest to the report's parameter count,
+    57 is Speech2Face's."""
+    face_axes: bool = False
+    """Predict PCA coordinates of the training faces instead of features; adds no trainable parameter."""
 
 
 class FaceDecoderConfig(Settings):
-    """Features to a 224x224 face: the report's decoder, or one with residual upsampling beside it."""
+    """The network from features to a 224x224 face: the report's, or one with residual upsampling."""
 
-    kind: DecoderKind = "residual"  # that the chapters after 04 use
-    width: float = Field(1.0, gt=0)  # report: multiplies the channels
-    base_channels: int = Field(256, ge=8)  # report: of the 14x14 map; four transposed convolutions follow
-    residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)  # at 7, 14, 28, 56, 112 px
-    residual_hidden: int = Field(512, ge=4)  # residual: units between the features and the maps
+    kind: DecoderKind = "residual"
+    """Decoder that the chapters after 04 use."""
+    width: float = Field(1.0, gt=0)
+    """Factor on the channels of the report's decoder."""
+    base_channels: int = Field(256, ge=8)
+    """Channels of the 14x14 map of the report's decoder."""
+    residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)
+    """Channels of the residual decoder at 7, 14, 28, 56 and 112 px."""
+    residual_hidden: int = Field(512, ge=4)
+    """Units between the features and the maps of the residual decoder."""
 
 
 class LoopConfig(Settings):
-    """What the training loops of encoder and decoder share."""
+    """Settings that the training loops of encoder and decoder share."""
 
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=2)  # pairs a step, over all processes
-    accumulation_steps: int = Field(1, ge=1)  # a batch is computed in so many parts, one after the other
+    """Passes over the training data."""
+    batch_size: int = Field(32, ge=2)
+    """Samples per step, over all processes."""
+    accumulation_steps: int = Field(1, ge=1)
+    """Parts in which a batch is computed, one after the other."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)  # the peak, after warm-up
+    """Optimizer."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # of SGD; AdamW's beta1
+    """AdamW's weight decay."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD; AdamW's beta1."""
     adam_eps: float = Field(1e-8, gt=0)
-    schedule: Literal["cosine", "exponential"] = "cosine"  # after the warm-up: to zero, or by steps
-    warmup_share: float = Field(0.05, ge=0, lt=1)  # of the steps
-    decay_factor: float = Field(0.95, gt=0, le=1)  # exponential: each decay_steps; Speech2Face's
+    """AdamW's epsilon."""
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    """Decay of the learning rate after the warm-up."""
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    decay_factor: float = Field(0.95, gt=0, le=1)
+    """Factor of the exponential schedule."""
     decay_steps: int = Field(10_000, ge=1)
-    clip_norm: float | None = Field(None, gt=0)  # longest gradient over all parameters; None: as it is
-    ema_decay: float | None = Field(None, gt=0, lt=1)  # moving average of the weights, a step; None: off
-    validation_share: float = Field(0.1, ge=0, lt=0.9)  # of the training videos, never of test
-    patience: int | None = Field(None, ge=1)  # epochs without a better validation loss; None: all epochs
-    precision: Literal["no", "bf16", "fp16"] = "no"  # autocast
-    channels_last: bool = False  # memory format of maps; on CPUs torch's norms are then only exact to 1e-4
-    compile: bool = False  # torch.compile
+    """Steps between two decays of the exponential schedule."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient over all parameters. None: gradients are not clipped."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of the moving average of the weights. None: no average."""
+    validation_share: float = Field(0.1, ge=0, lt=0.9)
+    """Share of the training videos that is held out for validation; never test videos."""
+    patience: int | None = Field(None, ge=1)
+    """Epochs without a lower validation loss before training stops. None: all epochs run."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast precision."""
+    channels_last: bool = False
+    """Memory format of the maps; on CPUs torch's norms are then only exact to 1e-4."""
+    compile: bool = False
+    """Use torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    loader_threads: int = Field(1, ge=0)  # that gather batches ahead; 0: in step with training
-    checkpoint_every_steps: int | None = Field(None, ge=1)  # beside one at each epoch's end
+    """Device; auto: the GPU if there is one."""
+    loader_threads: int = Field(1, ge=0)
+    """Threads that gather batches in advance; 0: none."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Steps between two checkpoints, in addition to one at the end of each epoch."""
     checkpoint_every_s: float | None = Field(300.0, gt=0)
-    keep_checkpoints: int = Field(2, ge=1)  # the last ones; the best is kept too
-    tensorboard: bool = False  # event files beside metrics.csv
+    """Seconds between two checkpoints, in addition to one at the end of each epoch."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Number of latest checkpoints that are kept; the best one is kept, too."""
+    tensorboard: bool = False
+    """Write event files next to metrics.csv."""
     seed: int = Field(0, ge=0)
+    """Seed of the initial weights, the batches and the validation videos."""
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -238,33 +375,39 @@ class LoopConfig(Settings):
         return "no" if value is False else value  # YAML reads a bare `no` as false
 
     def result_digest(self) -> str:
-        """Return a digest of the settings that decide the result, not of those that say how it is kept."""
+        """Return a digest of the settings that decide the result."""
         bookkeeping = {
             "loader_threads",
             "checkpoint_every_steps",
             "checkpoint_every_s",
             "keep_checkpoints",
             "tensorboard",
-            "utkface",  # where the folder lies; what is in it is in the digest of its faces
+            "utkface",  # the path does not matter; the digest of the faces covers their content
         }
-        text = json.dumps(self.model_dump(mode="json", exclude=bookkeeping), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.digest(exclude=bookkeeping)
 
 
 class AugmentationConfig(Settings):
-    """Random changes of the training batches, made on the device; all off in the report's set-up."""
+    """Random changes of the training batches, computed on the device; the report uses none."""
 
-    random_crop: bool = False  # of clips longer than the spectrogram; else their start
-    gain_db: float = Field(0.0, ge=0)  # uniform in -gain_db to gain_db
-    noise_snr_db: tuple[float, float] | None = None  # white noise, ratio uniform between the two
-    time_masks: int = Field(0, ge=0)  # SpecAugment (Park et al. 2019, section 2)
-    time_mask_frames: int = Field(40, ge=1)  # the longest mask; 40 frames are 0.4 s
+    random_crop: bool = False
+    """Take a random part of clips that are longer than the spectrogram, instead of their start."""
+    gain_db: float = Field(0.0, ge=0)
+    """Largest change of the level, in dB; uniform in -gain_db to gain_db."""
+    noise_snr_db: tuple[float, float] | None = None
+    """Range of the signal-to-noise ratio of added white noise, in dB."""
+    time_masks: int = Field(0, ge=0)
+    """Number of time masks of SpecAugment."""
+    time_mask_frames: int = Field(40, ge=1)
+    """Longest time mask, in frames."""
     frequency_masks: int = Field(0, ge=0)
-    frequency_mask_bins: int = Field(24, ge=1)  # the widest mask; 24 bins are 750 Hz
+    """Number of frequency masks."""
+    frequency_mask_bins: int = Field(24, ge=1)
+    """Widest frequency mask, in bins."""
 
     @property
     def active(self) -> bool:
-        """Whether anything is changed at all."""
+        """Whether any change is switched on."""
         return bool(
             self.random_crop or self.gain_db or self.noise_snr_db or self.time_masks or self.frequency_masks
         )
@@ -274,65 +417,118 @@ class TrainingConfig(LoopConfig):
     """Training of the voice encoder."""
 
     losses: tuple[LossName, ...] = ("l1", "l2", "l1_l2", "contrastive")
-    main_loss: LossName = "l1"  # used by the chapters after 03: the report's best
-    l2_weight: float = Field(10.0, ge=0)  # lambda of l1 + lambda l2
-    temperature: float = Field(0.07, gt=0)  # info_nce: where the learned one starts (Radford et al. 2021)
+    """Losses that chapter 03 compares."""
+    main_loss: LossName = "l1"
+    """Loss that the chapters after 03 use; the report's best."""
+    l2_weight: float = Field(10.0, ge=0)
+    """Weight lambda of the sum l1 + lambda l2."""
+    temperature: float = Field(0.07, gt=0)
+    """Initial temperature of info_nce (Radford et al. 2021)."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes of the training batches."""
 
 
 class DecoderTrainingConfig(LoopConfig):
     """Training of the face decoder on true features and their faces.
 
-    The weights are of the residual decoder's losses; the report's is trained by L1 alone.
+    The loss weights apply to the residual decoder; the report's decoder is trained with L1 only.
     """
 
-    l1_weight: float = Field(1.0, ge=0)  # mean absolute difference of the pictures
-    ssim_weight: float = Field(0.25, ge=0)  # 1 - structural similarity, at half the size
-    identity_weight: float = Field(0.05, ge=0)  # 1 - cosine of the extractor's features
-    adversarial_weight: float = Field(0.0, ge=0)  # of a discriminator's judgement of patches; 0: none
-    utkface: Path | None = None  # a folder of UTKFace to train on first; None: the clips' faces alone
-    utkface_epochs: int | None = Field(None, ge=1)  # on UTKFace; None: as `epochs`, which are then the clips'
+    l1_weight: float = Field(1.0, ge=0)
+    """Weight of the mean absolute difference of the pixels."""
+    ssim_weight: float = Field(0.25, ge=0)
+    """Weight of 1 - structural similarity, at half the size."""
+    identity_weight: float = Field(0.05, ge=0)
+    """Weight of 1 - cosine of the extractor's features."""
+    adversarial_weight: float = Field(0.0, ge=0)
+    """Weight of the discriminator; 0: none."""
+    utkface: Path | None = None
+    """UTKFace folder to train on first. None: only the clips' faces."""
+    utkface_epochs: int | None = Field(None, ge=1)
+    """Epochs on UTKFace. None: as `epochs`."""
+
+
+class IntervalSettings(Settings):
+    """How a bootstrap interval is computed."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence level."""
+    n_resamples: int = Field(1_000, ge=10)
+    """Bootstrap resamples."""
+    seed: int = Field(0, ge=0)
+    """Seed of the resamples."""
 
 
 class EvaluationConfig(Settings):
-    """Distances, retrieval and the examples that are shown."""
+    """Distances, retrieval and examples."""
 
-    recall_at: tuple[int, ...] = (1, 5, 10, 20, 50)  # the report's K
+    recall_at: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """The report's values of K."""
     similarities: tuple[SimilarityName, ...] = ("l1", "l2", "cosine")
-    n_bootstrap: int = Field(1_000, ge=10)  # resamples of an interval
+    """Similarity measures."""
+    n_bootstrap: int = Field(1_000, ge=10)
+    """Bootstrap resamples per interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    n_examples: int = Field(5, ge=1)  # rows of a figure
-    top_k: int = Field(5, ge=1)  # faces retrieved for each
-    windows: int = Field(1, ge=1)  # of the spectrogram's length, spread over a clip; predictions are averaged
+    """Confidence level of the intervals."""
+    n_examples: int = Field(5, ge=1)
+    """Rows of an example figure."""
+    top_k: int = Field(5, ge=1)
+    """Retrieved faces per voice."""
+    windows: int = Field(1, ge=1)
+    """Windows of the spectrogram's length that are spread over a clip; their predictions are averaged."""
     seed: int = Field(0, ge=0)
+    """Seed of the bootstrap and the permutation tests."""
+
+    @property
+    def interval(self) -> IntervalSettings:
+        """How intervals are computed."""
+        return IntervalSettings(confidence=self.confidence, n_resamples=self.n_bootstrap, seed=self.seed)
 
 
 class ControlsConfig(Settings):
-    """Controls and ceilings: encoders trained once more, on what should change the result."""
+    """Controls and ceilings: encoders that are trained on data which should change the result."""
 
-    rhos: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.3, 0.6, 0.9)  # same faces, other voices
-    rho_share: float = Field(1.0, gt=0, le=1)  # of the training clips, for the encoders of each rho
-    clip_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)  # the learning curve
-    loss: LossName | None = None  # None: training.main_loss
-    epochs: int | None = Field(None, ge=1)  # of each; None: training.epochs
-    more_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()  # chapter 03: each loss again with each of these
-    shuffled_training: bool = True  # train on wrong pairs, too, where rho = 0 does not say as much
+    rhos: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.3, 0.6, 0.9)
+    """Values of rho: the same faces with other voices."""
+    rho_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training clips for the encoders of each rho."""
+    clip_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)
+    """Shares of the training clips for the learning curve."""
+    loss: LossName | None = None
+    """Loss of the control encoders. None: training.main_loss."""
+    epochs: int | None = Field(None, ge=1)
+    """Epochs of each control encoder. None: training.epochs."""
+    more_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Chapter 03 trains each loss again with each of these seeds."""
+    shuffled_training: bool = True
+    """Train on wrong face-voice pairs, too; of little use where rho = 0 is trained."""
 
 
 class StudyConfig(Settings):
     """All settings of one run."""
 
     profile: str = "default"
+    """Name of the profile."""
     source: SourceConfig = SourceConfig()
+    """Where the clips come from."""
     preparation: PreparationConfig = PreparationConfig()
+    """From media files to shards."""
     features: FeatureConfig = FeatureConfig()
+    """The face feature extractor."""
     spectrogram: SpectrogramConfig = SpectrogramConfig()
+    """The complex spectrogram."""
     encoder: VoiceEncoderConfig = VoiceEncoderConfig()
+    """The voice encoder."""
     decoder: FaceDecoderConfig = FaceDecoderConfig()
+    """The face decoder."""
     training: TrainingConfig = TrainingConfig()
+    """Training of the voice encoder."""
     decoder_training: DecoderTrainingConfig = DecoderTrainingConfig()
+    """Training of the face decoder."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation and examples."""
     controls: ControlsConfig = ControlsConfig()
+    """Controls and ceilings."""
 
     @model_validator(mode="after")
     def _same_sample_rate(self) -> StudyConfig:
@@ -349,7 +545,13 @@ class StudyConfig(Settings):
 
 
 def profile_names() -> list[str]:
-    """Return the names of the profiles that the book brings."""
+    """Return the names of the profiles of the book.
+
+    Examples
+    --------
+    >>> "quick" in profile_names()
+    True
+    """
     return sorted(path.stem for path in paths.profiles_dir().glob("*.yaml"))
 
 
@@ -359,19 +561,26 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
     Parameters
     ----------
     profile
-        A name in `book/profiles`, the path of a YAML file, or None for the defaults alone.
+        A name in `book/profiles`, the path of a YAML file, or None for the defaults.
     overrides
-        Dotted keys to values, for example ``{"training.epochs": 3}``.  A text
-        value is read as YAML, so that ``"3"`` from a command line is a number.
+        Dotted keys to values, for example ``{"training.epochs": 3}``. A text value is read as YAML, so
+        ``"3"`` from a command line is a number.
 
     Raises
     ------
     ConfigError
-        The profile, a key or a value is not valid; the message names it.
+        The profile, a key or a value is invalid; the message names it.
+
+    Examples
+    --------
+    >>> load_config("quick", {"training.epochs": 3}).training.epochs
+    3
     """
     name, values = ("default", {}) if profile is None else _read_profile(profile)
     for key, value in (overrides or {}).items():
-        _set_dotted(values, key, _parsed(key, value))
+        _set_dotted(
+            values, key, _parsed(key, value), known=setting_keys()[1:]
+        )  # the profile has a name already
     values["profile"] = name
     try:
         return StudyConfig.model_validate(values)
@@ -380,55 +589,73 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
 
 
 def with_changes(settings: SomeSettings, changes: Mapping[str, Any]) -> SomeSettings:
-    """Return a group of settings with some of its fields changed, checked as `load_config` does.
+    """Return settings with changes from a command line.
 
     Parameters
     ----------
     settings
-        The group.
+        One section of the settings.
     changes
         Field to value; a text is read as YAML.
 
     Raises
     ------
     ConfigError
-        A field or a value is not valid; the message names it.
+        A field is unknown or a value is invalid; the message names it.
+
+    Examples
+    --------
+    >>> with_changes(ControlsConfig(), {"epochs": "3"}).epochs
+    3
     """
-    known, values = list(type(settings).model_fields), settings.model_dump()
-    for key, value in changes.items():
+    known = list(type(settings).model_fields)
+    for key in changes:
         if key not in known:
             raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
-        values[key] = _parsed(key, value)
-    try:
-        return type(settings).model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+    return settings.with_(**{key: _parsed(key, value) for key, value in changes.items()})
 
 
 def _parsed(key: str, value: Any) -> Any:
-    """Return a text read as YAML, anything else as it is."""
+    """Return a text read as YAML, and any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"{key}: {value!r} is no YAML value; quote it, such as {key}=\"'text'\"") from None
+        raise ConfigError(
+            f"{key}: {value!r} is not a YAML value; quote it, for example {key}=\"'text'\""
+        ) from None
 
 
-def setting_keys(model: type[BaseModel] = StudyConfig, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings."""
+def setting_keys(
+    model: type[BaseModel] = StudyConfig, prefix: str = "", *, sections: bool = False
+) -> list[str]:
+    """Return the dotted names of all settings; with `sections` those of the groups, too.
+
+    Examples
+    --------
+    >>> setting_keys(ControlsConfig)[:2]
+    ['rhos', 'rho_share']
+    """
     keys = []
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += setting_keys(kind, f"{prefix}{name}.")
-        else:
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if sections or section is None:
             keys.append(f"{prefix}{name}")
+        if section is not None:
+            keys += setting_keys(section, f"{prefix}{name}.", sections=sections)
     return keys
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """Return " - did you mean X?" or a list of what is known."""
+    """Return " - did you mean X?", or the list of known words.
+
+    Examples
+    --------
+    >>> suggest("epoch", ["epochs", "seed"])
+    ' - did you mean epochs?'
+    """
     close = difflib.get_close_matches(word, known, n=1)
     return f" - did you mean {close[0]}?" if close else f" - known: {', '.join(known)}"
 
@@ -452,14 +679,14 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
     return path.stem, values
 
 
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    if key not in setting_keys() or key == "profile":
-        raise ConfigError(f"unknown setting {key!r}{suggest(key, setting_keys())}")
+def _set_dotted(values: dict[str, Any], key: str, value: Any, *, known: list[str]) -> None:
+    if key not in known:
+        raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
     *parents, last = key.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"setting {parent!r} holds {child!r}, expected a mapping")
+            raise ConfigError(f"setting {parent!r} is {child!r}: expected a mapping")
         values = child
     values[last] = value
 
