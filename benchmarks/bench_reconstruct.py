@@ -21,7 +21,7 @@ from pathlib import Path
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.paths import RunPaths
 from s2f_lib.sources.synthetic.people import draw_population
-from s2f_lib.sources.synthetic.recordings import record_people
+from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
 BOUND_S = 5.0
 RATE_HZ = 16_000
@@ -32,7 +32,7 @@ def write_voice(path: Path) -> None:
     """Write 6 s of a generated person's speech."""
     world = SyntheticConfig(n_train=1, n_test=1, seed=5_000)
     clip_id = draw_population(world)[0].clip_id
-    audio = record_people(world, [clip_id], sample_rate_hz=RATE_HZ, workers=1)[0]
+    audio = resynthesize_speech(world, [clip_id], sample_rate_hz=RATE_HZ, workers=1)[0]
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
         file.writeframes(audio.astype("<i2").tobytes())

@@ -111,11 +111,11 @@ def run_recipe(folder: str, options: argparse.Namespace, epochs: int, seed: int)
                 if steps == WARM_UP:
                     _synchronise(options.device)
                     started, waited = time.perf_counter(), 0.0
-                asked = time.perf_counter()
+                requested_s = time.perf_counter()
                 batch = next(batches, None)
                 if batch is None:
                     break
-                waited += time.perf_counter() - asked
+                waited += time.perf_counter() - requested_s
                 spectrogram, face = (tensor.to(options.device) for tensor in batch)
                 loss = l1_loss(face, model(spectrogram))
                 optimizer.zero_grad()

@@ -138,7 +138,7 @@ class DownloadConfig(Settings):
 
     @model_validator(mode="after")
     def _template_names_the_clip(self) -> DownloadConfig:
-        example = {"id": "0" * 11, "clip_id": "0" * 11 + "_0-1", "start_s": 0.0, "end_s": 1.0}
+        example: dict[str, Any] = {"id": "0" * 11, "clip_id": "0" * 11 + "_0-1", "start_s": 0.0, "end_s": 1.0}
         known = "{" + "}, {".join(example) + "}"
         try:
             url = self.url_template.format_map(example)

@@ -27,7 +27,7 @@ from s2f_lib.paths import RunPaths
 
 if TYPE_CHECKING:
     from s2f_lib.evaluation.reconstruction import Triptychs
-    from s2f_lib.evaluation.tables import FeaturePairs
+    from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
     from s2f_lib.preparation.pipeline import PreparationSummary
@@ -167,16 +167,16 @@ class Study:
         """
         return self._decoder(kind or self.config.decoder.kind)
 
-    def features(self, split: str, loss: LossName | None = None, *, seed: int | None = None) -> FeaturePairs:
+    def features(self, split: str, loss: LossName | None = None, *, seed: int | None = None) -> Predictions:
         """Return true and predicted features of a split's clips."""
         return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
-    def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> FeaturePairs:
+    def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> Predictions:
         """Return true and predicted features of any clips; intervals go by video, or person where known.
 
         What an encoder said of some clips is kept beside it, since most chapters ask for it.
         """
-        from s2f_lib.evaluation.tables import FeaturePairs
+        from s2f_lib.evaluation.tables import Predictions
         from s2f_lib.training.encoder import predict_features
 
         windows, spectrogram = self.config.evaluation.windows, self.config.spectrogram
@@ -190,7 +190,7 @@ class Study:
                 partial = path.with_suffix(".part.npy")
                 np.save(partial, predicted)
                 partial.replace(path)
-        return FeaturePairs(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
+        return Predictions(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
     def recorded(
         self,
@@ -208,14 +208,14 @@ class Study:
         first
             So many of its clips alone.
         rho, take, accent
-            As `sources.synthetic.recordings.record_people` takes them.
+            As `sources.synthetic.recordings.resynthesize_speech` takes them.
 
         Raises
         ------
         ConfigError
             The clips are not generated ones.
         """
-        from s2f_lib.sources.synthetic.recordings import record_people
+        from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
         if self.config.source.kind != "synthetic":
             raise ConfigError(f"source.kind is {self.config.source.kind!r}: only generated people speak anew")
@@ -227,7 +227,7 @@ class Study:
         with _lock(path):
             if not path.is_file():
                 rate_hz = self.config.preparation.sample_rate_hz
-                audio = record_people(
+                audio = resynthesize_speech(
                     world,
                     clips.clip_ids,
                     rho=rho,
@@ -269,11 +269,14 @@ class Study:
         from s2f_lib.evaluation.reconstruction import Triptychs, reconstruction_cosine
         from s2f_lib.training.decoder import render_faces
 
-        pairs = self.features(split)
+        predictions = self.features(split)
         model = self.decoder().model
-        from_face, from_voice = render_faces(model, pairs.true), render_faces(model, pairs.predicted)
+        from_face, from_voice = (
+            render_faces(model, predictions.true),
+            render_faces(model, predictions.predicted),
+        )
         cosine = reconstruction_cosine(from_face, from_voice, self.extractor)
-        return Triptychs(pairs.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
+        return Triptychs(predictions.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
 
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def _encoder(self, loss: LossName, seed: int) -> TrainedEncoder:

@@ -89,7 +89,7 @@ class Page:
         """Return pictures as the page may show them: grey tiles in the place of real people."""
         return faces if self.shows_faces else np.full_like(faces, 200)
 
-    def drawn_voices(self, audio: np.ndarray) -> tuple[np.ndarray, str]:
+    def spectrogram_voices(self, audio: np.ndarray) -> tuple[np.ndarray, str]:
         """Return voices whose spectrograms may be on the page, and whose they are, for the caption.
 
         A spectrogram can be turned back into speech: in the place of real people's voices stand
@@ -103,13 +103,13 @@ class Page:
         if self.shows_faces:
             return audio, "the first of the training split"
         from s2f_lib.sources.synthetic.people import draw_population
-        from s2f_lib.sources.synthetic.recordings import record_people
+        from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
         config = self.study.config
         world, rate_hz = config.source.synthetic, config.preparation.sample_rate_hz
         ids = [person.clip_id for person in draw_population(world)][: len(audio)]
         seconds = audio.shape[1] / rate_hz
-        voices = record_people(world, ids, sample_rate_hz=rate_hz, audio_s=seconds, workers=1)
+        voices = resynthesize_speech(world, ids, sample_rate_hz=rate_hz, audio_s=seconds, workers=1)
         return voices, "of generated people, in the place of the real ones of the training split"
 
     def numbers(self, **values: float | int | str) -> None:
@@ -191,13 +191,13 @@ class Page:
         metadata = {"scrapbook": {"name": f"fig_{key}", "mime_prefix": ""}, "image/png": {"width": width_px}}
         display(data, raw=True, metadata=metadata)
 
-    def kept_runs(self) -> None:
+    def published_runs(self) -> None:
         """Show what longer runs, kept in `book/published`, have for this chapter, each under its name."""
         from IPython.display import display
 
-        from s2f_lib.book.published import kept_runs
+        from s2f_lib.book.published import published_runs
 
-        runs = kept_runs(self.name)
+        runs = published_runs(self.name)
         for run in runs:
             head = run.heading(self.name)
             data = {"text/markdown": f"{head}\n\n{run.shown_in(self.name)}", "text/plain": head}

@@ -46,7 +46,7 @@ _PICTURE_PATH = re.compile(r"(?<=^```\{figure\} )(?=figures/)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class PublishedRun:
     """A run that is kept, as `run.json` says.
 
     Attributes
@@ -109,7 +109,7 @@ class _Item:
     text: str
 
 
-def kept_runs(chapter: str) -> list[KeptRun]:
+def published_runs(chapter: str) -> list[PublishedRun]:
     """Return the runs that have something to show in a chapter, by name.
 
     Raises
@@ -120,7 +120,7 @@ def kept_runs(chapter: str) -> list[KeptRun]:
     found = []
     for path in sorted(paths.published_dir().glob(f"*/{_RUN}")):
         try:
-            run = KeptRun(**json.loads(path.read_text(encoding="utf-8")))
+            run = PublishedRun(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({type(error).__name__}): restore it") from None
         if chapter in run.chapters:
@@ -128,9 +128,9 @@ def kept_runs(chapter: str) -> list[KeptRun]:
     return found
 
 
-def keep_run(
+def publish_run(
     run: RunPaths, chapters: Sequence[Chapter], folder: Path, *, keys: Sequence[str] | None = None
-) -> KeptRun:
+) -> PublishedRun:
     """Keep tables and figures of a run's chapters.
 
     Parameters
@@ -176,8 +176,8 @@ def keep_run(
             raise InputError("the chapters hold no table and no figure to keep")
         config = load_config(records[0].profile, records[0].settings)
         settings = {key: _without_folder(value) for key, value in records[0].settings.items()}
-        kept = KeptRun(folder.name, config.profile, _people(config), settings, shown)
-        (incoming / _RUN).write_text(json.dumps(asdict(kept), indent=1) + "\n", encoding="utf-8")
+        published = PublishedRun(folder.name, config.profile, _people(config), settings, shown)
+        (incoming / _RUN).write_text(json.dumps(asdict(published), indent=1) + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file())
         if size > MOST_BYTES:
             raise InputError(
@@ -188,7 +188,7 @@ def keep_run(
         incoming.rename(folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    return kept
+    return published
 
 
 def _check_folder(folder: Path) -> None:

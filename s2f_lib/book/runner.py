@@ -118,9 +118,9 @@ def run_chapters(
         ) from None
     results = []
     try:
-        for place, chapter in enumerate(chapters):
+        for index, chapter in enumerate(chapters):
             if progress:
-                progress(place, len(chapters), chapter.name)
+                progress(index, len(chapters), chapter.name)
             results.append(_run_chapter(chapter, str(profile), checked, run, run_dir=run_dir, force=force))
         if progress:
             progress(len(chapters), len(chapters), "")

@@ -87,7 +87,7 @@ def bins_that_the_report_implies() -> float:
     return 1 + (REPORT.parameters - at_one) / (at_two - at_one)
 
 
-def axes_in_words(config: VoiceEncoderConfig) -> str:
+def format_axes(config: VoiceEncoderConfig) -> str:
     """Return along which axes an encoder gives its output, as a phrase."""
     if config.face_axes:
         return "along the training faces' principal axes, which adds nothing that is trained"

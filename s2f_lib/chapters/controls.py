@@ -18,7 +18,7 @@ from s2f_lib.config import EvaluationConfig, StudyConfig
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
 from s2f_lib.evaluation.statistics import hit_interval, recall_test
-from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.pairs.scores import cohort_normalized
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
@@ -61,20 +61,20 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
             _encoder_of_part(study, train) if own else study.control_encoder(trained_on, name=f"rho-{rho:g}")
         )
         table = draw_population(world.model_copy(update={"rho": rho})).table().set_index("clip_id")
-        fitted_on, asked = table.loc[train.clip_ids], table.loc[test.clip_ids]
+        fitted_on, queries = table.loc[train.clip_ids], table.loc[test.clip_ids]
         similarities = {
             "encoder": normalized_similarity(
                 study.predicted(encoder, heard), study.predicted(encoder, trained_on)
             ),
-            "voice latents": _from_latents(fitted_on, train, asked, test),
-            "likelihood": log_likelihood(asked, asked, rho=rho),
+            "voice latents": _from_latents(fitted_on, train, queries, test),
+            "likelihood": log_likelihood(queries, queries, rho=rho),
         }
         if own and len(train) < len(every):
             encoder = study.control_encoder(None, name="own")
             similarities[ALL_CLIPS] = normalized_similarity(
                 study.predicted(encoder, test), study.predicted(encoder, every)
             )
-            similarities[ALL_LATENTS] = _from_latents(table.loc[every.clip_ids], every, asked, test)
+            similarities[ALL_LATENTS] = _from_latents(table.loc[every.clip_ids], every, queries, test)
         for system, similarity in similarities.items():
             row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
             rows.append(row)
@@ -156,8 +156,8 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
         "other sentences, foreign accent": study.recorded("test", take=1, accent=FOREIGN_ACCENT),
     }
     cohort = study.predicted(encoder, train)
-    pairs = {label: (study.predicted(encoder, clips), cohort) for label, clips in cases.items()}
-    return _recall_table(pairs, study.config.evaluation, k)
+    predictions = {label: (study.predicted(encoder, clips), cohort) for label, clips in cases.items()}
+    return _recall_table(predictions, study.config.evaluation, k)
 
 
 def count_trained(config: StudyConfig) -> int:
@@ -167,12 +167,12 @@ def count_trained(config: StudyConfig) -> int:
     return len(other_rhos) + len(parts) + config.controls.shuffled_training
 
 
-def in_words(p_value: float, *, level: float = 0.05) -> str:
+def format_significance(p_value: float, *, level: float = 0.05) -> str:
     """Return what a test against chance says, as a phrase."""
     return "above chance" if p_value < level else "not told apart from chance"
 
 
-def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarray:
+def normalized_similarity(queries: Predictions, cohort: Predictions) -> np.ndarray:
     """Return how well each voice and each face fit, normalised against the training people.
 
     The mean training face is taken off both sides, the cosine similarity computed, and
@@ -180,7 +180,7 @@ def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarr
 
     Parameters
     ----------
-    asked, cohort
+    queries, cohort
         True and predicted features of the test and of the training people.
 
     Returns
@@ -190,10 +190,10 @@ def normalized_similarity(asked: FeaturePairs, cohort: FeaturePairs) -> np.ndarr
     """
     mean = unit(cohort.true).mean(axis=0)
 
-    def cosine(voices: FeaturePairs, faces: FeaturePairs) -> np.ndarray:
+    def cosine(voices: Predictions, faces: Predictions) -> np.ndarray:
         return similarity_matrix(unit(voices.predicted) - mean, unit(faces.true) - mean, "cosine")
 
-    return cohort_normalized(cosine(asked, asked), cosine(asked, cohort), cosine(cohort, asked))
+    return cohort_normalized(cosine(queries, queries), cosine(queries, cohort), cosine(cohort, queries))
 
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
@@ -237,23 +237,23 @@ def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def _recall_table(
-    cases: Mapping[str, tuple[FeaturePairs, FeaturePairs]], config: EvaluationConfig, k: int
+    cases: Mapping[str, tuple[Predictions, Predictions]], config: EvaluationConfig, k: int
 ) -> pd.DataFrame:
     """Return a row for each label to the people that are asked about and their cohort."""
     rows = [
-        {"label": label} | recall_row(normalized_similarity(*pairs), k, config)
-        for label, pairs in cases.items()
+        {"label": label} | recall_row(normalized_similarity(*predictions), k, config)
+        for label, predictions in cases.items()
     ]
     return pd.DataFrame(rows)
 
 
 def _from_latents(
-    fitted_on: pd.DataFrame, train: PreparedClips, asked: pd.DataFrame, test: PreparedClips
+    fitted_on: pd.DataFrame, train: PreparedClips, queries: pd.DataFrame, test: PreparedClips
 ) -> np.ndarray:
     model = RidgeCV(np.logspace(-3, 3, 13)).fit(_voice_columns(fitted_on), unit(train.features))
-    predicted = [model.predict(_voice_columns(table)) for table in (asked, fitted_on)]
-    of_test = FeaturePairs(tuple(test.clip_ids), test.features, predicted[0])
-    return normalized_similarity(of_test, FeaturePairs(tuple(train.clip_ids), train.features, predicted[1]))
+    predicted = [model.predict(_voice_columns(table)) for table in (queries, fitted_on)]
+    of_test = Predictions(tuple(test.clip_ids), test.features, predicted[0])
+    return normalized_similarity(of_test, Predictions(tuple(train.clip_ids), train.features, predicted[1]))
 
 
 def _voice_columns(table: pd.DataFrame) -> np.ndarray:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from s2f_lib import paths
 from s2f_lib.errors import MissingFileError
-from s2f_lib.evaluation.appearance import AppearanceJudge
-from s2f_lib.evaluation.decoders import judge_drawings
+from s2f_lib.evaluation.appearance import AppearanceFeatures
+from s2f_lib.evaluation.decoders import evaluate_reconstructions
 from s2f_lib.evaluation.distances import pair_distances
 from s2f_lib.evaluation.statistics import Interval
 from s2f_lib.study import Study
@@ -45,7 +45,7 @@ class PublishedComparison:
     Attributes
     ----------
     table
-        As `evaluation.decoders.judge_drawings` gives.
+        As `evaluation.decoders.evaluate_reconstructions` gives.
     provenance
         What it was made with.
     """
@@ -76,26 +76,26 @@ def published_utkface() -> PublishedComparison:
     return PublishedComparison(pd.DataFrame(content["decoders"]), content["provenance"])
 
 
-def judge(study: Study, drawings: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def evaluate(study: Study, reconstructions: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Judge drawings of the test people, in the order of `study.split("test")`."""
     train, test = study.split("train"), study.split("test")
-    return judge_drawings(
-        drawings,
+    return evaluate_reconstructions(
+        reconstructions,
         test.crops(),
         extractor=study.extractor,
         mean_features=train.features.mean(axis=0),
-        second_judge=AppearanceJudge(train.crops(np.arange(min(len(train), _ENOUGH_FOR_JUDGE)))),
+        second_extractor=AppearanceFeatures(train.crops(np.arange(min(len(train), _ENOUGH_FOR_JUDGE)))),
         config=study.config.evaluation,
         distractors=train.features,
-        groups=test.video_ids,
+        group_ids=test.video_ids,
     )
 
 
-def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of `judge_drawings` for readers: a row a measure, a column a decoder, and chance."""
+def evaluation_table(evaluated: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores for readers: one row per measure, one column per decoder, and chance."""
     rows = []
     for measure, (label, digits, factor) in _MEASURES.items():
-        chosen = judged[judged["measure"] == measure].set_index("decoder")
+        chosen = evaluated[evaluated["measure"] == measure].set_index("decoder")
         if chosen.empty:
             continue
         row: dict[str, object] = {"measure": label}
@@ -108,29 +108,29 @@ def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def value(judged: pd.DataFrame, decoder: str, measure: str) -> float:
-    """Return one value of a table of `judge_drawings`, for the prose."""
-    return float(_row(judged, decoder, measure)["value"])
+def value(evaluated: pd.DataFrame, decoder: str, measure: str) -> float:
+    """Return one value of a table of `evaluate_reconstructions`, for the prose."""
+    return float(_row(evaluated, decoder, measure)["value"])
 
 
-def missed(judged: pd.DataFrame, decoder: str) -> int:
+def missed(evaluated: pd.DataFrame, decoder: str) -> int:
     """Return how many drawings do not find their face first, for the prose."""
-    row = _row(judged, decoder, "recall_1")
+    row = _row(evaluated, decoder, "recall_1")
     return round(row["n"] * (1 - row["value"]))
 
 
-def _row(judged: pd.DataFrame, decoder: str, measure: str) -> pd.Series:
-    return judged[(judged["decoder"] == decoder) & (judged["measure"] == measure)].squeeze()
+def _row(evaluated: pd.DataFrame, decoder: str, measure: str) -> pd.Series:
+    return evaluated[(evaluated["decoder"] == decoder) & (evaluated["measure"] == measure)].squeeze()
 
 
-def identity(study: Study, drawn: np.ndarray) -> np.ndarray:
+def identity(study: Study, reconstruction: np.ndarray) -> np.ndarray:
     """Return the cosine of the features of the test people's drawings and faces, less the mean, `(n,)`."""
     mean = study.split("train").features.mean(axis=0)
     true = study.split("test").features
-    return pair_distances(true - mean, study.extractor(drawn) - mean)["cosine"]
+    return pair_distances(true - mean, study.extractor(reconstruction) - mean)["cosine"]
 
 
-def drawn_at_epochs(
+def reconstructions_at_epochs(
     decoder: TrainedDecoder, features: np.ndarray, originals: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
     """Draw people with the decoder as it was after some epochs.
@@ -144,14 +144,14 @@ def drawn_at_epochs(
     """
     from s2f_lib.training.decoder import render_faces
 
-    kept = decoder.at_epochs()
-    columns = [originals, *(render_faces(model, features) for model in kept.values())]
-    names = ["original", *(f"epoch {epoch}" for epoch in kept)]
+    snapshots = decoder.at_epochs()
+    columns = [originals, *(render_faces(model, features) for model in snapshots.values())]
+    names = ["original", *(f"epoch {epoch}" for epoch in snapshots)]
     return np.stack(columns, axis=1), names
 
 
-def drawn_side_by_side(
-    originals: np.ndarray, drawings: Mapping[str, np.ndarray], identity: np.ndarray, *, n_rows: int
+def reconstructions_side_by_side(
+    originals: np.ndarray, reconstructions: Mapping[str, np.ndarray], identity: np.ndarray, *, n_rows: int
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Choose people at even steps of `identity`, from the best to the worst.
 
@@ -159,7 +159,7 @@ def drawn_side_by_side(
     ----------
     originals
         (n, height, width, 3).
-    drawings
+    reconstructions
         Decoder's name to the same people's drawings.
     identity
         (n,) by which they are put in order; shown beside each row.
@@ -171,6 +171,8 @@ def drawn_side_by_side(
     """
     order = np.argsort(-identity, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
-    faces = np.stack([originals[rows], *(drawn[rows] for drawn in drawings.values())], axis=1)
-    headings = ["original", *(NAMES.get(name, name) for name in drawings)]
+    faces = np.stack(
+        [originals[rows], *(reconstruction[rows] for reconstruction in reconstructions.values())], axis=1
+    )
+    headings = ["original", *(NAMES.get(name, name) for name in reconstructions)]
     return faces, headings, [f"identity {identity[row]:.2f}" for row in rows]

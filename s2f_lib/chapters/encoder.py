@@ -57,7 +57,7 @@ def matmul_gflops(dtype: torch.dtype, device: torch.device, *, repetitions: int 
     return 2 * _MATMUL**3 / best_s / 1e9
 
 
-def in_words(throughput: pd.DataFrame) -> str:
+def format_limit(throughput: pd.DataFrame) -> str:
     """Return what held the training back, as a phrase."""
     row = throughput.iloc[0]
     if row["wait_share"] > 0.03:

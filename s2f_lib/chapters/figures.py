@@ -64,9 +64,9 @@ def training_curves(
         figure = Figure(figsize=(WIDTH_IN, 2.7 * n_rows))
         axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).ravel()
         for axis, (name, table) in zip(axes, metrics.items(), strict=False):
-            for place, (column, label) in enumerate(columns.items()):
+            for index, (column, label) in enumerate(columns.items()):
                 if column in table:
-                    _line(axis, table["epoch"], table[column], label, place)
+                    _line(axis, table["epoch"], table[column], label, index)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlabel("epoch")
             axis.set_ylabel(f"{y_label}, {name}" if len(metrics) > 1 else y_label)
@@ -81,9 +81,9 @@ def compared_curves(metrics: Mapping[str, pd.DataFrame], column: str, *, y_label
     with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.0))
         axis = figure.subplots()
-        for place, (name, table) in enumerate(metrics.items()):
+        for index, (name, table) in enumerate(metrics.items()):
             if column in table:
-                _line(axis, table["epoch"], table[column], name, place)
+                _line(axis, table["epoch"], table[column], name, index)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(xlabel="epoch", ylabel=y_label)
         axis.legend(ncols=2)
@@ -111,11 +111,11 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
             axis.fill_between(chance["k"], chance["low"], chance["high"], color=GREY, alpha=0.35, lw=0)
             axis.plot(chance["k"], chance["value"], color="black", ls=":", label="chance, 95% of guesses")
             rows = ranks[ranks["name"] == name]
-            for place, (measure, group) in enumerate(rows.groupby("measure", sort=False)):
+            for index, (measure, group) in enumerate(rows.groupby("measure", sort=False)):
                 steps = np.arange(1, k_max + 1)
-                places = group["rank"].to_numpy()[:, None], steps, group["ties"].to_numpy()[:, None]
-                recall = hit_probability(*places).mean(axis=0)
-                axis.plot(steps, recall, color=PALETTE[place], ls=("-", "--", "-.")[place % 3], label=measure)
+                arguments = group["rank"].to_numpy()[:, None], steps, group["ties"].to_numpy()[:, None]
+                recall = hit_probability(*arguments).mean(axis=0)
+                axis.plot(steps, recall, color=PALETTE[index], ls=("-", "--", "-.")[index % 3], label=measure)
             gallery = int(rows["gallery"].iloc[0])
             axis.set_xlabel(f"K, faces retrieved of {gallery:,} ({name})")
             axis.set_xlim(1, k_max)
@@ -126,7 +126,7 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
         return figure
 
 
-def measured_beside_chance(table: pd.DataFrame, *, x_label: str, percent: bool = True) -> Figure:
+def measured_vs_chance(table: pd.DataFrame, *, x_label: str, percent: bool = True) -> Figure:
     """Draw values with intervals beside chance or a baseline, a row each.
 
     Parameters
@@ -170,10 +170,10 @@ def lines_with_intervals(table: pd.DataFrame, *, x: str, x_label: str, y_label: 
         figure = Figure(figsize=(WIDTH_IN, 3.2))
         axis = figure.subplots()
         named = table if "name" in table else table.assign(name="this run")
-        for place, (name, rows) in enumerate(named.groupby("name", sort=False)):
+        for index, (name, rows) in enumerate(named.groupby("name", sort=False)):
             errors = np.abs([rows["value"] - rows["low"], rows["high"] - rows["value"]])
-            style = {"marker": _MARKERS[place % 6], "ls": ("-", "--", "-.")[place % 3], "capsize": 3}
-            axis.errorbar(rows[x], rows["value"], yerr=errors, color=PALETTE[place], label=name, **style)
+            style = {"marker": _MARKERS[index % 6], "ls": ("-", "--", "-.")[index % 3], "capsize": 3}
+            axis.errorbar(rows[x], rows["value"], yerr=errors, color=PALETTE[index], label=name, **style)
         axis.plot(named[x], named["chance"], color="black", ls=":", lw=1.2, label="chance")
         axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
@@ -271,9 +271,9 @@ def voice_changes(tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str])
         figure = Figure(figsize=(WIDTH_IN, 2.9))
         axes = figure.subplots(1, len(tables), squeeze=False).ravel()
         for axis, (name, table) in zip(axes, tables.items(), strict=True):
-            for place, (changed, rows) in enumerate(table.groupby("changed", sort=False)):
-                _line(axis, rows["semitones"], rows["value"], labels[str(changed)], place)
-                band = {"color": PALETTE[place], "alpha": 0.2, "lw": 0}
+            for index, (changed, rows) in enumerate(table.groupby("changed", sort=False)):
+                _line(axis, rows["semitones"], rows["value"], labels[str(changed)], index)
+                band = {"color": PALETTE[index], "alpha": 0.2, "lw": 0}
                 axis.fill_between(rows["semitones"], rows["low"], rows["high"], **band)
             axis.set(xlabel="change, semitones", ylabel=name)
             axis.set_xticks(sorted(set(table["semitones"])))
@@ -291,8 +291,8 @@ def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
     """
     rows = -(-len(faces) // columns)
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows))
-    for place, face in enumerate(faces):
-        left, bottom = (place % columns) / columns, 1 - (place // columns + 1) / rows
+    for index, face in enumerate(faces):
+        left, bottom = (index % columns) / columns, 1 - (index // columns + 1) / rows
         axis = figure.add_axes((left + 0.001, bottom + 0.001, 1 / columns - 0.002, 1 / rows - 0.002))
         axis.imshow(face)
         axis.set_axis_off()
@@ -325,8 +325,10 @@ def face_rows(
             bottom = (cell_in * (n_rows - 1 - row)) / size[1]
             for column in range(n_columns):
                 gap = 0.035
-                place = (cell_in * column + gap) / size[0], bottom + gap / size[1]
-                axis = figure.add_axes((*place, (cell_in - 2 * gap) / size[0], (cell_in - 2 * gap) / size[1]))
+                position = (cell_in * column + gap) / size[0], bottom + gap / size[1]
+                axis = figure.add_axes(
+                    (*position, (cell_in - 2 * gap) / size[0], (cell_in - 2 * gap) / size[1])
+                )
                 axis.imshow(faces[row, column])
                 _frame(axis, marked is not None and bool(marked[row, column]))
             if notes:
@@ -338,9 +340,9 @@ def face_rows(
         return figure
 
 
-def _line(axis: Axes, x: pd.Series, y: pd.Series, label: str, place: int) -> None:
+def _line(axis: Axes, x: pd.Series, y: pd.Series, label: str, index: int) -> None:
     every = max(1, len(x) // 12)
-    axis.plot(x, y, marker=_MARKERS[place % 6], markevery=every, color=PALETTE[place % 10], label=label)
+    axis.plot(x, y, marker=_MARKERS[index % 6], markevery=every, color=PALETTE[index % 10], label=label)
 
 
 def _frame(axis: Axes, marked: bool) -> None:

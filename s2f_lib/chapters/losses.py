@@ -48,7 +48,7 @@ def fitting_queries(split: str) -> Fit:
     return Fit([], len(percents))
 
 
-def in_words(counts: Sequence[int]) -> str:
+def format_counts(counts: Sequence[int]) -> str:
     """Return numbers as a phrase: `393`, or `393 or 395`."""
     return " or ".join(str(count) for count in counts)
 

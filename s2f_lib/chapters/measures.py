@@ -16,9 +16,9 @@ from s2f_lib.evaluation.retrieval import (
     chance_recall,
     expected_hits,
     nearest,
+    ranks_with_ties,
     reciprocal_rank,
     similarity_matrix,
-    true_places,
     true_ranks,
 )
 from s2f_lib.evaluation.statistics import (
@@ -29,14 +29,14 @@ from s2f_lib.evaluation.statistics import (
     reciprocal_rank_test,
     spread_over_seeds,
 )
-from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.study import Study
 
 #: A permutation test compares all with all: of larger sets, so many people at even steps.
 MOST_TESTED = 10_000
 
 
-def mean_face(train_features: np.ndarray, test: FeaturePairs) -> FeaturePairs:
+def mean_face(train_features: np.ndarray, test: Predictions) -> Predictions:
     """Return the test people with the same guess for each: the mean direction of the training faces.
 
     Face features share a large mean, so distances alone flatter an encoder that says no more than this.
@@ -47,11 +47,11 @@ def mean_face(train_features: np.ndarray, test: FeaturePairs) -> FeaturePairs:
         `(n, dimension)`, true ones of the training people.
     """
     mean = unit(train_features).mean(axis=0)
-    return FeaturePairs(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape), test.groups)
+    return Predictions(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape), test.group_ids)
 
 
 def tests_against_chance(
-    pairs: Mapping[str, FeaturePairs], config: EvaluationConfig, *, measure: SimilarityName
+    predictions: Mapping[str, Predictions], config: EvaluationConfig, *, measure: SimilarityName
 ) -> pd.DataFrame:
     """Return the mean reciprocal rank of each split, its chance, and the permutation test's p-value.
 
@@ -60,26 +60,26 @@ def tests_against_chance(
     a person's clips are not independent pairings.
     """
     rows = []
-    for name, whole in pairs.items():
-        pair = whole
+    for name, whole in predictions.items():
+        prediction = whole
         if len(whole) > MOST_TESTED:
-            pair = whole.subset(np.linspace(0, len(whole) - 1, MOST_TESTED).round().astype(int))
-        similarity = similarity_matrix(pair.predicted, pair.true, measure)
-        places = true_places(similarity)
-        interval = _interval(reciprocal_rank(places.ranks, places.ties), pair.groups, config)
-        median = _interval(places.ranks, pair.groups, config, statistic=np.median)
-        _, first = np.unique(pair.people, return_index=True)
+            prediction = whole.subset(np.linspace(0, len(whole) - 1, MOST_TESTED).round().astype(int))
+        similarity = similarity_matrix(prediction.predicted, prediction.true, measure)
+        ranked = ranks_with_ties(similarity)
+        interval = _interval(reciprocal_rank(ranked.ranks, ranked.ties), prediction.group_ids, config)
+        median = _interval(ranked.ranks, prediction.group_ids, config, statistic=np.median)
+        _, first = np.unique(prediction.person_ids, return_index=True)
         first.sort()
-        alone = similarity if len(first) == len(pair) else similarity[np.ix_(first, first)]
+        alone = similarity if len(first) == len(prediction) else similarity[np.ix_(first, first)]
         _, p_value = reciprocal_rank_test(alone, seed=config.seed)
         rows.append(
             {
                 "set": name,
-                "queries and faces": len(pair),
+                "queries and faces": len(prediction),
                 "mean reciprocal rank": f"{interval:.3f}",
-                "chance": chance_reciprocal_rank(len(pair)),
+                "chance": chance_reciprocal_rank(len(prediction)),
                 "median rank": f"{median:.1f}",
-                "median by guessing": f"{(len(pair) + 1) / 2:.1f}",
+                "median by guessing": f"{(len(prediction) + 1) / 2:.1f}",
                 "p-value": p_value,
             }
         )
@@ -121,12 +121,14 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
     for loss in config.training.losses:
         hits = []
         for seed in seeds:
-            pairs = study.features("test", loss, seed=seed)
-            similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
+            predictions = study.features("test", loss, seed=seed)
+            similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
             hits.append(expected_hits(similarity, k))
         values = np.array([each.mean() for each in hits])
         spread = spread_over_seeds(values)
-        interval = hit_interval(np.mean(hits, axis=0), groups=pairs.groups, **_options(config.evaluation))
+        interval = hit_interval(
+            np.mean(hits, axis=0), group_ids=predictions.group_ids, **_options(config.evaluation)
+        )
         rows.append(
             {
                 "trained with": LOSS_NAMES[loss],
@@ -135,7 +137,7 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
                 "standard deviation": spread.deviation,
                 "lowest": values.min(),
                 "highest": values.max(),
-                "chance": chance_recall(k, len(pairs)),
+                "chance": chance_recall(k, len(predictions)),
             }
         )
     return pd.DataFrame(rows)
@@ -162,7 +164,7 @@ class FoundFaces:
     @property
     def headings(self) -> list[str]:
         """A text a column: the true face, then the places."""
-        return ["true face", *(str(place) for place in range(1, self.columns.shape[1]))]
+        return ["true face", *(str(rank) for rank in range(1, self.columns.shape[1]))]
 
 
 def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFaces:
@@ -182,19 +184,19 @@ def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFace
     return FoundFaces(columns, is_true, [f"rank {ranks[row]:.0f} of {len(ranks):,}" for row in rows])
 
 
-def mean_picture(pictures: np.ndarray) -> np.ndarray:
+def mean_image(images: np.ndarray) -> np.ndarray:
     """Return the mean of pictures `(n, height, width, 3)` uint8, rounded."""
-    return pictures.mean(axis=0).round().astype(np.uint8)
+    return images.mean(axis=0).round().astype(np.uint8)
 
 
 def _interval(
     values: np.ndarray,
-    groups: Sequence[object] | None,
+    group_ids: Sequence[object] | None,
     config: EvaluationConfig,
     *,
     statistic: Callable[..., np.ndarray] = np.mean,
 ) -> Interval:
-    return bootstrap_interval(values, statistic, groups=groups, **_options(config))
+    return bootstrap_interval(values, statistic, group_ids=group_ids, **_options(config))
 
 
 def _options(config: EvaluationConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from s2f_lib.chapters.figures import _STYLE, PALETTE, WIDTH_IN
-from s2f_lib.chapters.pairs import SHORT_NAMES, ShownResults
+from s2f_lib.chapters.pairs import SHORT_NAMES, PairComparison
 
 _STYLES = {
     "speech2face": "--",
@@ -21,9 +21,9 @@ _COLOURS = {"ours": 0, "speech2face": 1, "ridge": 2, "report": 4, "shuffled": 7}
 _MARKERS = {"speech2face": "o", "ridge": "^", "report": "s"}
 
 
-def recall_figure(shown: ShownResults) -> Figure:
+def recall_figure(comparison: PairComparison) -> Figure:
     """Draw recall at K over K, a line with its 95% interval a system, and chance."""
-    numbers = shown.of()
+    numbers = comparison.of()
     with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.8))
         axis = figure.subplots()
@@ -42,16 +42,16 @@ def recall_figure(shown: ShownResults) -> Figure:
         return figure
 
 
-def ratio_figure(shown: ShownResults) -> Figure:
+def ratio_figure(comparison: PairComparison) -> Figure:
     """Draw how many times each other system's recall that of `ours` is, with 95% intervals."""
-    ratios = {name: found for name, found in shown.of()["ratios"].items() if name in _MARKERS}
+    ratios = {name: found for name, found in comparison.of()["ratios"].items() if name in _MARKERS}
     with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.2))
         axis = figure.subplots()
         keys = list(next(iter(ratios.values()))) if ratios else []
-        for place, (name, found) in enumerate(ratios.items()):
+        for index, (name, found) in enumerate(ratios.items()):
             known = [(i, found[key]) for i, key in enumerate(keys) if None not in found[key]]
-            x = np.array([i for i, _ in known]) + 0.18 * (place - (len(ratios) - 1) / 2)
+            x = np.array([i for i, _ in known]) + 0.18 * (index - (len(ratios) - 1) / 2)
             value, low, high = np.array([values for _, values in known]).T
             axis.errorbar(
                 x,

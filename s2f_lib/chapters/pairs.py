@@ -35,28 +35,28 @@ SHORT_NAMES: Mapping[str, str] = {
     "shuffled": "shuffled",
 }
 SET_NAMES: Mapping[str, str] = {"avspeech": "AVSpeech", "voxceleb": "VoxCeleb"}
-_KEPT = "results.json"
+_RESULTS_FILE = "results.json"
 
 
 @dataclass(frozen=True)
-class ShownResults:
+class PairComparison:
     """Results that the chapter shows.
 
     Attributes
     ----------
     results
         As `s2f pairs` writes them.
-    fresh
+    from_this_run
         Made in this run; else the kept ones.
     """
 
     results: Mapping[str, Any]
-    fresh: bool
+    from_this_run: bool
 
     @property
     def label(self) -> str:
         """How captions name them."""
-        return "this run" if self.fresh else "kept results"
+        return "this run" if self.from_this_run else "kept results"
 
     def of(self, set_name: str = "avspeech") -> Mapping[str, Any]:
         """Return the numbers of a set, or of the only one that there is."""
@@ -81,7 +81,7 @@ def published_dir() -> Path:
     return paths.published_dir() / "pairs"
 
 
-def shown_results(study: Study, *, report_splits: int | None = None) -> ShownResults:
+def load_or_run_comparison(study: Study, *, report_splits: int | None = None) -> PairComparison:
     """Run the comparison where `source.pairs.root` says where the pairs are; else read the kept results.
 
     Parameters
@@ -99,19 +99,19 @@ def shown_results(study: Study, *, report_splits: int | None = None) -> ShownRes
         The pairs cannot be used.
     """
     if study.config.source.pairs.root is None:
-        return ShownResults(read_published(), fresh=False)
+        return PairComparison(read_published(), from_this_run=False)
     from s2f_lib.pairs.study import run_pairs
 
     results = run_pairs(study.config, control=True, report_splits=report_splits)
     study.paths.tables.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, allow_nan=False)
     (study.paths.tables / "08_results.json").write_text(text + "\n", encoding="utf-8")
-    return ShownResults(results, fresh=True)
+    return PairComparison(results, from_this_run=True)
 
 
 def read_published() -> Mapping[str, Any]:
     """Return the kept results."""
-    path = published_dir() / _KEPT
+    path = published_dir() / _RESULTS_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -136,19 +136,21 @@ def publish(results: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = dict(results["data"])
     data["left_out"] = len(data["left_out"])  # how many, not who
-    kept = {**results, "data": data}
-    (folder / _KEPT).write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    shown = ShownResults(kept, fresh=False)
-    systems_table(shown).to_csv(folder / "systems.csv", index=False)
-    comparison_table(shown).to_csv(folder / "comparisons.csv", index=False)
-    recall_figure(shown).savefig(folder / "recall.png", dpi=150)
-    ratio_figure(shown).savefig(folder / "ratios.png", dpi=150)
+    published = {**results, "data": data}
+    (folder / _RESULTS_FILE).write_text(
+        json.dumps(published, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    comparison = PairComparison(published, from_this_run=False)
+    systems_table(comparison).to_csv(folder / "systems.csv", index=False)
+    comparison_table(comparison).to_csv(folder / "comparisons.csv", index=False)
+    recall_figure(comparison).savefig(folder / "recall.png", dpi=150)
+    ratio_figure(comparison).savefig(folder / "ratios.png", dpi=150)
 
 
-def systems_table(shown: ShownResults) -> pd.DataFrame:
+def systems_table(comparison: PairComparison) -> pd.DataFrame:
     """Return recall in percent and median rank with intervals, a column a system; chance is the last."""
     tables = []
-    for set_name, numbers in shown.results["sets"].items():
+    for set_name, numbers in comparison.results["sets"].items():
         columns: dict[str, list[str]] = {}
         keys = [key for key in numbers["chance"] if key.startswith("recall")]
         labels = ["test queries", *(key.replace("recall", "R") + ", %" for key in keys), "median rank"]
@@ -156,16 +158,16 @@ def systems_table(shown: ShownResults) -> pd.DataFrame:
             cells = [f"{values['n']:,}" if "n" in values else "-"]
             cells += [_with_interval(values, key, 100.0) for key in keys]
             columns[SHORT_NAMES.get(name, name)] = [*cells, _with_interval(values, "median_rank", 1.0)]
-        tables.append(_labelled(shown, set_name, labels, columns))
+        tables.append(_labelled(comparison, set_name, labels, columns))
     return pd.concat(tables, ignore_index=True).fillna("-")
 
 
-def comparison_table(shown: ShownResults) -> pd.DataFrame:
+def comparison_table(comparison: PairComparison) -> pd.DataFrame:
     """Return how ours compares with each other system, a column each, in the splits that test both."""
     labels = [f"R@{k} of ours, times" for k in (10, 20, 50)]
     labels += ["rank of ours, times", "p of ranks", "p of R@10", "splits with a smaller median rank"]
     tables = []
-    for set_name, numbers in shown.results["sets"].items():
+    for set_name, numbers in comparison.results["sets"].items():
         columns = {
             f"against {SHORT_NAMES.get(name, name)}": [
                 *(_ratio(numbers["ratios"][name][f"recall@{k}"]) for k in (10, 20, 50)),
@@ -176,24 +178,24 @@ def comparison_table(shown: ShownResults) -> pd.DataFrame:
             ]
             for name, found in numbers["comparisons"].items()
         }
-        tables.append(_labelled(shown, set_name, labels, columns))
+        tables.append(_labelled(comparison, set_name, labels, columns))
     return pd.concat(tables, ignore_index=True).fillna("-")
 
 
-def shown_as(shown: ShownResults) -> str:
+def describe_source(comparison: PairComparison) -> str:
     """Return for the prose which results the page shows."""
-    if shown.fresh:
+    if comparison.from_this_run:
         return "a run that was made for it"
-    provenance = shown.results["provenance"]
+    provenance = comparison.results["provenance"]
     return (
         f"the kept results of a run of profile {provenance['profile']} at commit "
         f"{provenance['environment']['commit']}, since the pairs are not at hand"
     )
 
 
-def sizes(shown: ShownResults) -> dict[str, float | str]:
+def sizes(comparison: PairComparison) -> dict[str, float | str]:
     """Return for the prose how many pairs, splits, queries and faces there are, of the first set."""
-    results, numbers = shown.results, shown.of()
+    results, numbers = comparison.results, comparison.of()
     splits = results["splits"]
     return {
         "n_pairs": next(iter(results["data"]["pairs"].values())),
@@ -208,9 +210,11 @@ def sizes(shown: ShownResults) -> dict[str, float | str]:
     }
 
 
-def in_prose(shown: ShownResults, *, against: str, k: int = 10) -> dict[str, float | int | str]:
+def numbers_for_prose(
+    comparison: PairComparison, *, against: str, k: int = 10
+) -> dict[str, float | int | str]:
     """Return for the prose how ours does at K, against another system, the report's encoder and chance."""
-    numbers, key = shown.of(), f"recall@{k}"
+    numbers, key = comparison.of(), f"recall@{k}"
     ours, other = (numbers["systems"][name] for name in ("ours", against))
     ratio = numbers["ratios"][against][key]
     low, high = ours["intervals"][key]
@@ -234,13 +238,13 @@ def in_prose(shown: ShownResults, *, against: str, k: int = 10) -> dict[str, flo
     }
 
 
-def settings_table(shown: ShownResults) -> pd.DataFrame:
+def settings_table(comparison: PairComparison) -> pd.DataFrame:
     """Return what made the shown results: commit, versions, seeds, networks, and what was chosen in train."""
-    results = shown.results
+    results = comparison.results
     provenance, environment = results["provenance"], results["provenance"]["environment"]
     chosen = pd.DataFrame(results["settings"].get("ours", []))
     rows = {
-        "results": shown.label,
+        "results": comparison.label,
         "made": results.get("created", "in this run"),
         "commit": environment["commit"],
         "profile": provenance["profile"],
@@ -248,7 +252,7 @@ def settings_table(shown: ShownResults) -> pd.DataFrame:
         "torch, dlib": f"{environment.get('torch')}, {environment.get('dlib-bin')}",
         "pairs": ", ".join(f"{SET_NAMES[key]} {n}" for key, n in results["data"]["pairs"].items()),
         "faces that no detector found": results["data"]["faces_without_detection"],
-        "splits": _in_words(provenance["split"]),
+        "splits": _format_split(provenance["split"]),
         "voice networks": ", ".join(f"{name} {mark}" for name, mark in results["voice_networks"].items()),
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in results["seconds"].items()),
     }
@@ -289,10 +293,10 @@ def _better_splits(numbers: Mapping[str, Any], name: str) -> str:
 
 
 def _labelled(
-    shown: ShownResults, set_name: str, labels: list[str], columns: dict[str, list[str]]
+    comparison: PairComparison, set_name: str, labels: list[str], columns: dict[str, list[str]]
 ) -> pd.DataFrame:
     """Return a table with its row labels, and with the set's name where there are several."""
-    several = {"pairs": SET_NAMES[set_name]} if len(shown.results["sets"]) > 1 else {}
+    several = {"pairs": SET_NAMES[set_name]} if len(comparison.results["sets"]) > 1 else {}
     table = pd.DataFrame({**dict.fromkeys(several, ""), "": labels, **columns})
     return table.assign(**several) if several else table
 
@@ -312,7 +316,7 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _in_words(split: object) -> str:
+def _format_split(split: object) -> str:
     if not isinstance(split, Mapping):
         return str(split)
     return f"{split['n_splits']} drawn, {split['test_share']:.0%} of videos in test, seed {split['seed']}"

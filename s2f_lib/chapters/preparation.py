@@ -126,7 +126,7 @@ def download_days(n_clips: int, *, addresses: int = 1) -> float:
     return n_clips / CLIPS_PER_HOUR / 24 / addresses
 
 
-def recipe_beside_ours(measured: MeasuredPreparation) -> pd.DataFrame:
+def recipe_vs_ours(measured: MeasuredPreparation) -> pd.DataFrame:
     """Return the benchmark: the report's recipe, ours, and how they compare, a row each."""
     ways = {
         "the report's recipe": (

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from s2f_lib.chapters.measures import mean_picture
+from s2f_lib.chapters.measures import mean_image
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
@@ -50,7 +50,7 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
         lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
         sample_rate_hz=config.preparation.sample_rate_hz,
     )
-    return replace(changed, groups=[test.video_ids[row] for row in chosen])
+    return replace(changed, group_ids=[test.video_ids[row] for row in chosen])
 
 
 def median_voice(study: Study, triptychs: Triptychs, *, n_voices: int) -> int:
@@ -68,8 +68,8 @@ def change_tables(changed: ChangedVoices, kit: ReconstructionKit) -> dict[str, p
     tables = {"cosine to the unchanged voice": changed.table()}
     probes = {probe.name: probe for probe in kit.probes}
     if "gender" in probes:
-        place = probes["gender"].classes.index("male")
-        tables["probability of male"] = changed.table(lambda f: probes["gender"].scores(f)[:, place])
+        index = probes["gender"].classes.index("male")
+        tables["probability of male"] = changed.table(lambda f: probes["gender"].scores(f)[:, index])
     if "age_years" in probes:
         tables["guessed age, years"] = changed.table(lambda f: probes["age_years"].scores(f)[:, 0])
     return tables
@@ -119,13 +119,11 @@ def attribute_groups(predicted: np.ndarray, kit: ReconstructionKit) -> dict[str,
     return {name: members for name, members in groups.items() if members.any()}
 
 
-def average_faces(groups: dict[str, np.ndarray], pictures: Sequence[np.ndarray]) -> np.ndarray:
+def average_faces(groups: dict[str, np.ndarray], images: Sequence[np.ndarray]) -> np.ndarray:
     """Return the mean picture of each group and set, `(sets, groups, height, width, 3)` uint8."""
     if not groups:
         raise InputError("no group has anybody in it")
-    return np.stack(
-        [np.stack([mean_picture(some[members]) for members in groups.values()]) for some in pictures]
-    )
+    return np.stack([np.stack([mean_image(some[members]) for members in groups.values()]) for some in images])
 
 
 def retrieved_faces(
@@ -134,11 +132,11 @@ def retrieved_faces(
     """Return rows of pictures: the true face, the drawing from the voice, and the nearest training faces."""
     train = study.split("train")
     found = nearest(similarity_matrix(predicted[rows], train.features, "cosine"), top_k)
-    pictures = [
-        np.concatenate([triptychs.original[[row]], triptychs.from_voice[[row]], train.crops(places)])
-        for row, places in zip(rows, found, strict=True)
+    images = [
+        np.concatenate([triptychs.original[[row]], triptychs.from_voice[[row]], train.crops(indices)])
+        for row, indices in zip(rows, found, strict=True)
     ]
-    return np.stack(pictures), ["true face", "drawn", *(f"found {place}" for place in range(1, top_k + 1))]
+    return np.stack(images), ["true face", "drawn", *(f"found {index}" for index in range(1, top_k + 1))]
 
 
 def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, top_k: int) -> pd.DataFrame:
@@ -165,7 +163,7 @@ def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, to
         probe = next(probe for probe in kit.probes if probe.name == column)
         told = {
             "nearest face": of_train[found[:, 0]],
-            f"majority of {top_k}": np.array([pd.Series(of_train[places]).mode()[0] for places in found]),
+            f"majority of {top_k}": np.array([pd.Series(of_train[indices]).mode()[0] for indices in found]),
             "probe": np.array(probe.classes)[probe.scores(predicted).argmax(axis=1)],
         }
         most_frequent = pd.Series(of_train).value_counts().index[0]
@@ -202,13 +200,13 @@ def _agreement_rows(
     truth: np.ndarray,
     most_frequent: object,
     config: EvaluationConfig,
-    groups: Sequence[str],
+    group_ids: Sequence[str],
 ) -> list[dict[str, object]]:
     rows = []
     for name, guess in told.items():
         interval = bootstrap_interval(
             (guess == truth).astype(float),
-            groups=groups,
+            group_ids=group_ids,
             confidence=config.confidence,
             n_resamples=config.n_bootstrap,
             seed=config.seed,
@@ -225,4 +223,4 @@ def _even_steps(n: int, wanted: int) -> np.ndarray:
 
 def _classes(probe: Probe, predicted: np.ndarray) -> dict[str, np.ndarray]:
     best = probe.scores(predicted).argmax(axis=1)
-    return {f"taken for {name}": best == place for place, name in enumerate(probe.classes)}
+    return {f"taken for {name}": best == index for index, name in enumerate(probe.classes)}

@@ -17,7 +17,7 @@ from s2f_lib.evaluation.matching import matching_accuracy, ranks_within, verific
 from s2f_lib.evaluation.probes import ProbeData, probe_table
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
 from s2f_lib.evaluation.statistics import Interval, hit_interval
-from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.evaluation.tables import Predictions
 
 CANDIDATES = (2, 5, 10)  # of 1:N matching, as in SVHF and DIMNet
 _AGE_BANDS = (18, 40, 60, 81)  # years; each band holds about a third of the generated people
@@ -47,7 +47,7 @@ def known_attributes(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFra
 
 
 def verification_areas(
-    pairs: FeaturePairs,
+    predictions: Predictions,
     attributes: pd.DataFrame | None,
     config: EvaluationConfig,
     *,
@@ -60,14 +60,14 @@ def verification_areas(
     dict of Interval
         "anyone" and, where attributes are known, "same gender" and so on, those who share most last.
     """
-    similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
+    similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
     areas = {}
     for name, labels in _strata(attributes).items():
         with contextlib.suppress(InputError):  # not two people in any stratum
             areas[name] = verification_interval(
                 similarity,
                 strata=labels,
-                groups=pairs.groups,
+                group_ids=predictions.group_ids,
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,
@@ -86,7 +86,7 @@ def most_alike(areas: Mapping[str, Interval]) -> tuple[Interval, str]:
 
 
 def matching_table(
-    pairs: FeaturePairs,
+    predictions: Predictions,
     attributes: pd.DataFrame | None,
     config: EvaluationConfig,
     *,
@@ -107,20 +107,20 @@ def matching_table(
         a number of candidates, `area under ROC`, and `rank share`: how far down among
         the others of that kind the true face stands on average, 0 first, 0.5 by guessing, 1 last.
     """
-    similarity = similarity_matrix(pairs.predicted, pairs.true, measure)
-    people = np.asarray(pairs.people)
+    similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
+    person_ids = np.asarray(predictions.person_ids)
     rows = []
     for name, labels in _strata(attributes).items():
         wins = {n: matching_accuracy(similarity, n, strata=labels) for n in CANDIDATES}
-        ranks, sizes = ranks_within(similarity, labels or [_ANYONE] * len(pairs))
+        ranks, sizes = ranks_within(similarity, labels or [_ANYONE] * len(predictions))
         with_others = sizes > 1
         share = (ranks[with_others] - 1) / (sizes[with_others] - 1)
         row = {"others": name, "people": int(np.isfinite(wins[CANDIDATES[0]]).sum())}
         for n, values in wins.items():
             counted = np.isfinite(values)
-            row[f"1 of {n}"] = _in_interval(values[counted], people[counted], config)
+            row[f"1 of {n}"] = _in_interval(values[counted], person_ids[counted], config)
         row["area under ROC"] = f"{areas[name]:.3f}" if name in areas else _TOO_FEW
-        rows.append(row | {"rank share": _in_interval(share, people[with_others], config)})
+        rows.append(row | {"rank share": _in_interval(share, person_ids[with_others], config)})
     chance = {"others": "by guessing", "people": None} | {f"1 of {n}": f"{1 / n:.3f}" for n in CANDIDATES}
     rows.append(chance | {"area under ROC": "0.500", "rank share": "0.500"})
     if attributes is None:
@@ -129,13 +129,15 @@ def matching_table(
 
 
 def probes_table(
-    pairs: Mapping[str, FeaturePairs], attributes: Mapping[str, pd.DataFrame | None], config: EvaluationConfig
+    predictions: Mapping[str, Predictions],
+    attributes: Mapping[str, pd.DataFrame | None],
+    config: EvaluationConfig,
 ) -> pd.DataFrame:
     """Return how well gender, group and age are read from the test people's true and predicted features.
 
     Parameters
     ----------
-    pairs, attributes
+    predictions, attributes
         Of "train", whose true features the probes are fitted on, and of "test".
     """
     if attributes["train"] is None or attributes["test"] is None:
@@ -145,12 +147,12 @@ def probes_table(
         for split, table in attributes.items()
     }
     values = {split: {name: v.to_numpy() for name, v in columns.items()} for split, columns in known.items()}
-    test = pairs["test"]
+    test = predictions["test"]
     found = probe_table(
-        ProbeData(pairs["train"].true, values["train"]),
+        ProbeData(predictions["train"].true, values["train"]),
         {
-            "the face's features": ProbeData(test.true, values["test"], test.groups),
-            "the voice's prediction": ProbeData(test.predicted, values["test"], test.groups),
+            "the face's features": ProbeData(test.true, values["test"], test.group_ids),
+            "the voice's prediction": ProbeData(test.predicted, values["test"], test.group_ids),
         },
         config,
     )
@@ -160,7 +162,7 @@ def probes_table(
 
 
 def recall_by_group(
-    pairs: FeaturePairs,
+    predictions: Predictions,
     attributes: pd.DataFrame | None,
     config: EvaluationConfig,
     *,
@@ -174,14 +176,16 @@ def recall_by_group(
     pandas.DataFrame
         Columns people, n, recall (share with interval), chance.
     """
-    hits = expected_hits(similarity_matrix(pairs.predicted, pairs.true, measure), k)
-    chance, people = chance_recall(k, len(pairs)), np.asarray(pairs.people)
-    rows = [{"people": "all", "n": len(hits), "recall": _in_interval(hits, people, config), "chance": chance}]
+    hits = expected_hits(similarity_matrix(predictions.predicted, predictions.true, measure), k)
+    chance, person_ids = chance_recall(k, len(predictions)), np.asarray(predictions.person_ids)
+    rows = [
+        {"people": "all", "n": len(hits), "recall": _in_interval(hits, person_ids, config), "chance": chance}
+    ]
     for column in ("gender", "group", "age") if attributes is not None else ():
         labels = attributes[column].to_numpy()
         for label in sorted(set(labels)):
             own = labels == label
-            recall = _in_interval(hits[own], people[own], config)
+            recall = _in_interval(hits[own], person_ids[own], config)
             if recall == _TOO_FEW:
                 recall = f"{hits[own].mean():.3f}"
             rows.append(
@@ -201,12 +205,12 @@ def _strata(attributes: pd.DataFrame | None) -> dict[str, list[str] | None]:
     return strata
 
 
-def _in_interval(values: np.ndarray, people: np.ndarray, config: EvaluationConfig) -> str:
-    if len(set(people)) < 2:
+def _in_interval(values: np.ndarray, person_ids: np.ndarray, config: EvaluationConfig) -> str:
+    if len(set(person_ids)) < 2:
         return _TOO_FEW
     interval = hit_interval(
         values,
-        groups=people,
+        group_ids=person_ids,
         confidence=config.confidence,
         n_resamples=config.n_bootstrap,
         seed=config.seed,

@@ -27,7 +27,7 @@ _REPORT = "the report"
 _RUN = "this run"
 
 
-def data_beside_report(
+def data_vs_report(
     config: StudyConfig, clips: PreparedClips, preparation: PreparationSummary
 ) -> pd.DataFrame:
     """Return "Data Preparation Details": the report's set-up beside this run's."""
@@ -44,7 +44,7 @@ def data_beside_report(
         ("clips refused", "not stated", f"{preparation.n_refused:,} of {preparation.n_clips:,}"),
         ("face detector", "dlib's CNN", f"dlib's CNN, run by {config.preparation.detector}"),
         ("face features", "VGG16-Face, 4096-D", f"{config.features.extractor}, {dimension}-D"),
-        ("spectrogram", "complex, by librosa and torchvision", _spectrogram_in_words(config.spectrogram)),
+        ("spectrogram", "complex, by librosa and torchvision", _format_spectrogram(config.spectrogram)),
         ("kept as", "pickle", "Parquet with checksums"),
         ("seconds a clip", f"{low:.0f} to {high:.0f}, download included", f"{seconds:.2f}, on one core"),
     ]
@@ -77,7 +77,7 @@ def shared_videos(clips: PreparedClips) -> int:
     return int((splits.nunique() > 1).sum())
 
 
-def distances_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
+def distances_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
     """Return "Evaluation Metric(Encoder)": a row for each split of the report and of this run.
 
     Parameters
@@ -97,7 +97,7 @@ def distances_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def losses_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
+def losses_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
     """Return "Results on different losses": a row for each loss of the report and of this run, on test."""
     rows = []
     for loss in dict.fromkeys(distances["name"]):
@@ -111,7 +111,7 @@ def losses_beside_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def recall_beside_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
+def recall_vs_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     """Return "Recall@K" of a split: the report's percent and this run's, each beside its chance.
 
     The last column normalises this run's for the gallery's size: 0 is chance, 100 perfect.
@@ -174,8 +174,8 @@ def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> 
     return float(chosen[column].item())
 
 
-def cosines_beside_report(
-    cosines: Mapping[str, np.ndarray], config: EvaluationConfig, *, groups: Sequence[object] | None = None
+def cosines_vs_report(
+    cosines: Mapping[str, np.ndarray], config: EvaluationConfig, *, group_ids: Sequence[object] | None = None
 ) -> pd.DataFrame:
     """Return how the cosine between two drawings is spread: the report's range, and a row for each name.
 
@@ -185,7 +185,7 @@ def cosines_beside_report(
         Name of the comparison to `(n,)` values in [-1, 1].
     config
         Of the mean's interval.
-    groups
+    group_ids
         `n` ids of persons or videos, which the interval resamples.
     """
     low, high = REPORT.reconstruction_cosine
@@ -203,7 +203,7 @@ def cosines_beside_report(
     for name, values in cosines.items():
         mean = bootstrap_interval(
             values,
-            groups=groups,
+            group_ids=group_ids,
             confidence=config.confidence,
             n_resamples=config.n_bootstrap,
             seed=config.seed,
@@ -212,7 +212,7 @@ def cosines_beside_report(
     return pd.DataFrame(rows, columns=columns)
 
 
-def decoder_beside_report(
+def decoder_vs_report(
     config: StudyConfig, decoders: Mapping[str, FaceDecoder | ResidualDecoder], *, n_train: int
 ) -> pd.DataFrame:
     """Return the report's "Decoder" beside this run's two, "report" and "residual"."""
@@ -225,7 +225,7 @@ def decoder_beside_report(
     channels = settings.base_channels * settings.width
     weights = {"L1": losses.l1_weight, "(1 - SSIM)": losses.ssim_weight}
     weights |= {"(1 - identity)": losses.identity_weight, "adversarial": losses.adversarial_weight}
-    in_words = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+    loss_terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
     faces = f"{n_train:,} faces of clips"
     trained_on = faces if losses.utkface is None else f"UTKFace, then {faces}"
     first = f"{settings.residual_channels[0]} x {FIRST_MAP} x {FIRST_MAP}"
@@ -236,7 +236,7 @@ def decoder_beside_report(
         ("first map", "not stated", f"{channels:.0f} x {MAP_SIZE} x {MAP_SIZE}", first),
         ("upsampling", "4 transposed convolutions", "4 transposed convolutions", upsampling),
         ("output", "224 x 224 x 3", size, size),
-        ("loss", "L1 of images", "L1 of images", in_words),
+        ("loss", "L1 of images", "L1 of images", loss_terms),
         ("trained on", f"{REPORT.decoder_images:,} of UTKFace, then AVSpeech", trained_on, trained_on),
         ("parameters", "not stated", *(f"{count_parameters(decoder):,}" for decoder in (plain, residual))),
     ]
@@ -245,7 +245,7 @@ def decoder_beside_report(
     )
 
 
-def _spectrogram_in_words(config: SpectrogramConfig) -> str:
+def _format_spectrogram(config: SpectrogramConfig) -> str:
     return f"{config.n_frames} x {config.n_bins} of {config.duration_s:g} s, complex"
 
 

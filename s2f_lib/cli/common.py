@@ -54,12 +54,12 @@ def progress_bar(what: str) -> Iterator[Any]:
         task = bar.add_task(what, total=None, note="")
 
         def report(done: int, total: int | None, note: object = "") -> None:
-            bar.update(task, completed=done, total=total, note=_in_words(note))
+            bar.update(task, completed=done, total=total, note=_format_note(note))
 
         yield report
 
 
-def _in_words(note: object) -> str:
+def _format_note(note: object) -> str:
     if isinstance(note, Mapping):
         shown = ("train_loss", "validation_loss", "samples_per_s")
         return ", ".join(f"{name} {note[name]:.4g}" for name in shown if name in note)

@@ -38,17 +38,19 @@ def publish(
 ) -> None:
     """Keep the tables and figures of a run that takes too long to be made anew (at most 10 MB)."""
     from s2f_lib.book.chapters import find_chapters, select_chapters
-    from s2f_lib.book.published import keep_run
+    from s2f_lib.book.published import publish_run
     from s2f_lib.config import load_config
     from s2f_lib.paths import RunPaths
 
     config = load_config(profile)
     run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)
     chapters = select_chapters(find_chapters(), only or _OF_A_RUN)
-    kept = keep_run(run, chapters, paths.published_dir() / (name or config.profile), keys=keep)
-    size_mb = sum(path.stat().st_size for path in kept.folder.rglob("*") if path.is_file()) / 1e6
-    shown = ", ".join(chapter.split("_")[0] for chapter in kept.chapters)
-    console.print(f"Kept in {kept.folder} ({size_mb:.1f} MB); shown in chapters {shown}.", soft_wrap=True)
+    published = publish_run(run, chapters, paths.published_dir() / (name or config.profile), keys=keep)
+    size_mb = sum(path.stat().st_size for path in published.folder.rglob("*") if path.is_file()) / 1e6
+    shown = ", ".join(chapter.split("_")[0] for chapter in published.chapters)
+    console.print(
+        f"Kept in {published.folder} ({size_mb:.1f} MB); shown in chapters {shown}.", soft_wrap=True
+    )
 
 
 _OF_A_RUN = [f"{number:02d}" for number in range(1, 8)]  # chapter 08 has its own: s2f pairs --publish

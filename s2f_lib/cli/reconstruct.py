@@ -39,8 +39,8 @@ def reconstruct(
     out.parent.mkdir(parents=True, exist_ok=True)
     result.figure().savefig(out, format="png", dpi=150)
     for guess in result.attributes:
-        console.print(f"  {guess.in_words()}", highlight=False, soft_wrap=True)
-    for place, found in enumerate(result.found, start=1):
-        line = f"  {place}. {found.name}, cosine {found.similarity:.3f}"
+        console.print(f"  {guess.format_guess()}", highlight=False, soft_wrap=True)
+    for rank, found in enumerate(result.found, start=1):
+        line = f"  {rank}. {found.name}, cosine {found.similarity:.3f}"
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(f"  {out}: drawn from a voice, no portrait of the speaker", soft_wrap=True, markup=False)

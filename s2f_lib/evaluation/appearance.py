@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 _SIDE_PX, _CELL_PX, _BINS = 112, 14, 9  # 8 x 8 cells, blocks of 2 x 2, steps of 20 degrees
 
 
-class AppearanceJudge:
+class AppearanceFeatures:
     """Oriented gradients of aligned faces, their main directions of change made equally important.
 
     Parameters
@@ -47,10 +47,10 @@ def oriented_gradients(faces: np.ndarray) -> np.ndarray:
     numpy.ndarray
         `(n, 1764)` float32: 7 x 7 blocks of 2 x 2 cells of 9 directions.
     """
-    return np.stack([_of_one(face) for face in faces])
+    return np.stack([_gradients_of_face(face) for face in faces])
 
 
-def _of_one(face: np.ndarray) -> np.ndarray:
+def _gradients_of_face(face: np.ndarray) -> np.ndarray:
     small = cv2.resize(np.ascontiguousarray(face), (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     along_y, along_x = np.gradient(grey)
@@ -58,8 +58,8 @@ def _of_one(face: np.ndarray) -> np.ndarray:
     bins = ((np.arctan2(along_y, along_x) % np.pi) / np.pi * _BINS).astype(int) % _BINS
     cells = _SIDE_PX // _CELL_PX
     rows, columns = np.indices(grey.shape) // _CELL_PX
-    place = (rows * cells + columns) * _BINS + bins
-    counts = np.bincount(place.ravel(), strength.ravel(), minlength=cells * cells * _BINS)
+    bin_index = (rows * cells + columns) * _BINS + bins
+    counts = np.bincount(bin_index.ravel(), strength.ravel(), minlength=cells * cells * _BINS)
     counts = counts.reshape(cells, cells, _BINS)
     blocks = np.concatenate(
         [counts[:-1, :-1], counts[1:, :-1], counts[:-1, 1:], counts[1:, 1:]], axis=2

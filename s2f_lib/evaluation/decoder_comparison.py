@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from s2f_lib.config import StudyConfig
-from s2f_lib.evaluation.appearance import AppearanceJudge
-from s2f_lib.evaluation.decoders import judge_drawings
+from s2f_lib.evaluation.appearance import AppearanceFeatures
+from s2f_lib.evaluation.decoders import evaluate_reconstructions
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.faces.utkface import load_utkface
 from s2f_lib.models.voice_encoder import count_parameters
@@ -34,7 +34,7 @@ class DecoderComparison:
     Attributes
     ----------
     table
-        Of `decoders.judge_drawings`: a row a decoder and measure.
+        Of `decoders.evaluate_reconstructions`: a row a decoder and measure.
     training
         A row a decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
     provenance
@@ -95,22 +95,22 @@ def compare_decoders(
     sets = load_utkface(folder, extractor, cache=work / "faces", **sizes)
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
     settings = {kind: _with_epochs(config, report_epochs if kind == "report" else None) for kind in KINDS}
-    drawings, training, parameters = {}, [], {}
-    for place, kind in enumerate(KINDS):
+    reconstructions, training, parameters = {}, [], {}
+    for index, kind in enumerate(KINDS):
         if progress is not None:
-            progress(place, len(KINDS), f"training {kind}")
+            progress(index, len(KINDS), f"training {kind}")
         digest = decoder_digest(settings[kind], data_digest=sets.train.digest, kind=kind)
         out = work / f"decoder-{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
         trained = train_face_decoder(sets.train, settings[kind], out=out, kind=kind, extractor=extractor)
-        drawings[kind] = render_faces(trained.model, sets.test.features)
+        reconstructions[kind] = render_faces(trained.model, sets.test.features)
         training.append(trained.metrics.assign(decoder=kind))
         parameters[kind] = count_parameters(trained.model)
-    table = judge_drawings(
-        drawings,
+    table = evaluate_reconstructions(
+        reconstructions,
         sets.test.crops(),
         extractor=extractor,
         mean_features=sets.train.features.mean(axis=0),
-        second_judge=AppearanceJudge(sets.train.crops(range(min(_FOR_SECOND_JUDGE, len(sets.train))))),
+        second_extractor=AppearanceFeatures(sets.train.crops(range(min(_FOR_SECOND_JUDGE, len(sets.train))))),
         config=config.evaluation,
         distractors=sets.train.features,
     )

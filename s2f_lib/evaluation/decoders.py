@@ -22,25 +22,25 @@ from s2f_lib.evaluation.statistics import bootstrap_interval, hit_interval
 RECALL_AT = (1, 5, 10)
 _AT_ONCE = 16  # pictures in SSIM: it holds several copies
 
-Describe = Callable[[np.ndarray], np.ndarray]
+FeatureFunction = Callable[[np.ndarray], np.ndarray]
 
 
-def judge_drawings(
-    drawings: Mapping[str, np.ndarray],
+def evaluate_reconstructions(
+    reconstructions: Mapping[str, np.ndarray],
     originals: np.ndarray,
     *,
-    extractor: Describe,
+    extractor: FeatureFunction,
     mean_features: np.ndarray,
-    second_judge: Describe,
+    second_extractor: FeatureFunction,
     config: EvaluationConfig,
     distractors: np.ndarray | None = None,
-    groups: Sequence[str] | None = None,
+    group_ids: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure how well each decoder's drawings stand for their originals.
 
     Parameters
     ----------
-    drawings
+    reconstructions
         Decoder's name to `(n, height, width, 3)` uint8 RGB; row i shows face i.
     originals
         `(n, height, width, 3)` uint8 RGB; they are the gallery, too.
@@ -49,13 +49,13 @@ def judge_drawings(
     mean_features
         `(dimension,)`, of training faces: taken off all features before they are compared,
         since what is common to all faces says nothing of identity.
-    second_judge
-        Faces to vectors, independent of the extractor; see `appearance.AppearanceJudge`.
+    second_extractor
+        Faces to vectors, independent of the extractor; see `appearance.AppearanceFeatures`.
     config
         Of intervals.
     distractors
         `(m, dimension)` features of other true faces, for one more recall in the gallery of all n + m.
-    groups
+    group_ids
         `n` ids of persons or videos, which intervals resample; None: each face is another person's.
 
     Returns
@@ -69,26 +69,28 @@ def judge_drawings(
     gallery = len(originals)
     if gallery < max(RECALL_AT):
         raise InputError(f"a gallery of {gallery} faces is too small: expected at least {max(RECALL_AT)}")
-    true, true_second = extractor(originals) - mean_features, second_judge(originals)
+    true, true_second = extractor(originals) - mean_features, second_extractor(originals)
     rows = []
-    for name, drawn in drawings.items():
-        if drawn.shape != originals.shape:
-            raise InputError(f"drawings of {name} are {drawn.shape}, the originals {originals.shape}")
-        features = extractor(drawn) - mean_features
+    for name, reconstruction in reconstructions.items():
+        if reconstruction.shape != originals.shape:
+            raise InputError(
+                f"drawings of {name} are {reconstruction.shape}, the originals {originals.shape}"
+            )
+        features = extractor(reconstruction) - mean_features
         ranks = true_ranks(similarity_matrix(features, true, "cosine"))
-        second = true_ranks(similarity_matrix(second_judge(drawn), true_second, "cosine"))
+        second = true_ranks(similarity_matrix(second_extractor(reconstruction), true_second, "cosine"))
         values = {"identity_cosine": pair_distances(true, features)["cosine"]}
         values |= {f"recall_{k}": ranks <= k for k in RECALL_AT}
         values |= {f"second_recall_{k}": second <= k for k in (1, 10)}
         if distractors is not None:
-            everyone = np.concatenate([true, distractors - mean_features])
-            large = similarity_matrix(features, everyone, "cosine")
+            all_true = np.concatenate([true, distractors - mean_features])
+            large = similarity_matrix(features, all_true, "cosine")
             values["large_recall_1"] = true_ranks(large, np.arange(gallery)) <= 1
-        values |= likeness(drawn, originals)
-        values["sharpness"] = sharpness(drawn) / np.maximum(sharpness(originals), 1e-6)
+        values |= likeness(reconstruction, originals)
+        values["sharpness"] = sharpness(reconstruction) / np.maximum(sharpness(originals), 1e-6)
         for measure, of_each in values.items():
             options = {
-                "groups": groups,
+                "group_ids": group_ids,
                 "confidence": config.confidence,
                 "n_resamples": config.n_bootstrap,
                 "seed": config.seed,
@@ -100,29 +102,29 @@ def judge_drawings(
                 interval = bootstrap_interval(of_each, statistic, **options)
             size = gallery + len(distractors) if measure.startswith("large") else gallery
             chance = chance_recall(int(measure.rpartition("_")[2]), size) if "recall" in measure else None
-            row = {"decoder": name, "measure": measure, "n": len(drawn), "gallery": size}
+            row = {"decoder": name, "measure": measure, "n": len(reconstruction), "gallery": size}
             rows.append(
                 row | {"value": interval.value, "low": interval.low, "high": interval.high, "chance": chance}
             )
     return pd.DataFrame(rows)
 
 
-def likeness(drawn: np.ndarray, originals: np.ndarray) -> dict[str, np.ndarray]:
+def likeness(reconstruction: np.ndarray, originals: np.ndarray) -> dict[str, np.ndarray]:
     """Return SSIM (torchmetrics), PSNR in dB and mean absolute difference of each pair, `(n,)` each.
 
     Parameters
     ----------
-    drawn, originals
+    reconstruction, originals
         `(n, height, width, 3)` uint8.
     """
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     parts = []
-    for start in range(0, len(drawn), _AT_ONCE):
+    for start in range(0, len(reconstruction), _AT_ONCE):
         pair = [
             torch.from_numpy(np.ascontiguousarray(faces[start : start + _AT_ONCE])).permute(0, 3, 1, 2) / 255
-            for faces in (drawn, originals)
+            for faces in (reconstruction, originals)
         ]
         similar = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none").reshape(-1)
         difference = pair[0] - pair[1]

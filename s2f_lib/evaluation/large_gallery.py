@@ -10,14 +10,14 @@ from torch import Tensor
 
 from s2f_lib.config import SimilarityName
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.retrieval import Places
+from s2f_lib.evaluation.retrieval import Ranks
 
 #: Similarities closer than this, times the root of the dimension for L1, are ties: float64 sums
 #: of 4,096 terms differ by less from one chunk to another.
 TIE = 1e-12
 
 
-def places_in_gallery(
+def ranks_in_gallery(
     queries: np.ndarray,
     gallery: np.ndarray,
     target: np.ndarray | None = None,
@@ -26,7 +26,7 @@ def places_in_gallery(
     gallery_chunk: int = 4_096,
     query_chunk: int = 1_024,
     device: str | torch.device = "auto",
-) -> dict[str, Places]:
+) -> dict[str, Ranks]:
     """Return where each query's true face stands, by each of some similarities, in float64.
 
     Memory is `16 dimension (gallery_chunk + query_chunk) + 40 gallery_chunk query_chunk` bytes at
@@ -50,7 +50,7 @@ def places_in_gallery(
 
     Returns
     -------
-    dict of Places
+    dict of Ranks
         A measure each.
 
     Raises
@@ -99,7 +99,7 @@ def places_in_gallery(
                 equal[kind][rows] += (margin.abs_() <= tie[kind]).sum(dim=1)
     found = {
         # the true face is among the equal ones
-        kind: Places(better[kind].cpu().numpy(), (equal[kind] - 1).clamp_(min=0).cpu().numpy())
+        kind: Ranks(better[kind].cpu().numpy(), (equal[kind] - 1).clamp_(min=0).cpu().numpy())
         for kind in kinds
     }
     return {measure: found["l1" if measure == "l1" else "cosine"] for measure in measures}

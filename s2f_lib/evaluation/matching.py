@@ -81,7 +81,7 @@ def verification_interval(
     similarity: np.ndarray,
     *,
     strata: Sequence[object] | None = None,
-    groups: Sequence[object] | None = None,
+    group_ids: Sequence[object] | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1_000,
     seed: int = 0,
@@ -90,7 +90,7 @@ def verification_interval(
 
     Parameters
     ----------
-    groups
+    group_ids
         `n` ids of whose voice each row is; None: each is another person's.
 
     Raises
@@ -99,24 +99,28 @@ def verification_interval(
         Fewer than two people have others in their stratum.
     """
     others = [columns for _, columns in _others(len(similarity), strata)]
-    asked = np.array([i for i, columns in enumerate(others) if len(columns)], dtype=int)
-    if len(asked) < 2:
-        raise InputError(f"verification needs at least two people in a stratum, found {len(asked)}")
-    own = similarity[asked, asked]
-    wins = np.empty((len(asked), len(asked)))  # of voice i's own face over the others of voice j, ties half
-    for column, row in enumerate(asked):
+    queries = np.array([i for i, columns in enumerate(others) if len(columns)], dtype=int)
+    if len(queries) < 2:
+        raise InputError(f"verification needs at least two people in a stratum, found {len(queries)}")
+    own = similarity[queries, queries]
+    wins = np.empty(
+        (len(queries), len(queries))
+    )  # of voice i's own face over the others of voice j, ties half
+    for column, row in enumerate(queries):
         rivals = np.sort(similarity[row, others[row]])
         wins[:, column] = (np.searchsorted(rivals, own, "left") + np.searchsorted(rivals, own, "right")) / 2
-    numbers = group_numbers(None if groups is None else np.asarray(groups)[asked], len(asked))
-    numbers = np.arange(len(asked)) if numbers is None else numbers
-    n_others = np.array([len(others[row]) for row in asked], dtype=float)
+    numbers = group_numbers(None if group_ids is None else np.asarray(group_ids)[queries], len(queries))
+    numbers = np.arange(len(queries)) if numbers is None else numbers
+    n_others = np.array([len(others[row]) for row in queries], dtype=float)
 
     def area(weights: np.ndarray) -> float:
         return float(weights @ wins @ weights / (weights.sum() * (weights @ n_others)))
 
-    drawn = resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
-    value = area(np.ones(len(asked)))
-    return percentile_interval(value, np.array([area(weights) for weights in drawn]), confidence=confidence)
+    resamples = resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
+    value = area(np.ones(len(queries)))
+    return percentile_interval(
+        value, np.array([area(weights) for weights in resamples]), confidence=confidence
+    )
 
 
 def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:

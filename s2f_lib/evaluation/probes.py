@@ -32,13 +32,13 @@ class ProbeData:
         `(n, dimension)`.
     attributes
         Name to `(n,)`: texts are classes, numbers are regressed.
-    groups
+    group_ids
         `n` ids of persons or videos, which intervals resample; None: each row is another person.
     """
 
     features: np.ndarray
     attributes: Mapping[str, np.ndarray]
-    groups: Sequence[object] | None = None
+    group_ids: Sequence[object] | None = None
 
 
 def fit_probe(features: np.ndarray, values: np.ndarray) -> Pipeline:
@@ -85,7 +85,7 @@ def probe_table(
                 chance = float((truth == classes[counts.argmax()]).mean())
             interval = interval_of(
                 scores,
-                groups=data.groups,
+                group_ids=data.group_ids,
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,

@@ -27,7 +27,7 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
     Returns
     -------
     numpy.ndarray
-        `(n, m)` float64; `large_gallery.places_in_gallery` compares what does not fit into memory.
+        `(n, m)` float64; `large_gallery.ranks_in_gallery` compares what does not fit into memory.
     """
     queries, gallery = unit(queries), unit(gallery)
     if measure == "cosine":
@@ -40,7 +40,7 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
 
 
 @dataclass(frozen=True)
-class Places:
+class Ranks:
     """Where each query's true face stands in a gallery.
 
     Attributes
@@ -60,7 +60,7 @@ class Places:
         return 1.0 + self.better + self.ties / 2
 
 
-def true_places(similarity: np.ndarray, target: np.ndarray | None = None) -> Places:
+def ranks_with_ties(similarity: np.ndarray, target: np.ndarray | None = None) -> Ranks:
     """Return where each query's true face stands.
 
     Parameters
@@ -77,7 +77,7 @@ def true_places(similarity: np.ndarray, target: np.ndarray | None = None) -> Pla
         target = np.arange(n)
     own = similarity[np.arange(n), target][:, None]
     better = (similarity > own).sum(axis=1)
-    return Places(better, (similarity == own).sum(axis=1) - 1)  # the true face itself is one of the equal
+    return Ranks(better, (similarity == own).sum(axis=1) - 1)  # the true face itself is one of the equal
 
 
 def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
@@ -97,7 +97,7 @@ def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.n
     numpy.ndarray
         `(n,)` float64 in [1, m].
     """
-    return true_places(similarity, target).ranks
+    return ranks_with_ties(similarity, target).ranks
 
 
 def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
@@ -150,8 +150,8 @@ def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
     numpy.ndarray
         `(n,)` float64 in [0, 1].
     """
-    places = true_places(similarity)
-    return hit_probability(places.ranks, k, places.ties)
+    ranked = ranks_with_ties(similarity)
+    return hit_probability(ranked.ranks, k, ranked.ties)
 
 
 def chance_recall(k: int, gallery_size: int) -> float:

@@ -37,7 +37,7 @@ def bootstrap_interval(
     values: np.ndarray,
     statistic: Callable[..., np.ndarray] = np.mean,
     *,
-    groups: Sequence[object] | np.ndarray | None = None,
+    group_ids: Sequence[object] | np.ndarray | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1_000,
     seed: int = 0,
@@ -50,7 +50,7 @@ def bootstrap_interval(
         `(n,)`.
     statistic
         Takes `(..., n)` and `axis`.
-    groups
+    group_ids
         `n` ids of persons or videos: what is resampled, with all values of each.  By default each
         value is a person's of its own.
 
@@ -63,7 +63,7 @@ def bootstrap_interval(
     if len(values) < 2:
         raise InputError(f"an interval needs at least 2 values, found {len(values)}")
     value = float(statistic(values))
-    numbers = group_numbers(groups, len(values))
+    numbers = group_numbers(group_ids, len(values))
     if np.ptp(values) == 0:  # all alike: no spread to resample
         return Interval(value, value, value)
     if numbers is not None:
@@ -88,7 +88,7 @@ def bootstrap_interval(
 def hit_interval(
     hits: np.ndarray,
     *,
-    groups: Sequence[object] | np.ndarray | None = None,
+    group_ids: Sequence[object] | np.ndarray | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1_000,
     seed: int = 0,
@@ -102,20 +102,20 @@ def hit_interval(
     ----------
     hits
         `(n,)` true or false, or how probable a hit is, in [0, 1].
-    groups
+    group_ids
         As `bootstrap_interval` takes them.
     """
     interval = bootstrap_interval(
-        hits, groups=groups, confidence=confidence, n_resamples=n_resamples, seed=seed
+        hits, group_ids=group_ids, confidence=confidence, n_resamples=n_resamples, seed=seed
     )
     if interval.value not in (0, 1):
         return interval
-    trials = len(hits) if groups is None else len(np.unique(np.asarray(groups)))
+    trials = len(hits) if group_ids is None else len(np.unique(np.asarray(group_ids)))
     exact = stats.binomtest(round(interval.value * trials), trials).proportion_ci(confidence)
     return Interval(interval.value, float(exact.low), float(exact.high))
 
 
-def group_numbers(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
+def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
     """Return which group each of `n` rows belongs to, `(n,)` int from 0; None where each has its own.
 
     Raises
@@ -123,11 +123,11 @@ def group_numbers(groups: Sequence[object] | np.ndarray | None, n: int) -> np.nd
     InputError
         Groups are not as many as rows, or all rows are one group.
     """
-    if groups is None:
+    if group_ids is None:
         return None
-    if len(groups) != n:
-        raise InputError(f"{len(groups)} groups for {n} values: expected one each")
-    known, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    if len(group_ids) != n:
+        raise InputError(f"{len(group_ids)} groups for {n} values: expected one each")
+    known, numbers = np.unique(np.asarray(group_ids), return_inverse=True)
     if len(known) == n:
         return None
     if len(known) < 2:
@@ -159,7 +159,7 @@ def recall_interval(
     k: int,
     *,
     ties: np.ndarray | None = None,
-    groups: Sequence[object] | np.ndarray | None = None,
+    group_ids: Sequence[object] | np.ndarray | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1_000,
     seed: int = 0,
@@ -170,12 +170,12 @@ def recall_interval(
     ----------
     ranks, ties
         As `retrieval.hit_probability` takes them.
-    groups
+    group_ids
         As `bootstrap_interval` takes them.
     """
     return hit_interval(
         hit_probability(ranks, k, ties),
-        groups=groups,
+        group_ids=group_ids,
         confidence=confidence,
         n_resamples=n_resamples,
         seed=seed,

@@ -16,7 +16,7 @@ from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, recall_i
 
 
 @dataclass(frozen=True)
-class FeaturePairs:
+class Predictions:
     """True and predicted features of one split; row i of both is clip i.
 
     Attributes
@@ -25,7 +25,7 @@ class FeaturePairs:
         `n` ids.
     true, predicted
         `(n, dimension)` float32, of the face and from the voice.
-    groups
+    group_ids
         `n` ids of persons or videos, which intervals resample: a person with several clips
         counts once.  None: each clip is a person's of its own.
     """
@@ -33,12 +33,12 @@ class FeaturePairs:
     clip_ids: tuple[str, ...]
     true: np.ndarray
     predicted: np.ndarray
-    groups: tuple[str, ...] | None = None
+    group_ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.groups is not None and len(self.groups) != len(self.clip_ids):
+        if self.group_ids is not None and len(self.group_ids) != len(self.clip_ids):
             raise InputError(
-                f"{len(self.clip_ids)} clip ids and {len(self.groups)} groups: they must be as many"
+                f"{len(self.clip_ids)} clip ids and {len(self.group_ids)} groups: they must be as many"
             )
         if not len(self.clip_ids) == len(self.true) == len(self.predicted):
             raise InputError(
@@ -50,21 +50,21 @@ class FeaturePairs:
         return len(self.clip_ids)
 
     @property
-    def people(self) -> tuple[str, ...]:
+    def person_ids(self) -> tuple[str, ...]:
         """`n` ids of whom each clip is: the groups, or where there are none the clips' own ids."""
-        return self.groups or self.clip_ids
+        return self.group_ids or self.clip_ids
 
-    def subset(self, rows: np.ndarray) -> FeaturePairs:
+    def subset(self, rows: np.ndarray) -> Predictions:
         """Return the pairs at some `(m,)` indices."""
-        return FeaturePairs(
+        return Predictions(
             tuple(self.clip_ids[row] for row in rows),
             self.true[rows],
             self.predicted[rows],
-            None if self.groups is None else tuple(self.groups[row] for row in rows),
+            None if self.group_ids is None else tuple(self.group_ids[row] for row in rows),
         )
 
 
-def distance_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) -> pd.DataFrame:
+def distance_table(predictions: Mapping[str, Predictions], config: EvaluationConfig) -> pd.DataFrame:
     """Return L1, L2 and cosine, mean and interval, for each name (a split, or a loss).
 
     Returns
@@ -73,24 +73,24 @@ def distance_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) 
         Columns name, n, measure ("l1", "l2", "cosine"), value, low, high.
     """
     rows = []
-    for name, pair in pairs.items():
-        for measure, values in pair_distances(pair.true, pair.predicted).items():
+    for name, prediction in predictions.items():
+        for measure, values in pair_distances(prediction.true, prediction.predicted).items():
             interval = bootstrap_interval(
                 values,
-                groups=pair.groups,
+                group_ids=prediction.group_ids,
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,
             )
-            rows.append({"name": name, "n": len(pair), "measure": measure} | _columns(interval))
+            rows.append({"name": name, "n": len(prediction), "measure": measure} | _columns(interval))
     return pd.DataFrame(rows)
 
 
-def rank_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) -> pd.DataFrame:
+def rank_table(predictions: Mapping[str, Predictions], config: EvaluationConfig) -> pd.DataFrame:
     """Return the rank of each query's true face, by name and similarity.
 
     The gallery of a query are all true faces of its own set.  Compared in chunks, on a GPU where
-    there is one; memory as `large_gallery.places_in_gallery` says, and a row of the table for each
+    there is one; memory as `large_gallery.ranks_in_gallery` says, and a row of the table for each
     query and similarity: no similarity of all with all is kept.
 
     Returns
@@ -99,14 +99,19 @@ def rank_table(pairs: Mapping[str, FeaturePairs], config: EvaluationConfig) -> p
         Columns name, measure, clip_id, group (person or video), gallery, rank (ties at the mean of
         their places) and ties (how many other faces are as alike as the true one).
     """
-    from s2f_lib.evaluation.large_gallery import places_in_gallery  # torch, which tables else do without
+    from s2f_lib.evaluation.large_gallery import ranks_in_gallery  # torch, which tables else do without
 
     tables = []
-    for name, pair in pairs.items():
-        found = places_in_gallery(pair.predicted, pair.true, measures=config.similarities)
-        for measure, places in found.items():
-            columns = {"name": name, "measure": measure, "clip_id": pair.clip_ids, "group": pair.people}
-            columns |= {"gallery": len(pair), "rank": places.ranks, "ties": places.ties}
+    for name, prediction in predictions.items():
+        found = ranks_in_gallery(prediction.predicted, prediction.true, measures=config.similarities)
+        for measure, ranked in found.items():
+            columns = {
+                "name": name,
+                "measure": measure,
+                "clip_id": prediction.clip_ids,
+                "group": prediction.person_ids,
+            }
+            columns |= {"gallery": len(prediction), "rank": ranked.ranks, "ties": ranked.ties}
             tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
@@ -126,7 +131,7 @@ def recall_table(ranks: pd.DataFrame, config: EvaluationConfig) -> pd.DataFrame:
                 group["rank"].to_numpy(),
                 k,
                 ties=group["ties"].to_numpy(),
-                groups=group["group"].to_numpy(),
+                group_ids=group["group"].to_numpy(),
                 confidence=config.confidence,
                 n_resamples=config.n_bootstrap,
                 seed=config.seed,

@@ -31,13 +31,13 @@ class ChangedVoices:
         (s,) changes.
     features
         "pitch" and "tract" to (s, n, d) predicted features of n voices.
-    groups
+    group_ids
         n ids of persons or videos, which intervals resample; None: each voice is another person's.
     """
 
     semitones: np.ndarray
     features: dict[str, np.ndarray]
-    groups: Sequence[str] | None = None
+    group_ids: Sequence[str] | None = None
 
     def table(self, measure: Callable[[np.ndarray], np.ndarray] | None = None) -> pd.DataFrame:
         """Return what a change does, a row a change.
@@ -57,7 +57,7 @@ class ChangedVoices:
             unchanged = features[int(np.flatnonzero(self.semitones == 0)[0])]
             for step, found in zip(self.semitones, features, strict=True):
                 values = pair_distances(unchanged, found)["cosine"] if measure is None else measure(found)
-                interval = bootstrap_interval(values, groups=self.groups)
+                interval = bootstrap_interval(values, group_ids=self.group_ids)
                 row = {"changed": changed, "semitones": float(step), "n": len(values)}
                 rows.append(row | {"value": interval.value, "low": interval.low, "high": interval.high})
         return pd.DataFrame(rows)

@@ -28,9 +28,9 @@ def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:
         The extractor has no such network.
     """
     if extractor.name == "dlib_resnet":
-        from s2f_lib.faces.dlib_port.resnet import dlib_descriptor
+        from s2f_lib.faces.dlib_port.resnet import dlib_face_network
 
-        return _alias(dlib_descriptor())
+        return _alias(dlib_face_network())
     if extractor.name == "vgg_face":
         return _VGGFaceFC7(extractor.network)
     raise ConfigError(

@@ -24,7 +24,7 @@ from s2f_lib.faces.extractor import FaceFeatureExtractor
 
 logger = logging.getLogger(__name__)
 
-_FORM = 2  # of the files; another number makes them anew
+FORMAT_VERSION = 2  # of the files; another number makes them anew
 _CHUNK = 64  # faces in work at once
 _RIM = 0.25  # of a picture's side
 
@@ -41,14 +41,14 @@ class FaceSet:
         What validation may not divide: for single pictures, the name again.
     features
         (n, dimension) float32.
-    pictures
+    images
         (n, 224, 224, 3) uint8 RGB; may be mapped from disk.
     """
 
     clip_ids: list[str]
     video_ids: list[str]
     features: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -62,7 +62,7 @@ class FaceSet:
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return the faces at `indices`, all by default: (m, 224, 224, 3) uint8 RGB."""
-        return np.array(self.pictures if indices is None else self.pictures[np.asarray(indices)])
+        return np.array(self.images if indices is None else self.images[np.asarray(indices)])
 
     def subset(self, mask: np.ndarray) -> FaceSet:
         """Return the faces where a (n,) boolean mask is true, or at the given (m,) indices, in memory."""
@@ -72,7 +72,7 @@ class FaceSet:
             [self.clip_ids[row] for row in rows],
             [self.video_ids[row] for row in rows],
             self.features[rows],
-            self.pictures[rows],
+            self.images[rows],
         )
 
 
@@ -111,22 +111,27 @@ def face_set_from_files(
         A file is no picture.
     """
     names = [path.name for path in files]
-    made_of = {"form": _FORM, "margin": margin, "size_px": size_px, "extractor": extractor.fingerprint}
+    made_of = {
+        "form": FORMAT_VERSION,
+        "margin": margin,
+        "size_px": size_px,
+        "extractor": extractor.fingerprint,
+    }
     text = json.dumps([made_of, names, list(contents)])
     folder = Path(cache) / hashlib.sha256(text.encode()).hexdigest()[:12]
     done = folder / "made.json"
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(files), size_px, size_px, 3)
-        pictures = np.lib.format.open_memmap(folder / "faces.npy", mode="w+", dtype=np.uint8, shape=shape)
+        images = np.lib.format.open_memmap(folder / "faces.npy", mode="w+", dtype=np.uint8, shape=shape)
         features = np.zeros((len(files), extractor.dimension), np.float32)
         for start in range(0, len(files), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            pictures[rows] = [_aligned(path, margin=margin, size_px=size_px) for path in files[rows]]
-            features[rows] = extractor(np.array(pictures[rows]))
+            images[rows] = [_aligned(path, margin=margin, size_px=size_px) for path in files[rows]]
+            features[rows] = extractor(np.array(images[rows]))
             if progress is not None:
                 progress(min(start + _CHUNK, len(files)), len(files))
-        pictures.flush()
+        images.flush()
         np.save(folder / "features.npy", features)
         done.write_text(json.dumps(made_of), encoding="utf-8")
     return FaceSet(
@@ -137,15 +142,15 @@ def face_set_from_files(
 def _aligned(path: Path, *, margin: float, size_px: int) -> np.ndarray:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
         raise InputError(f"{path} is no picture: expected a JPEG file of a face")
-    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    height, width = picture.shape[:2]
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    height, width = image.shape[:2]
     near, far = margin / (1 + 2 * margin), (1 + margin) / (1 + 2 * margin)  # the face box within
     # the crop may reach beyond a picture that was cut tightly: its edge goes on, instead of black
     rim = round(_RIM * max(height, width))
-    picture = cv2.copyMakeBorder(picture, rim, rim, rim, rim, cv2.BORDER_REPLICATE)
+    image = cv2.copyMakeBorder(image, rim, rim, rim, rim, cv2.BORDER_REPLICATE)
     left, right, top, bottom = near * width, far * width, near * height, far * height
     box = Detection(left + rim, top + rim, right + rim, bottom + rim, confidence=1.0)
-    return align_face(picture, box, size_px=size_px, margin=margin).image
+    return align_face(image, box, size_px=size_px, margin=margin).image

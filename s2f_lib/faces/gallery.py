@@ -16,7 +16,7 @@ from s2f_lib.errors import InputError, MissingFileError
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_FORM = 2  # of the files; another number makes them anew
+FORMAT_VERSION = 2  # of the files; another number makes them anew
 # A run's width fits its clips, in which faces may fill half of the frame; pictures are of any kind.
 _LEAST_WIDTH_PX = 640
 
@@ -34,7 +34,7 @@ def read_gallery(folder: Path, config: StudyConfig) -> tuple[tuple[str, ...], np
 
     Returns
     -------
-    names, features, pictures
+    names, features, images
         n file names, (n, d) float32 and n JPEG files of aligned faces.
 
     Raises
@@ -49,21 +49,21 @@ def read_gallery(folder: Path, config: StudyConfig) -> tuple[tuple[str, ...], np
         raise MissingFileError(f"no folder {folder}: expected pictures with one face each")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
     digest = hashlib.sha256(
-        json.dumps([_FORM, config.features.digest(), config.preparation.digest()]).encode()
+        json.dumps([FORMAT_VERSION, config.features.digest(), config.preparation.digest()]).encode()
     )
     for path in files:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    kept = paths.data_dir() / "galleries" / f"{digest.hexdigest()[:12]}.npz"
-    if not kept.is_file():
-        _describe(files, folder, config, kept)
-    with np.load(kept) as found:
+    cached = paths.data_dir() / "galleries" / f"{digest.hexdigest()[:12]}.npz"
+    if not cached.is_file():
+        _extract_folder(files, folder, config, cached)
+    with np.load(cached) as found:
         ends, data = found["ends"], found["pictures"].tobytes()
         starts = [0, *ends[:-1]]
-        pictures = tuple(data[start:end] for start, end in zip(starts, ends, strict=True))
-        return tuple(str(name) for name in found["names"]), found["features"], pictures
+        images = tuple(data[start:end] for start, end in zip(starts, ends, strict=True))
+        return tuple(str(name) for name in found["names"]), found["features"], images
 
 
-def _describe(files: list[Path], folder: Path, config: StudyConfig, kept: Path) -> None:
+def _extract_folder(files: list[Path], folder: Path, config: StudyConfig, cached: Path) -> None:
     import cv2
 
     from s2f_lib.faces.alignment import align_face
@@ -76,26 +76,26 @@ def _describe(files: list[Path], folder: Path, config: StudyConfig, kept: Path) 
     detector = make_detector(settings.detector, threshold=settings.detection_threshold, width_px=width_px)
     names, crops = [], []
     for path in files:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        faces = [] if picture is None else detector.detect([cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)])[0]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        faces = [] if image is None else detector.detect([cv2.cvtColor(image, cv2.COLOR_BGR2RGB)])[0]
         if not faces:
-            logger.warning("%s: %s", path.name, "no picture" if picture is None else "no face found")
+            logger.warning("%s: %s", path.name, "no picture" if image is None else "no face found")
             continue
-        frame = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        frame = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         aligned = align_face(frame, faces[0], size_px=settings.crop_px, margin=settings.crop_margin)
         names.append(path.name)
         crops.append(aligned.image)
     if not names:
         raise InputError(f"none of the {len(files)} pictures in {folder} shows a face: expected at least one")
     features = make_extractor(config.features, device="auto")(np.stack(crops))
-    pictures = [encode_jpeg(crop, quality=settings.jpeg_quality) for crop in crops]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".part.npz")
+    images = [encode_jpeg(crop, quality=settings.jpeg_quality) for crop in crops]
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    partial = cached.with_suffix(".part.npz")
     np.savez(
         partial,
         names=np.array(names),
         features=features,
-        pictures=np.frombuffer(b"".join(pictures), np.uint8),
-        ends=np.cumsum([len(picture) for picture in pictures]),
+        pictures=np.frombuffer(b"".join(images), np.uint8),
+        ends=np.cumsum([len(image) for image in images]),
     )
-    partial.replace(kept)
+    partial.replace(cached)

@@ -15,7 +15,7 @@ def make_decoder(config: FaceDecoderConfig, *, feature_dimension: int) -> FaceDe
     return kinds[config.kind](config, feature_dimension=feature_dimension)
 
 
-class PatchJudge(nn.Module):
+class PatchDiscriminator(nn.Module):
     """A small discriminator: how much each patch of a face looks like one of a photograph.
 
     For the optional adversarial loss (Goodfellow et al. 2014; patches as in Isola

@@ -48,7 +48,7 @@ class ResidualDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             _UpBlock(before, after, hidden) for before, after in itertools.pairwise(channels)
         )
-        self.last_norm = _SteeredNorm(channels[-1], hidden)
+        self.last_norm = ConditionalBatchNorm2d(channels[-1], hidden)
         self.to_pixels = nn.Conv2d(channels[-1], 3 * 4, kernel_size=3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class ResidualDecoder(nn.Module):
         for block in self.blocks:
             x = block(x, code)
         x = self.to_pixels(functional.relu(self.last_norm(x, code)))  # (B, 12, 112, 112)
-        return _evened(functional.pixel_shuffle(x, 2)).sigmoid()
+        return binomial_blur(functional.pixel_shuffle(x, 2)).sigmoid()
 
     def first_layer(self, features: Tensor) -> Tensor:
         """Return the first layer's activations, `(batch, hidden)`, which Speech2Face's loss compares."""
@@ -81,7 +81,7 @@ class ResidualDecoder(nn.Module):
         return self.to_pixels.bias.view(3, 4)
 
 
-class _SteeredNorm(nn.Module):
+class ConditionalBatchNorm2d(nn.Module):
     """Batch normalisation with a gain and a shift of each channel that the features give."""
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -101,26 +101,29 @@ class _UpBlock(nn.Module):
 
     def __init__(self, before: int, after: int, hidden: int) -> None:
         super().__init__()
-        self.first_norm, self.second_norm = _SteeredNorm(before, hidden), _SteeredNorm(after, hidden)
+        self.first_norm, self.second_norm = (
+            ConditionalBatchNorm2d(before, hidden),
+            ConditionalBatchNorm2d(after, hidden),
+        )
         self.first = nn.Conv2d(before, after, kernel_size=3, padding=1)
         self.second = nn.Conv2d(after, after, kernel_size=3, padding=1)
         self.around = nn.Conv2d(before, after, kernel_size=1)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         inner = self.first(functional.relu(self.first_norm(x, code)))
-        inner = self.second(functional.relu(self.second_norm(_doubled(inner), code)))
-        return inner + _doubled(self.around(x))
+        inner = self.second(functional.relu(self.second_norm(upsample2x(inner), code)))
+        return inner + upsample2x(self.around(x))
 
 
-def _evened(pictures: Tensor) -> Tensor:
+def binomial_blur(images: Tensor) -> Tensor:
     """Weigh neighbouring pixels 1, 2, 1 in both directions.
 
     The four pixels that one place gives come from weights of their own, and the eye sees the
     pattern; this takes away exactly what alternates from pixel to pixel.
     """
-    rim = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    rim = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     return functional.avg_pool2d(functional.avg_pool2d(rim, 2, stride=1), 2, stride=1)
 
 
-def _doubled(maps: Tensor) -> Tensor:
+def upsample2x(maps: Tensor) -> Tensor:
     return functional.interpolate(maps, scale_factor=2, mode="nearest")

@@ -14,7 +14,7 @@ import numpy as np
 
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
-from s2f_lib.pairs.faces import describe_faces
+from s2f_lib.pairs.faces import extract_faces
 from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks
 from s2f_lib.pairs.systems import PairData
 
@@ -34,7 +34,7 @@ def face_from_face(
     config
         Of the intervals, which resample videos and persons.
     cache
-        Folder of descriptions, as `describe_faces`.
+        Folder of descriptions, as `extract_faces`.
 
     Returns
     -------
@@ -43,24 +43,29 @@ def face_from_face(
         "gallery" faces.  Without a set of which two or more videos or persons have drawings.
     """
     sets = np.array([pair.set_name for pair in data.pairs])
-    drawn = np.array([pair.face_from_face is not None for pair in data.pairs])
+    has_reconstruction = np.array([pair.face_from_face is not None for pair in data.pairs])
     return {
-        name: _of_set(data, np.flatnonzero(sets == name), drawn, config, cache=cache)
+        name: _evaluate_set(data, np.flatnonzero(sets == name), has_reconstruction, config, cache=cache)
         for name in dict.fromkeys(sets.tolist())
-        if len(set(data.groups[(sets == name) & drawn])) > 1
+        if len(set(data.group_ids[(sets == name) & has_reconstruction])) > 1
     }
 
 
-def _of_set(
-    data: PairData, rows: np.ndarray, drawn: np.ndarray, config: EvaluationConfig, *, cache: Path | None
+def _evaluate_set(
+    data: PairData,
+    rows: np.ndarray,
+    has_reconstruction: np.ndarray,
+    config: EvaluationConfig,
+    *,
+    cache: Path | None,
 ) -> dict[str, Any]:
-    asked = rows[drawn[rows]]
-    pictures: Sequence[Path] = [data.pairs[row].face_from_face for row in asked]
-    queries = describe_faces(pictures, mirrored=False, cache=cache).upright
+    query_rows = rows[has_reconstruction[rows]]
+    files: Sequence[Path] = [data.pairs[row].face_from_face for row in query_rows]
+    queries = extract_faces(files, mirrored=False, cache=cache).upright
     similarity = similarity_matrix(queries, data.faces.upright[rows], "cosine")
-    ranks = true_ranks(similarity, np.searchsorted(rows, asked))
+    ranks = true_ranks(similarity, np.searchsorted(rows, query_rows))
     bootstrap = GroupBootstrap(
-        [SplitRanks(data.groups[asked], len(rows), {_SYSTEM: ranks})],
+        [SplitRanks(data.group_ids[query_rows], len(rows), {_SYSTEM: ranks})],
         n_resamples=config.n_bootstrap,
         confidence=config.confidence,
         seed=config.seed,
@@ -70,6 +75,6 @@ def _of_set(
         **{f"recall@{k}": interval.value for k, interval in found.items()},
         "intervals": {f"recall@{k}": [interval.low, interval.high] for k, interval in found.items()},
         "chance": {f"recall@{k}": chance_recall(k, len(rows)) for k in RECALL_AT},
-        "n": len(asked),
+        "n": len(query_rows),
         "gallery": len(rows),
     }

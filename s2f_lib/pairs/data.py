@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, MissingFileError
-from s2f_lib.pairs.faces import describe_faces
-from s2f_lib.pairs.media import read_picture, read_voice
+from s2f_lib.pairs.faces import extract_faces
+from s2f_lib.pairs.media import read_image, read_voice
 from s2f_lib.pairs.systems import PairData
-from s2f_lib.sources.public_pairs import FoundPairs, Pair, groups_of
-from s2f_lib.voices.embedding import VoiceDescriptor, describe_voices
+from s2f_lib.sources.public_pairs import FoundPairs, Pair, group_ids_of
+from s2f_lib.voices.embedding import VoiceEmbedding, embed_voices
 
 logger = logging.getLogger(__name__)
 
@@ -51,27 +51,27 @@ def load_pair_data(
     left_out = {clip_id: f"no file in {', '.join(names)}" for clip_id, names in found.missing.items()}
     pairs: list[Pair] = []
     sounds: list[np.ndarray] = []
-    for place, pair in enumerate(found.pairs):
+    for index, pair in enumerate(found.pairs):
         try:
             sound, _ = read_voice(pair.audio)
-            read_picture(pair.face)
-            read_picture(pair.face_from_speech)
+            read_image(pair.face)
+            read_image(pair.face_from_speech)
         except ClipRefused as refused:
             left_out[pair.clip_id] = str(refused)
             logger.warning("%s is left out: %s", pair.clip_id, refused, extra=NAMES_CLIP)
         else:
             pairs.append(pair)
             sounds.append(sound)
-        report(place + 1, len(found.pairs), "pairs read")
+        report(index + 1, len(found.pairs), "pairs read")
     if not pairs:
         raise InputError(f"none of {len(found.pairs)} pairs can be read: {next(iter(left_out.values()))}")
     audio = np.stack(sounds)
-    faces = describe_faces(
+    faces = extract_faces(
         [pair.face for pair in pairs],
         cache=cache,
         progress=lambda done, n: report(done, n, "faces described"),
     )
-    drawn = describe_faces(
+    reconstructions = extract_faces(
         [pair.face_from_speech for pair in pairs],
         mirrored=False,
         cache=cache,
@@ -80,27 +80,33 @@ def load_pair_data(
     voices, fingerprints = {}, {}
     for extractor in voice_extractors():
         name = extractor.name
-        described = describe_voices(
+        embeddings = embed_voices(
             extractor,
             audio,
             cache=cache,
             progress=lambda done, n, name=name: report(done, n, f"voices by {name}"),
         )
-        voices |= {block: described[:, part] for block, part in extractor.blocks.items()}
+        voices |= {block: embeddings[:, part] for block, part in extractor.blocks.items()}
         fingerprints[name] = extractor.fingerprint
     data = PairData(
-        tuple(pairs), np.array(groups_of(pairs)), audio, voices, faces, drawn.upright, fingerprints
+        tuple(pairs),
+        np.array(group_ids_of(pairs)),
+        audio,
+        voices,
+        faces,
+        reconstructions.upright,
+        fingerprints,
     )
     return data, left_out
 
 
-def voice_extractors() -> list[VoiceDescriptor]:
+def voice_extractors() -> list[VoiceEmbedding]:
     """Return the pretrained voice networks that are installed; without any, plain acoustics."""
     from s2f_lib.voices.acoustic import AcousticStatistics
     from s2f_lib.voices.speaker import SpeakerEmbedding
     from s2f_lib.voices.whisper import WhisperVoice
 
-    installed: list[VoiceDescriptor] = []
+    installed: list[VoiceEmbedding] = []
     for make in (WhisperVoice, SpeakerEmbedding):
         try:
             installed.append(make())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from s2f_lib.faces.dlib_port.extractor import DlibResNet
-from s2f_lib.pairs.media import align_picture, read_picture
+from s2f_lib.pairs.media import align_image, read_image
 from s2f_lib.voices.cache import VectorCache
 from s2f_lib.voices.embedding import Progress
 
@@ -20,7 +20,7 @@ _METHOD = "gradients -0.3, landmarks 5, margin 0.25, 1"
 
 
 @dataclass(frozen=True)
-class FaceDescriptors:
+class FaceFeatures:
     """Descriptors of some pictures.
 
     Attributes
@@ -36,13 +36,13 @@ class FaceDescriptors:
     found: np.ndarray
 
 
-def describe_faces(
+def extract_faces(
     files: Sequence[Path],
     *,
     mirrored: bool = True,
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> FaceDescriptors:
+) -> FaceFeatures:
     """Describe published faces, each kept under the digest of its file.
 
     Parameters
@@ -68,29 +68,29 @@ def describe_faces(
     digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     pending = store.fill(digests, vectors)
     for start in range(0, len(pending), _BATCH):
-        places = pending[start : start + _BATCH]
-        pictures = [read_picture(files[place]) for place in places]
-        vectors[places] = _describe(pictures, network, mirrored=mirrored)
-        for place in places:
-            store.put(digests[place], vectors[place])
+        indices = pending[start : start + _BATCH]
+        images = [read_image(files[index]) for index in indices]
+        vectors[indices] = _extract(images, network, mirrored=mirrored)
+        for index in indices:
+            store.put(digests[index], vectors[index])
         if progress:
-            progress(len(files) - len(pending) + start + len(places), len(files))
-    return FaceDescriptors(
+            progress(len(files) - len(pending) + start + len(indices), len(files))
+    return FaceFeatures(
         vectors[:, :dimension], vectors[:, dimension : 2 * dimension], vectors[:, -1].astype(bool)
     )
 
 
-def _describe(pictures: Sequence[np.ndarray], network: DlibResNet, *, mirrored: bool) -> np.ndarray:
+def _extract(images: Sequence[np.ndarray], network: DlibResNet, *, mirrored: bool) -> np.ndarray:
     """Return (n, 257): descriptors of pictures and of their mirror images, and whether a face was found."""
-    upright, found = _aligned(pictures)
-    result = np.zeros((len(pictures), 2 * network.dimension + 1), np.float32)
+    upright, found = _aligned(images)
+    result = np.zeros((len(images), 2 * network.dimension + 1), np.float32)
     result[:, : network.dimension] = network(upright)
     if mirrored:
-        result[:, network.dimension : -1] = network(_aligned([picture[:, ::-1] for picture in pictures])[0])
+        result[:, network.dimension : -1] = network(_aligned([image[:, ::-1] for image in images])[0])
     result[:, -1] = found
     return result
 
 
-def _aligned(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    faces, found = zip(*(align_picture(picture, size_px=_CHIP_PX) for picture in pictures), strict=True)
+def _aligned(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    faces, found = zip(*(align_image(image, size_px=_CHIP_PX) for image in images), strict=True)
     return np.stack(faces), np.array(found)

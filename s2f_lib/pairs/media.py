@@ -56,7 +56,7 @@ def read_voice(
     return media.repeat_to(audio, n_samples), min(len(audio), n_samples)
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Read a picture, (height, width, 3) uint8 RGB.
 
     Raises
@@ -68,22 +68,22 @@ def read_picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            picture = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no picture at {path.name}") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ClipRefused(RefusalReason.NOT_MEDIA, f"{path.name} is no readable picture ({error})") from None
-    if min(picture.shape[:2]) < _LEAST_PX:
-        raise ClipRefused(RefusalReason.FACE_TOO_SMALL, f"{path.name} is {picture.shape[1]} px wide")
-    return picture
+    if min(pixels.shape[:2]) < _LEAST_PX:
+        raise ClipRefused(RefusalReason.FACE_TOO_SMALL, f"{path.name} is {pixels.shape[1]} px wide")
+    return pixels
 
 
-def align_picture(picture: np.ndarray, *, size_px: int) -> tuple[np.ndarray, bool]:
+def align_image(pixels: np.ndarray, *, size_px: int) -> tuple[np.ndarray, bool]:
     """Find the face in a published crop and align it.
 
     Parameters
     ----------
-    picture
+    pixels
         (height, width, 3) uint8 RGB, one large face.
     size_px
         Side of the aligned face.
@@ -97,20 +97,20 @@ def align_picture(picture: np.ndarray, *, size_px: int) -> tuple[np.ndarray, boo
     """
     import dlib
 
-    picture = np.ascontiguousarray(picture)
-    box, found = _face_box(picture)
-    landmarks = landmark_predictor()(picture, box)
-    return np.asarray(dlib.get_face_chip(picture, landmarks, size=size_px, padding=_MARGIN)), found
+    pixels = np.ascontiguousarray(pixels)
+    box, found = _face_box(pixels)
+    landmarks = landmark_predictor()(pixels, box)
+    return np.asarray(dlib.get_face_chip(pixels, landmarks, size=size_px, padding=_MARGIN)), found
 
 
-def _face_box(picture: np.ndarray):
+def _face_box(pixels: np.ndarray):
     import dlib
 
     for upsampled in (0, 1):
-        boxes, scores, _ = _detector().run(picture, upsampled, _THRESHOLD)
+        boxes, scores, _ = _detector().run(pixels, upsampled, _THRESHOLD)
         if len(boxes):
             return boxes[int(np.argmax(scores))], True
-    height, width = picture.shape[:2]
+    height, width = pixels.shape[:2]
     side = int(_SIDE * width)
     return dlib.rectangle(side, int(_TOP * height), width - side, int(_BOTTOM * height)), False
 

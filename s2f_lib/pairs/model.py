@@ -76,14 +76,14 @@ class TrainingPairs:
         `(n, 128)` descriptors of the faces.
     mirrored
         `(n, 128)`, of their mirror images.
-    groups
+    group_ids
         `(n,)` int: what no fold divides.
     """
 
     voices: Mapping[str, np.ndarray]
     faces: np.ndarray
     mirrored: np.ndarray
-    groups: np.ndarray
+    group_ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -95,7 +95,7 @@ class TrainingPairs:
 
     def with_faces_of(self, order: np.ndarray) -> TrainingPairs:
         """Return the same voices with other clips' faces: a control in which a voice tells nothing."""
-        return TrainingPairs(self.voices, self.faces[order], self.mirrored[order], self.groups)
+        return TrainingPairs(self.voices, self.faces[order], self.mirrored[order], self.group_ids)
 
 
 class VoiceToFace:
@@ -132,7 +132,7 @@ class VoiceToFace:
         grid: Sequence[VoiceToFaceSettings] = GRID,
         weights: Mapping[str, float] = BLOCK_WEIGHTS,
     ) -> None:
-        n_groups = len(np.unique(pairs.groups))
+        n_groups = len(np.unique(pairs.group_ids))
         if n_groups < FEWEST_GROUPS:
             raise InputError(
                 f"{len(pairs)} training pairs of {n_groups} videos or persons: "
@@ -147,7 +147,7 @@ class VoiceToFace:
         self._mean_face = np.asarray(pairs.faces, np.float64).mean(axis=0)
         centred = targets - targets.mean(axis=0)
         self._coefficients = solve_ridge(kernel, centred, self.settings.ridge)
-        out_of_fold = _out_of_fold(kernel, centred, self.settings.ridge, pairs.groups)
+        out_of_fold = _out_of_fold(kernel, centred, self.settings.ridge, pairs.group_ids)
         self._scores = PairScores(out_of_fold, centred, pairs.faces - self._mean_face, self.settings.scores)
 
     def score(
@@ -178,11 +178,11 @@ def solve_ridge(kernel: np.ndarray, targets: np.ndarray, ridge: float) -> np.nda
     return np.linalg.solve(kernel + ridge * np.eye(len(kernel)), targets)
 
 
-def group_folds(groups: np.ndarray, n_folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def group_folds(group_ids: np.ndarray, n_folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (train, test) places of folds that divide no group."""
     from sklearn.model_selection import GroupKFold
 
-    numbers = np.unique(groups, return_inverse=True)[1]
+    numbers = np.unique(group_ids, return_inverse=True)[1]
     folds = GroupKFold(min(n_folds, int(numbers.max()) + 1))
     yield from folds.split(numbers, groups=numbers)
 
@@ -193,10 +193,10 @@ def mean_recall(ranks: np.ndarray, gallery_sizes: np.ndarray | int) -> float:
     return float(np.mean([np.mean(share <= limit) for limit in GALLERY_SHARES]))
 
 
-def _out_of_fold(kernel: np.ndarray, targets: np.ndarray, ridge: float, groups: np.ndarray) -> np.ndarray:
+def _out_of_fold(kernel: np.ndarray, targets: np.ndarray, ridge: float, group_ids: np.ndarray) -> np.ndarray:
     """Return `(n, d)` predictions, each of a model that saw nothing of its group."""
     predicted = np.zeros_like(targets)
-    for train, test in group_folds(groups, _INNER_FOLDS):
+    for train, test in group_folds(group_ids, _INNER_FOLDS):
         mean = targets[train].mean(axis=0)
         coefficients = solve_ridge(kernel[np.ix_(train, train)], targets[train] - mean, ridge)
         predicted[test] = kernel[np.ix_(test, train)] @ coefficients
@@ -211,9 +211,9 @@ def _cross_validate(
     The kernel's standardisation is that of all training voices; it sees no face.
     """
     faces, targets = np.asarray(pairs.faces, np.float64), pairs.targets
-    places: dict[VoiceToFaceSettings, list[np.ndarray]] = {settings: [] for settings in grid}
+    fold_ranks: dict[VoiceToFaceSettings, list[np.ndarray]] = {settings: [] for settings in grid}
     sizes = []
-    for train, test in group_folds(pairs.groups, _FOLDS):
+    for train, test in group_folds(pairs.group_ids, _FOLDS):
         centred = targets[train] - targets[train].mean(axis=0)
         mean_face = faces[train].mean(axis=0)
         inner, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
@@ -223,12 +223,14 @@ def _cross_validate(
             ridge = settings.ridge
             if ridge not in fitted:
                 predicted = across @ solve_ridge(inner, centred, ridge)
-                fitted[ridge] = (_out_of_fold(inner, centred, ridge, pairs.groups[train]), predicted)
+                fitted[ridge] = (_out_of_fold(inner, centred, ridge, pairs.group_ids[train]), predicted)
             out_of_fold, predicted = fitted[ridge]
             scores = PairScores(out_of_fold, centred, faces[train] - mean_face, settings.scores)
-            places[settings].append(_own_ranks(scores(predicted, faces[test] - mean_face)))
+            fold_ranks[settings].append(_own_ranks(scores(predicted, faces[test] - mean_face)))
     gallery_sizes = np.concatenate(sizes)
-    return {settings: mean_recall(np.concatenate(ranks), gallery_sizes) for settings, ranks in places.items()}
+    return {
+        settings: mean_recall(np.concatenate(ranks), gallery_sizes) for settings, ranks in fold_ranks.items()
+    }
 
 
 def _own_ranks(similarity: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ RECALL_AT = (1, 5, 10, 20, 50)
 OURS = "ours"
 _CURVE_TO = 60  # the largest K of the curves
 _FEWEST_TEST = 2  # videos or persons: intervals resample them
-_FORMAT = 1
+FORMAT_VERSION = 1
 
 #: Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -126,7 +126,7 @@ def evaluate_pairs(
     sets = {name: _summary(data, parts, config) for name, parts in scored.items()}
     first = sets[next(iter(sets))]
     return {
-        "format": _FORMAT,
+        "format": FORMAT_VERSION,
         "unit": "recall and reciprocal rank: shares in [0, 1]; ranks: 1 is first; intervals: [low, high]",
         "set": next(iter(sets)),
         "systems": first["systems"],
@@ -146,7 +146,7 @@ def _sets_of(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {
         name: rows[names == name]
         for name in ("avspeech", "voxceleb")
-        if len(set(data.groups[rows[names == name]])) >= _FEWEST_TEST
+        if len(set(data.group_ids[rows[names == name]])) >= _FEWEST_TEST
     }
 
 
@@ -155,7 +155,7 @@ def _is_due(number: int, splits: int | None) -> bool:
 
 
 def _check_split(data: PairData, split: PairSplit) -> None:
-    shared = set(data.groups[split.train]) & set(data.groups[split.test])
+    shared = set(data.group_ids[split.train]) & set(data.group_ids[split.test])
     if shared:
         raise InputError(f"{len(shared)} videos or persons are in train and in test: split by video")
     if not _sets_of(data, split.test):
@@ -186,23 +186,23 @@ def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfi
         galleries = [split.gallery for split in own]
         first = parts[tested(name)[0]]["scores"][name]
         return _numbers(resampled(name), name) | {
-            "n": int(sum(len(split.groups) for split in own)),
+            "n": int(sum(len(split.group_ids) for split in own)),
             "n_splits": len(own),
             "gallery": float(np.mean(galleries)),
             "chance": _chance(galleries),
             "p_above_chance_in_first_split": _p_above_chance(
-                first, splits[tested(name)[0]].groups, seed=settings.seed
+                first, splits[tested(name)[0]].group_ids, seed=settings.seed
             ),
-            "per_split": [_of_one_split(split, name) for split in own],
-            "without_other_faces_of_the_person": _of_splits([apart[i] for i in tested(name)], name),
+            "per_split": [_split_numbers(split, name) for split in own],
+            "without_other_faces_of_the_person": _mean_numbers([apart[i] for i in tested(name)], name),
             "curve": _curve(resampled(name), name, min(_CURVE_TO, min(galleries))),
         }
 
     galleries = [split.gallery for split in splits]
     others = [name for name in names if name != OURS] if OURS in names else []
     return {
-        "n": int(sum(len(split.groups) for split in splits)),
-        "people": len(np.unique(np.concatenate([split.groups for split in splits]))),
+        "n": int(sum(len(split.group_ids) for split in splits)),
+        "people": len(np.unique(np.concatenate([split.group_ids for split in splits]))),
         "gallery": float(np.mean(galleries)),
         "galleries": galleries,
         "chance": _chance(galleries),
@@ -224,13 +224,13 @@ def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfi
 
 
 def _ranked(data: PairData, part: dict[str, Any], *, exclude_own_group: bool) -> SplitRanks:
-    groups = data.groups[part["rows"]]
-    hidden = same_group(groups)
+    group_ids = data.group_ids[part["rows"]]
+    hidden = same_group(group_ids)
     ranks = {}
     for name, scores in part["scores"].items():
         shown = np.where(hidden, -np.inf, scores) if exclude_own_group else scores
         ranks[name] = true_ranks(shown)
-    return SplitRanks(groups, len(groups), ranks)
+    return SplitRanks(group_ids, len(group_ids), ranks)
 
 
 def _numbers(bootstrap: GroupBootstrap, name: str) -> dict[str, Any]:
@@ -245,14 +245,14 @@ def _numbers(bootstrap: GroupBootstrap, name: str) -> dict[str, Any]:
     }
 
 
-def _of_one_split(split: SplitRanks, name: str) -> dict[str, float]:
+def _split_numbers(split: SplitRanks, name: str) -> dict[str, float]:
     ranks = split.ranks[name]
     recall = {f"recall@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
     return recall | {"median_rank": float(np.median(ranks)), "mrr": float(mean_reciprocal_rank(ranks))}
 
 
-def _of_splits(splits: Sequence[SplitRanks], name: str) -> dict[str, float]:
-    each = [_of_one_split(split, name) for split in splits]
+def _mean_numbers(splits: Sequence[SplitRanks], name: str) -> dict[str, float]:
+    each = [_split_numbers(split, name) for split in splits]
     return {key: float(np.mean([values[key] for values in each])) for key in each[0]}
 
 
@@ -273,9 +273,9 @@ def _curve(bootstrap: GroupBootstrap, name: str, k_max: int) -> dict[str, list[f
     return {"k": ks} | {key: [round(getattr(v, field), 5) for v in values] for key, field in rows.items()}
 
 
-def _p_above_chance(scores: np.ndarray, groups: np.ndarray, *, seed: int) -> float:
+def _p_above_chance(scores: np.ndarray, group_ids: np.ndarray, *, seed: int) -> float:
     # clips of one person are no independent pairings: one of each
-    one_each = np.unique(groups, return_index=True)[1]
+    one_each = np.unique(group_ids, return_index=True)[1]
     alone = scores[np.ix_(one_each, one_each)]
     return permutation_test_against_chance(alone, mean_reciprocal_rank, seed=seed)[1]
 

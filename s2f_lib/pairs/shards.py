@@ -17,7 +17,7 @@ from pathlib import Path
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
 from s2f_lib.faces.extractor import make_extractor
-from s2f_lib.pairs.media import align_picture, read_picture, read_voice
+from s2f_lib.pairs.media import align_image, read_image, read_voice
 from s2f_lib.preparation.pipeline import PreparationSummary, settings_of
 from s2f_lib.preparation.shards import PreparedRow, encode_jpeg, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
@@ -61,10 +61,10 @@ def prepare_pairs(
     """
     out = Path(out)
     pairs = [pair for pair in found.pairs if pair.clip_id in split_of]
-    asked = _digest(config, pairs, split_of)
-    kept = _read_done(out, asked)
-    if kept is not None:
-        return kept
+    settings_digest = _digest(config, pairs, split_of)
+    finished = _read_done(out, settings_digest)
+    if finished is not None:
+        return finished
     out.mkdir(parents=True, exist_ok=True)
     for old in (out / _DONE, *out.glob("shard-*")):  # of another split, or there are fewer now
         old.unlink(missing_ok=True)
@@ -75,14 +75,14 @@ def prepare_pairs(
     if found.missing:
         reasons[RefusalReason.MEDIA_MISSING.value] = len(found.missing)
     rows: list[PreparedRow] = []
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         try:
             rows.append(_row(pair, split_of[pair.clip_id], config))
         except ClipRefused as refused:
             reasons[refused.reason.value] = reasons.get(refused.reason.value, 0) + 1
             logger.warning("%s is left out: %s", pair.clip_id, refused, extra=NAMES_CLIP)
         if progress:
-            progress(place + 1, len(pairs))
+            progress(index + 1, len(pairs))
     if not rows:
         raise InputError(f"none of {len(found.pairs)} pairs can be used: {reasons}")
     read_s = time.perf_counter() - begun
@@ -104,7 +104,7 @@ def prepare_pairs(
         wall_s=wall_s,
     )
     partial = out / f".{_DONE}.part"
-    done = {"asked": asked, "shards": names, "summary": asdict(summary)}
+    done = {"asked": settings_digest, "shards": names, "summary": asdict(summary)}
     partial.write_text(json.dumps(done) + "\n", encoding="utf-8")
     partial.replace(out / _DONE)
     return summary
@@ -120,11 +120,11 @@ def _digest(config: StudyConfig, pairs: Sequence[Pair], split_of: Mapping[str, s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read_done(out: Path, asked: str) -> PreparationSummary | None:
+def _read_done(out: Path, settings_digest: str) -> PreparationSummary | None:
     """Return what came of a finished run of the same kind whose shards are all whole, else None."""
     try:
         done = json.loads((out / _DONE).read_text(encoding="utf-8"))
-        whole = done["asked"] == asked and all(verify_shard(out / name) for name in done["shards"])
+        whole = done["asked"] == settings_digest and all(verify_shard(out / name) for name in done["shards"])
         return PreparationSummary(**done["summary"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -135,9 +135,9 @@ def _row(pair: Pair, split: str, config: StudyConfig) -> PreparedRow:
     audio, n_samples = read_voice(
         pair.audio, sample_rate_hz=settings.sample_rate_hz, duration_s=settings.audio_s
     )
-    picture = read_picture(pair.face)
-    face, found = align_picture(picture, size_px=settings.crop_px)
-    height, width = picture.shape[:2]
+    pixels = read_image(pair.face)
+    face, found = align_image(pixels, size_px=settings.crop_px)
+    height, width = pixels.shape[:2]
     return PreparedRow(
         clip_id=pair.clip_id,
         video_id=pair.person,  # what no split and no validation set divides

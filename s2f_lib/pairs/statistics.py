@@ -23,7 +23,7 @@ class SplitRanks:
 
     Attributes
     ----------
-    groups
+    group_ids
         `(n,)` int, the same number for the same video or person in all splits.
     gallery
         Faces among which each query's own was looked for.
@@ -31,7 +31,7 @@ class SplitRanks:
         System to `(n,)` ranks in [1, gallery].
     """
 
-    groups: np.ndarray
+    group_ids: np.ndarray
     gallery: int
     ranks: dict[str, np.ndarray]
 
@@ -55,14 +55,14 @@ class GroupBootstrap:
         confidence: float = 0.95,
         seed: int = 0,
     ) -> None:
-        if not splits or min(len(set(split.groups.tolist())) for split in splits) < 2:
+        if not splits or min(len(set(split.group_ids.tolist())) for split in splits) < 2:
             raise InputError("intervals need at least 2 videos or persons to test in each split")
         self._splits = list(splits)
         self._confidence = confidence
-        known, numbers = np.unique(np.concatenate([s.groups for s in splits]), return_inverse=True)
+        known, numbers = np.unique(np.concatenate([s.group_ids for s in splits]), return_inverse=True)
         rng = np.random.default_rng(seed)
         counts = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=n_resamples)
-        bounds = np.cumsum([0, *(len(s.groups) for s in splits)])
+        bounds = np.cumsum([0, *(len(s.group_ids) for s in splits)])
         # (resamples + 1, n) a split; the first row is the sample itself
         self._weights = [
             np.vstack([np.ones(b - a, dtype=int), counts[:, numbers[a:b]]])
@@ -120,11 +120,11 @@ def compare_ranks(
         "log_rank_difference" (negative: the first ranks better), "p_log_rank" and, at 10 and
         20, "p_recall@K"; two-sided, not corrected for choices made before.
     """
-    groups = np.concatenate([split.groups for split in splits])
+    group_ids = np.concatenate([split.group_ids for split in splits])
     ranks = [np.concatenate([split.ranks[name] for split in splits]) for name in (first, second)]
 
     def by_group(values: np.ndarray) -> np.ndarray:
-        numbers = np.unique(groups, return_inverse=True)[1]
+        numbers = np.unique(group_ids, return_inverse=True)[1]
         return np.bincount(numbers, values) / np.bincount(numbers)
 
     logs = [by_group(np.log(r)) for r in ranks]

@@ -14,7 +14,7 @@ from s2f_lib.pairs.data import Progress, load_pair_data
 from s2f_lib.pairs.model import FEWEST_GROUPS
 from s2f_lib.pairs.protocol import evaluate_pairs
 from s2f_lib.pairs.systems import SYSTEMS
-from s2f_lib.sources.public_pairs import FoundPairs, Pair, find_pairs, find_root, groups_of
+from s2f_lib.sources.public_pairs import FoundPairs, Pair, find_pairs, find_root, group_ids_of
 from s2f_lib.sources.splits import PairSplit, draw_splits, read_pair_split
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ
 
@@ -64,7 +64,7 @@ def run_pairs(
     for split in splits_of(
         config, found.pairs, found
     ):  # a wrong or tiny split is told before anything is read
-        check_size(split, groups_of(found.pairs))
+        check_size(split, group_ids_of(found.pairs))
     cache = paths.data_dir() / "embeddings"
     data, left_out = load_pair_data(found, cache=cache, progress=progress)
     splits = splits_of(config, data.pairs, found)
@@ -85,7 +85,7 @@ def run_pairs(
         "face_from_face": face_from_face(data, config.evaluation, cache=cache),
         "data": {
             "pairs": {name: sum(pair.set_name == name for pair in data.pairs) for name in names},
-            "videos_or_persons": len(set(data.groups.tolist())),
+            "videos_or_persons": len(set(data.group_ids.tolist())),
             "faces_without_detection": int((~data.faces.found).sum()),
             "left_out": left_out,
         },
@@ -93,9 +93,9 @@ def run_pairs(
     }
 
 
-def check_size(split: PairSplit, groups: Sequence[int]) -> None:
+def check_size(split: PairSplit, group_ids: Sequence[int]) -> None:
     """Refuse a split with too few videos or persons to train on or to test."""
-    n_train, n_test = (len({groups[row] for row in rows}) for rows in (split.train, split.test))
+    n_train, n_test = (len({group_ids[row] for row in rows}) for rows in (split.train, split.test))
     if n_train < FEWEST_GROUPS or n_test < 2:
         raise InputError(
             f"too few pairs: {n_train} videos or persons to train on and {n_test} to test; "

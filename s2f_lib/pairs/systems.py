@@ -20,7 +20,7 @@ from s2f_lib.config import StudyConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import similarity_matrix, true_ranks
-from s2f_lib.pairs.faces import FaceDescriptors
+from s2f_lib.pairs.faces import FaceFeatures
 from s2f_lib.pairs.kernel import standardised
 from s2f_lib.pairs.model import (
     TrainingPairs,
@@ -52,7 +52,7 @@ class PairData:
     ----------
     pairs
         `n` pairs.
-    groups
+    group_ids
         `(n,)` int: videos and persons.
     audio
         `(n, 96,000)` int16 at 16 kHz.
@@ -60,18 +60,18 @@ class PairData:
         Block to `(n, d)` float32 descriptors.
     faces
         Of the true faces.
-    drawn
+    reconstructions
         `(n, 128)` float32, descriptors of Speech2Face's reconstructions.
     fingerprints
         Voice extractor to the fingerprint of weights and method.
     """
 
     pairs: tuple[Pair, ...]
-    groups: np.ndarray
+    group_ids: np.ndarray
     audio: np.ndarray
     voices: Mapping[str, np.ndarray]
-    faces: FaceDescriptors
-    drawn: np.ndarray
+    faces: FaceFeatures
+    reconstructions: np.ndarray
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -80,7 +80,9 @@ class PairData:
     def training(self, rows: np.ndarray) -> TrainingPairs:
         """Return some of the pairs to train on."""
         voices = {name: block[rows] for name, block in self.voices.items()}
-        return TrainingPairs(voices, self.faces.upright[rows], self.faces.mirrored[rows], self.groups[rows])
+        return TrainingPairs(
+            voices, self.faces.upright[rows], self.faces.mirrored[rows], self.group_ids[rows]
+        )
 
 
 class Systems:
@@ -145,8 +147,8 @@ class Systems:
         return self.data.faces.upright[rows].astype(np.float64) - self._mean_face
 
     def _score_speech2face(self, test: np.ndarray) -> np.ndarray:
-        drawn = self.data.drawn.astype(np.float64)
-        queries = drawn[test] - drawn[self.train].mean(axis=0)
+        reconstructions = self.data.reconstructions.astype(np.float64)
+        queries = reconstructions[test] - reconstructions[self.train].mean(axis=0)
         return similarity_matrix(queries, self._centred_faces(test), "cosine")
 
     def _score_ridge(self, test: np.ndarray) -> np.ndarray:
@@ -209,7 +211,7 @@ class Systems:
         quality: dict[float, float] = {}
         for ridge in _RIDGES:
             ranks, sizes = [], []
-            for inside, outside in group_folds(pairs.groups, _RIDGE_FOLDS):
+            for inside, outside in group_folds(pairs.group_ids, _RIDGE_FOLDS):
                 mean_face = faces[inside].mean(axis=0)
                 fitted = solve_ridge(kernel[np.ix_(inside, inside)], faces[inside] - mean_face, ridge)
                 predicted = kernel[np.ix_(outside, inside)] @ fitted
@@ -227,7 +229,7 @@ class Systems:
 
         clips = PreparedClips(
             clip_ids=[self.data.pairs[row].clip_id for row in self.train],
-            video_ids=[str(self.data.groups[row]) for row in self.train],  # validation divides no group
+            video_ids=[str(self.data.group_ids[row]) for row in self.train],  # validation divides no group
             splits=["train"] * len(self.train),
             audio=self.data.audio[self.train],
             features=self.data.faces.upright[self.train],
@@ -241,9 +243,9 @@ class Systems:
         return train_voice_encoder(clips, self.config, loss=loss, out=out).model
 
 
-def same_group(groups: np.ndarray) -> np.ndarray:
+def same_group(group_ids: np.ndarray) -> np.ndarray:
     """Return `(n, n)` bool: faces that belong to the query's own group, but for its own."""
-    same = np.asarray(groups)[:, None] == np.asarray(groups)[None]
+    same = np.asarray(group_ids)[:, None] == np.asarray(group_ids)[None]
     np.fill_diagonal(same, False)
     return same
 

@@ -94,7 +94,7 @@ class ClipWorker:
         return prepare_clip(clip, self._config, detector=self._detector, extractor=self._extractor)
 
 
-class OnDevice:
+class GpuStages:
     """The stages that a device does for several clips at once, after "decode".
 
     Parameters
@@ -121,7 +121,7 @@ class OnDevice:
         return list(works)
 
 
-class Describer:
+class AlignAndEmbed:
     """What is left after a device: alignment and, with a light extractor, features; clip by clip.
 
     Parameters

@@ -23,7 +23,7 @@ from typing import Any
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import ConfigError, RefusalReason, StudyError
 from s2f_lib.faces.extractor import make_extractor
-from s2f_lib.preparation.clip import ClipWorker, Describer, OnDevice, Outcome, decode
+from s2f_lib.preparation.clip import AlignAndEmbed, ClipWorker, GpuStages, Outcome, decode
 from s2f_lib.preparation.workers import Known, Task
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def prepare_on_cluster(
 
     Yields
     ------
-    place, outcome
+    position, outcome
         In the order in which they end.
 
     Raises
@@ -76,9 +76,9 @@ def _prepare_wave(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
 
     left = dict(wave)
     try:
-        for place, outcome in _streamed(wave, config):
-            del left[place]
-            yield place, outcome
+        for position, outcome in _streamed(wave, config):
+            del left[position]
+            yield position, outcome
     except StudyError:
         raise
     except ray.exceptions.RayError as error:
@@ -97,10 +97,10 @@ def _streamed(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
     items = [{"item": pickle.dumps(task)} for task in wave]
     n_blocks = max(1, len(items) // _BLOCK)
     data = ray.data.from_items(items, override_num_blocks=n_blocks)
-    kept = {"max_retries": _RETRIES, "num_cpus": 1}
+    options = {"max_retries": _RETRIES, "num_cpus": 1}
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     if n_gpus:
-        data = data.map_batches(_decode, batch_size=_BLOCK, fn_args=(config,), **kept)
+        data = data.map_batches(_decode, batch_size=_BLOCK, fn_args=(config,), **options)
         data = data.map_batches(
             _OnGpu,
             batch_size=_GPU_BATCH,
@@ -110,9 +110,9 @@ def _streamed(wave: list[Task], config: StudyConfig) -> Iterator[Known]:
             max_restarts=-1,
             max_task_retries=_RETRIES,
         )
-        data = data.map_batches(_describe, batch_size=_BLOCK, fn_args=(config,), **kept)
+        data = data.map_batches(_align_and_embed, batch_size=_BLOCK, fn_args=(config,), **options)
     else:
-        data = data.map_batches(_prepare, batch_size=_BLOCK, fn_args=(config,), **kept)
+        data = data.map_batches(_prepare, batch_size=_BLOCK, fn_args=(config,), **options)
     for row in data.iter_rows():
         yield pickle.loads(row["item"])  # our own: it never left the cluster
 
@@ -122,27 +122,27 @@ def _one_by_one(left: dict[int, Any], config: StudyConfig) -> Iterator[Known]:
     import ray
 
     task = ray.remote(num_cpus=1, max_retries=0)(_prepare_one)
-    waiting = iter([(place, clip, _RETRIES) for place, clip in left.items()])
+    waiting = iter([(position, clip, _RETRIES) for position, clip in left.items()])
     room = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    flying: dict[Any, tuple[int, Any, int]] = {}
+    in_flight: dict[Any, tuple[int, Any, int]] = {}
     again: list[tuple[int, Any, int]] = []
     while True:
-        while len(flying) < room and (job := again.pop() if again else next(waiting, None)) is not None:
-            flying[task.remote(job[1], config)] = job
-        if not flying:
+        while len(in_flight) < room and (job := again.pop() if again else next(waiting, None)) is not None:
+            in_flight[task.remote(job[1], config)] = job
+        if not in_flight:
             return
-        (ended,), _ = ray.wait(list(flying), num_returns=1)
-        place, clip, tries = flying.pop(ended)
+        (ended,), _ = ray.wait(list(in_flight), num_returns=1)
+        position, clip, tries = in_flight.pop(ended)
         try:
-            yield place, ray.get(ended)
+            yield position, ray.get(ended)
         except ray.exceptions.RayError as error:
             if (cause := _study_error(error)) is not None:
                 raise cause from None
             if tries > 1:  # its machine may be at fault
-                again.append((place, clip, tries - 1))
+                again.append((position, clip, tries - 1))
             else:
                 detail = f"a process died of it, {_RETRIES} times; look at the file ({type(error).__name__})"
-                yield place, Outcome(None, RefusalReason.CRASHED, detail)
+                yield position, Outcome(None, RefusalReason.CRASHED, detail)
 
 
 def _study_error(error: Exception) -> StudyError | None:
@@ -197,13 +197,13 @@ def _prepare_one(clip: Any, config: StudyConfig) -> Outcome:
 def _prepare(batch: _Batch, config: StudyConfig) -> _Batch:
     """All stages, on a CPU."""
     tasks = map(pickle.loads, batch["item"])
-    return _packed((place, _prepare_one(clip, config)) for place, clip in tasks)
+    return _packed((position, _prepare_one(clip, config)) for position, clip in tasks)
 
 
 def _decode(batch: _Batch, config: StudyConfig) -> _Batch:
     """The first stage, for GPUs to go on with."""
     tasks = map(pickle.loads, batch["item"])
-    return _packed((place, decode(clip, config.preparation)) for place, clip in tasks)
+    return _packed((position, decode(clip, config.preparation)) for position, clip in tasks)
 
 
 class _OnGpu:
@@ -214,18 +214,18 @@ class _OnGpu:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         heavy = not make_extractor(config.features).runs_in_workers
-        self._stages = OnDevice(config, device=device, with_features=heavy)
+        self._stages = GpuStages(config, device=device, with_features=heavy)
 
     def __call__(self, batch: _Batch) -> _Batch:
-        places, works = zip(*map(pickle.loads, batch["item"]), strict=True)
-        return _packed(zip(places, self._stages(works), strict=True))
+        positions, works = zip(*map(pickle.loads, batch["item"]), strict=True)
+        return _packed(zip(positions, self._stages(works), strict=True))
 
 
-def _describe(batch: _Batch, config: StudyConfig) -> _Batch:
+def _align_and_embed(batch: _Batch, config: StudyConfig) -> _Batch:
     """What is left to do after a GPU."""
-    describer = _tool(Describer, config)
+    stage = _tool(AlignAndEmbed, config)
     tasks = map(pickle.loads, batch["item"])
-    return _packed((place, describer(work)) for place, work in tasks)
+    return _packed((position, stage(work)) for position, work in tasks)
 
 
 def _tool(kind: type, config: StudyConfig) -> Any:
@@ -237,8 +237,10 @@ def _tool(kind: type, config: StudyConfig) -> Any:
 
         cv2.setNumThreads(1)
         torch.set_num_threads(1)  # a task has one core: more threads would wait for each other
-        described = kind is Describer and not make_extractor(config.features).runs_in_workers  # by the GPU
-        _tools[key] = kind(config, with_features=not described)
+        has_features = (
+            kind is AlignAndEmbed and not make_extractor(config.features).runs_in_workers
+        )  # by the GPU
+        _tools[key] = kind(config, with_features=not has_features)
     return _tools[key]
 
 

@@ -92,7 +92,7 @@ class DownloadFeed:
     def __init__(self, ledger: Path, download: Download, *, size: int) -> None:
         self._ledger, self._download = ledger, download
         self._ready: queue.Queue[Task | Known | BaseException | None] = queue.Queue(size)
-        self._places: dict[str, int] = {}  # of clips that are asked for: a few, however long the list
+        self._positions: dict[str, int] = {}  # of clips that are asked for: a few, however long the list
         self._seconds: dict[int, float] = {}  # of clips that are in preparation
         self._stop = threading.Event()
         self._gave_up = False
@@ -126,9 +126,9 @@ class DownloadFeed:
                 return
             yield item
 
-    def seconds(self, place: int) -> dict[str, float]:
+    def seconds(self, position: int) -> dict[str, float]:
         """Return what the download of a clip took, once; nothing for a file that was there."""
-        seconds = self._seconds.pop(place, None)
+        seconds = self._seconds.pop(position, None)
         return {} if seconds is None else {"download": round(seconds, 4)}
 
     def _run(self) -> None:
@@ -145,29 +145,29 @@ class DownloadFeed:
     def _wanted(self) -> Iterator[ClipRef]:
         """Yield the clips to fetch, in order; those whose files are there go straight on."""
         folder = self._download.folder
-        for place, clip in read_pending(self._ledger):
+        for position, clip in read_pending(self._ledger):
             if self._stop.is_set():
                 return
             there = finished_file(clip, folder)
             if clip.media is not None and clip.media != there:
-                self._put((place, clip))  # a file of the user's own
+                self._put((position, clip))  # a file of the user's own
             elif self._gave_up:
                 if there is not None:
-                    self._put((place, replace(clip, media=there)))
+                    self._put((position, replace(clip, media=there)))
             else:
-                self._places[clip.clip_id] = place
+                self._positions[clip.clip_id] = position
                 yield clip
 
     def _hand_on(self, result: DownloadResult) -> None:
-        place = self._places.pop(result.clip.clip_id)
+        position = self._positions.pop(result.clip.clip_id)
         if result.n_attempts:
-            self._seconds[place] = result.seconds
+            self._seconds[position] = result.seconds
         if result.is_done:
-            self._put((place, result.clip))
+            self._put((position, result.clip))
         elif result.can_retry and not result.n_attempts:
             self._gave_up = True  # it was not asked for: it stays pending
         else:
-            self._put((place, Outcome(None, result.reason, result.detail)))
+            self._put((position, Outcome(None, result.reason, result.detail)))
 
     def _put(self, item: Task | Known | BaseException | None) -> None:
         while not self._stop.is_set():

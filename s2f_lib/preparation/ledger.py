@@ -108,13 +108,13 @@ class Ledger:
         InputError
             A clip that is done belongs to another split now.
         """
-        place = self._next_place()
+        position = self._next_position()
         self._db.execute("BEGIN")
         try:
             self._db.execute("DELETE FROM clips WHERE position IS NULL")
             for count, clip in enumerate(clips, 1):
                 if isinstance(clip, ClipRef):
-                    place += self._enter_clip(clip, place, reopen)
+                    position += self._enter_clip(clip, position, reopen)
                 else:
                     self._enter_bad_row(clip)
                 if count % 50_000 == 0:  # a long list does not become one huge transaction
@@ -125,7 +125,7 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def _enter_clip(self, clip: ClipRef, place: int, reopen: Reopen | None) -> int:
+    def _enter_clip(self, clip: ClipRef, position: int, reopen: Reopen | None) -> int:
         known = self._db.execute(
             "SELECT status, reason, updated, media, split FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
@@ -136,7 +136,7 @@ class Ledger:
                 " media, split) VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     clip.clip_id,
-                    place,
+                    position,
                     time.time(),
                     clip.video_id,
                     clip.start_s,
@@ -161,7 +161,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE clips SET status = 'pending', reason = NULL, detail = NULL, position = ?, media = ?,"
                 " split = ?, updated = ? WHERE clip_id = ?",
-                (place, media, clip.split, time.time(), clip.clip_id),
+                (position, media, clip.split, time.time(), clip.clip_id),
             )
             return 1
         elif known[0] == DONE and clip.split is not None and known[4] != clip.split:
@@ -178,7 +178,7 @@ class Ledger:
             (row.key, REFUSED, RefusalReason.BAD_ROW.value, row.message, time.time()),
         )
 
-    def _next_place(self) -> int:
+    def _next_position(self) -> int:
         """Return the place after the last; in a new block where the last one is closed already."""
         last = self._db.execute("SELECT MAX(position) FROM clips").fetchone()[0]
         if last is None:
@@ -225,7 +225,7 @@ class Ledger:
 
     def is_open(self, block: int) -> bool:
         """Return whether a block has no shard yet and still has something to do or to write."""
-        first, last = self._places(block)
+        first, last = self._positions(block)
         unfinished, written = self._db.execute(
             "SELECT COALESCE(SUM(status = 'pending' OR (status = 'done' AND shard IS NULL)), 0),"
             " COALESCE(SUM(shard IS NOT NULL), 0) FROM clips WHERE position BETWEEN ? AND ?",
@@ -240,12 +240,12 @@ class Ledger:
 
     def _has_pending(self, block: int) -> bool:
         query = "SELECT 1 FROM clips WHERE status = 'pending' AND position BETWEEN ? AND ? LIMIT 1"
-        return self._db.execute(query, self._places(block)).fetchone() is not None
+        return self._db.execute(query, self._positions(block)).fetchone() is not None
 
     def spooled(self, block: int) -> list[tuple[int, bytes]]:
         """Return a block's finished rows, in order, with their places."""
         query = "SELECT position, row FROM spool WHERE position BETWEEN ? AND ? ORDER BY position"
-        return self._db.execute(query, self._places(block)).fetchall()
+        return self._db.execute(query, self._positions(block)).fetchall()
 
     def close_block(self, block: int, shard: str, positions: Iterable[int]) -> None:
         """Enter that a block's rows are durable in a shard, and forget the spooled ones; one transaction."""
@@ -254,7 +254,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE clips SET shard = ?, row_index = ? WHERE position = ?", (shard, index, position)
             )
-        self._db.execute("DELETE FROM spool WHERE position BETWEEN ? AND ?", self._places(block))
+        self._db.execute("DELETE FROM spool WHERE position BETWEEN ? AND ?", self._positions(block))
         self.commit()
 
     def shards(self) -> list[str]:
@@ -268,7 +268,7 @@ class Ledger:
             "UPDATE clips SET status = 'pending', shard = NULL, row_index = NULL WHERE shard = ?", (shard,)
         ).rowcount
 
-    def _places(self, block: int) -> tuple[int, int]:
+    def _positions(self, block: int) -> tuple[int, int]:
         return block * self.block_size, (block + 1) * self.block_size - 1
 
     # -- what came of it -----------------------------------------------------

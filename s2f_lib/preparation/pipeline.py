@@ -207,14 +207,14 @@ class _Run:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self._config.preparation.workers or cores, self._n_pending)
 
-    def _enter(self, place: int, outcome: Outcome) -> None:
+    def _enter(self, position: int, outcome: Outcome) -> None:
         seconds = outcome.seconds
         if self._feed is not None:
-            seconds = self._feed.seconds(place) | seconds
+            seconds = self._feed.seconds(position) | seconds
         if outcome.row is not None:
-            self._ledger.finish(place, rows_to_bytes([outcome.row]), seconds=seconds)
+            self._ledger.finish(position, rows_to_bytes([outcome.row]), seconds=seconds)
         else:
-            self._ledger.refuse(place, outcome.reason, outcome.detail, seconds=seconds)
+            self._ledger.refuse(position, outcome.reason, outcome.detail, seconds=seconds)
             self._n_refused += 1
         self._finished += 1
         self._progress(self._finished, self._total, self._n_refused)
@@ -223,19 +223,19 @@ class _Run:
         """Write finished blocks as shards, one after the other, in a thread; `wait` for all of them."""
         while True:
             if self._writing is not None:
-                block, name, places, done = self._writing
+                block, name, positions, done = self._writing
                 if not wait and not done.done():
                     return
                 n_rows = done.result()
-                self._ledger.close_block(block, name, places)
+                self._ledger.close_block(block, name, positions)
                 self._writing = None
                 logger.info("%s: %d clips", name, n_rows)
             block = next(iter(self._ledger.finished_blocks()), None)
             if block is None:
                 return
-            places, packed = zip(*self._ledger.spooled(block), strict=True)
+            positions, packed = zip(*self._ledger.spooled(block), strict=True)
             name = f"shard-{block:05d}.parquet"
-            self._writing = block, name, places, self._writer.submit(self._write, name, packed)
+            self._writing = block, name, positions, self._writer.submit(self._write, name, packed)
 
     def _write(self, name: str, packed: tuple[bytes, ...]) -> int:
         rows = [row for data in packed for row in rows_from_bytes(data)]

@@ -30,7 +30,7 @@ from typing import Any
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.preparation.clip import ClipWork, ClipWorker, Describer, OnDevice, Outcome, decode
+from s2f_lib.preparation.clip import AlignAndEmbed, ClipWork, ClipWorker, GpuStages, Outcome, decode
 from s2f_lib.preparation.torch_threads import torch_threads
 from s2f_lib.sources.clip import ClipRef
 
@@ -71,19 +71,19 @@ def prepare_clips(
 
     Yields
     ------
-    place, outcome
+    position, outcome
         Or None, for every None of `tasks`.
     """
     if device != "cpu":
-        decoders = _Crew(partial(_Decoder, config.preparation), workers=workers)
-        describers = _Crew(partial(Describer, config, with_features=with_features), workers=workers)
-        detected = in_batches(decoders.run(iter(tasks)), partial(OnDevice, config, device=device))
-        return _closing([decoders, describers], describers.run(detected))
+        decoders = WorkerPool(partial(_Decoder, config.preparation), workers=workers)
+        finishers = WorkerPool(partial(AlignAndEmbed, config, with_features=with_features), workers=workers)
+        detected = in_batches(decoders.run(iter(tasks)), partial(GpuStages, config, device=device))
+        return _closing([decoders, finishers], finishers.run(detected))
     make_worker = partial(ClipWorker, config, with_features=with_features)
     if workers == 1:
         return _in_this_process(tasks, make_worker)
-    crew = _Crew(make_worker, workers=workers)
-    return _closing([crew], crew.run(iter(tasks)))
+    pool = WorkerPool(make_worker, workers=workers)
+    return _closing([pool], pool.run(iter(tasks)))
 
 
 def _in_this_process(
@@ -101,16 +101,16 @@ def _in_this_process(
             yield task[0], outcome
 
 
-def _closing(crews: list[_Crew], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
+def _closing(pools: list[WorkerPool], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
     try:
         yield from outcomes
     finally:
-        for crew in crews:
-            crew.close()
+        for pool in pools:
+            pool.close()
 
 
 def in_batches(
-    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_stages: Callable[[], OnDevice]
+    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_stages: Callable[[], GpuStages]
 ) -> Iterator[tuple[int, ClipWork | Outcome] | None]:
     """Take decoded clips through a device's stages in one thread, a batch at a time.
 
@@ -122,14 +122,14 @@ def in_batches(
         batch: list[tuple[int, ClipWork]] = []
 
         def send() -> None:
-            places = [place for place, _ in batch]
-            waiting.append((places, thread.submit(stages, [work for _, work in batch])))
+            positions = [position for position, _ in batch]
+            waiting.append((positions, thread.submit(stages, [work for _, work in batch])))
             batch.clear()
 
         def receive() -> Iterator[tuple[int, ClipWork | Outcome]]:
-            places, future = waiting.popleft()
-            for place, work in zip(places, future.result(), strict=True):
-                yield place, work if work.refusal is None else work.outcome
+            positions, future = waiting.popleft()
+            for position, work in zip(positions, future.result(), strict=True):
+                yield position, work if work.refusal is None else work.outcome
 
         for item in decoded:
             if item is None or isinstance(item[1], Outcome):
@@ -159,7 +159,7 @@ class _Decoder:
         return decode(clip, self._config)
 
 
-class _Crew:
+class WorkerPool:
     """A process pool that is put together again when a clip brings a process down.
 
     Parameters
@@ -179,12 +179,12 @@ class _Crew:
 
     def run(self, tasks: Iterator[Task | Known | None]) -> Iterator[tuple[int, object] | None]:
         """Yield each place with what its clip became, in the order in which they end."""
-        flying: dict[Future, Task] = {}
+        in_flight: dict[Future, Task] = {}
         exhausted = False
         while True:
-            grounded: list[Task] = []  # were in flight when a process died
+            orphaned: list[Task] = []  # were in flight when a process died
             idle = False
-            while not (exhausted or idle or grounded) and len(flying) < _IN_FLIGHT * self._workers:
+            while not (exhausted or idle or orphaned) and len(in_flight) < _IN_FLIGHT * self._workers:
                 try:
                     task = next(tasks)
                 except StopIteration:
@@ -195,38 +195,38 @@ class _Crew:
                     yield task
                     continue
                 try:
-                    flying[self._submit(task[1])] = task
+                    in_flight[self._submit(task[1])] = task
                 except BrokenProcessPool:
-                    grounded.append(task)
-            if exhausted and not flying and not grounded:
+                    orphaned.append(task)
+            if exhausted and not in_flight and not orphaned:
                 return
             # where there was no task, whoever gives them has waited already
             timeout_s = 0 if idle else None
-            finished = wait(flying, timeout_s, return_when=FIRST_COMPLETED).done if flying else set()
+            finished = wait(in_flight, timeout_s, return_when=FIRST_COMPLETED).done if in_flight else set()
             for future in finished:
-                task = flying.pop(future)
+                task = in_flight.pop(future)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    grounded.append(task)
+                    orphaned.append(task)
                 else:
                     yield task[0], _received(result)
-            if grounded:
-                grounded += flying.values()
-                flying.clear()
-                yield from self._one_by_one(sorted(grounded, key=lambda task: task[0]))
+            if orphaned:
+                orphaned += in_flight.values()
+                in_flight.clear()
+                yield from self._one_by_one(sorted(orphaned, key=lambda task: task[0]))
 
     def _one_by_one(self, tasks: list[Task]) -> Iterator[tuple[int, object]]:
         """Find the clip that brought a process down: each alone in a process of its own."""
         logger.warning("a worker process died; %d clips in flight are tried one by one", len(tasks))
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._new_pool(1)
-        for place, clip in tasks:
+        for position, clip in tasks:
             try:
-                yield place, _received(self._submit(clip).result())
+                yield position, _received(self._submit(clip).result())
             except BrokenProcessPool:
                 detail = "a process died of it, twice; look at the file"
-                yield place, Outcome(None, RefusalReason.CRASHED, detail)
+                yield position, Outcome(None, RefusalReason.CRASHED, detail)
                 self._pool.shutdown(wait=True, cancel_futures=True)
                 self._pool = self._new_pool(1)
         self._pool.shutdown(wait=True)

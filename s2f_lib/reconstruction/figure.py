@@ -39,12 +39,12 @@ def voice_to_face(
     height = _FACE_IN + _SMALL_IN + 1.3
     figure = Figure(figsize=(width, height), facecolor="white")
 
-    def place(picture: np.ndarray, left: float, top: float, side: float) -> None:
+    def add_image(image: np.ndarray, left: float, top: float, side: float) -> None:
         axis = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
-        axis.imshow(picture)
+        axis.imshow(image)
         axis.set_axis_off()
 
-    place(face, _GAP_IN, _GAP_IN, _FACE_IN)
+    add_image(face, _GAP_IN, _GAP_IN, _FACE_IN)
     text = (
         "\n\n".join(textwrap.fill(line, 44) for line in lines)
         or "No attribute is known of this run's people."
@@ -59,9 +59,9 @@ def voice_to_face(
         va="bottom",
         fontsize=9.5,
     )
-    for number, (picture, label) in enumerate(zip(found, labels, strict=True)):
+    for number, (image, label) in enumerate(zip(found, labels, strict=True)):
         left = _GAP_IN + number * (_SMALL_IN + _GAP_IN)
-        place(picture, left, top, _SMALL_IN)
+        add_image(image, left, top, _SMALL_IN)
         figure.text(
             (left + _SMALL_IN / 2) / width, 1 - (top + _SMALL_IN + 0.05) / height, label,
             ha="center", va="top", fontsize=8.5,

@@ -28,7 +28,7 @@ from s2f_lib.study import Study
 
 logger = logging.getLogger(__name__)
 
-_FORM = 1  # of the files; another number makes them anew
+FORMAT_VERSION = 1  # of the files; another number makes them anew
 _INTERVAL = 0.8  # of the people lie in the interval that is given with a number
 _NUMBERS = "numbers.npz"
 _TEXTS = "kit.json"
@@ -86,7 +86,7 @@ class ReconstructionKit:
         Files of the trained models.
     probes
         Of the attributes that are known of the run's people; none of real clips.
-    names, features, pictures
+    names, features, images
         The gallery: n names, (n, d) features, n JPEG files.
     """
 
@@ -96,7 +96,7 @@ class ReconstructionKit:
     probes: tuple[Probe, ...]
     names: tuple[str, ...]
     features: np.ndarray
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
 
 
 def kit_of_run(run_dir: Path) -> ReconstructionKit:
@@ -122,25 +122,25 @@ def make_kit(study: Study) -> ReconstructionKit:
     """Make the kit of a run and keep it in the run's folder; models that are not trained yet are trained."""
     from s2f_lib.training.checkpoint import MODEL_FILE
 
-    everyone, pairs = study.split("train"), study.features("test")
+    train, predictions = study.split("train"), study.features("test")
     people = study.clips
     folder = _folder(study.paths)
     folder.mkdir(parents=True, exist_ok=True)
-    probes = _probes(study, everyone.features, pairs.predicted)
+    probes = _probes(study, train.features, predictions.predicted)
     offsets = np.cumsum([0, *map(len, people.crops_jpeg)])
     numbers = {
         "features": people.features,
         "pictures": np.frombuffer(b"".join(people.crops_jpeg), np.uint8),
         "offsets": offsets,
     }
-    for place, probe in enumerate(probes):
-        numbers |= {f"{part}_{place}": getattr(probe, part) for part in ("weight", "bias", "error")}
+    for index, probe in enumerate(probes):
+        numbers |= {f"{part}_{index}": getattr(probe, part) for part in ("weight", "bias", "error")}
     files = {
         "encoder": study.encoder().folder / MODEL_FILE,
         "decoder": study.decoder().folder / MODEL_FILE,
     }
     texts = {
-        "form": _FORM,
+        "form": FORMAT_VERSION,
         "settings": _digest(study.config),
         "names": list(people.clip_ids),
         "probes": [{"name": probe.name, "classes": probe.classes, "n": probe.n} for probe in probes],
@@ -207,7 +207,7 @@ def _read(run: RunPaths, config: StudyConfig) -> ReconstructionKit | None:
     folder = _folder(run)
     try:
         texts: Mapping[str, Any] = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
-        if texts["form"] != _FORM or texts["settings"] != _digest(config):
+        if texts["form"] != FORMAT_VERSION or texts["settings"] != _digest(config):
             logger.info("the kit in %s is of other settings: made anew", folder)
             return None
         encoder, decoder = run.root / texts["encoder"], run.root / texts["decoder"]
@@ -215,20 +215,20 @@ def _read(run: RunPaths, config: StudyConfig) -> ReconstructionKit | None:
             return None
         with np.load(folder / _NUMBERS) as numbers:
             offsets, data = numbers["offsets"], numbers["pictures"].tobytes()
-            pictures = tuple(data[a:b] for a, b in itertools.pairwise(offsets))
+            images = tuple(data[a:b] for a, b in itertools.pairwise(offsets))
             probes = tuple(
                 Probe(
                     about["name"],
                     tuple(about["classes"]),
-                    numbers[f"weight_{place}"],
-                    numbers[f"bias_{place}"],
-                    numbers[f"error_{place}"],
+                    numbers[f"weight_{index}"],
+                    numbers[f"bias_{index}"],
+                    numbers[f"error_{index}"],
                     about["n"],
                 )
-                for place, about in enumerate(texts["probes"])
+                for index, about in enumerate(texts["probes"])
             )
             names = tuple(texts["names"])
-            return ReconstructionKit(config, encoder, decoder, probes, names, numbers["features"], pictures)
+            return ReconstructionKit(config, encoder, decoder, probes, names, numbers["features"], images)
     except FileNotFoundError:
         return None
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:

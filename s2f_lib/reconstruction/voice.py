@@ -50,7 +50,7 @@ class AttributeGuess:
     right_share: float | None
     n: int
 
-    def in_words(self) -> str:
+    def format_guess(self) -> str:
         """Return one line for a person."""
         label = self.name.removesuffix("_years")
         if self.interval is not None:
@@ -70,13 +70,13 @@ class FoundFace:
         A clip's id, or a file's name.
     similarity
         Cosine of the features.
-    picture
+    image
         (224, 224, 3) uint8 RGB.
     """
 
     name: str
     similarity: float
-    picture: np.ndarray
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Reconstruction:
         from s2f_lib.reconstruction.figure import voice_to_face
 
         labels = [f"cosine {found.similarity:.2f}" for found in self.found]
-        pictures = [found.picture for found in self.found]
-        lines = [guess.in_words() for guess in self.attributes]
-        return voice_to_face(self.face, pictures, labels=labels, lines=lines, gallery_size=self.gallery_size)
+        images = [found.image for found in self.found]
+        lines = [guess.format_guess() for guess in self.attributes]
+        return voice_to_face(self.face, images, labels=labels, lines=lines, gallery_size=self.gallery_size)
 
 
 def reconstruct(
@@ -163,13 +163,13 @@ def reconstruct_audio(
     gallery, top_k
         See `reconstruct`.
     """
-    features, face = _predict_and_draw(audio, kit)
-    names, gallery_features, pictures = kit.names, kit.features, kit.pictures
+    features, face = _predict_and_reconstruct(audio, kit)
+    names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
         from s2f_lib.faces.gallery import read_gallery
 
-        names, gallery_features, pictures = read_gallery(Path(gallery), kit.config)
-    found = nearest_faces(features, names, gallery_features, pictures, top_k=top_k)
+        names, gallery_features, images = read_gallery(Path(gallery), kit.config)
+    found = nearest_faces(features, names, gallery_features, images, top_k=top_k)
     guesses = tuple(_guess(probe, features) for probe in kit.probes)
     return Reconstruction(face, features, guesses, found, len(names))
 
@@ -178,7 +178,7 @@ def nearest_faces(
     features: np.ndarray,
     names: tuple[str, ...],
     gallery: np.ndarray,
-    pictures: tuple[bytes, ...],
+    images: tuple[bytes, ...],
     *,
     top_k: int = TOP_K,
 ) -> tuple[FoundFace, ...]:
@@ -188,7 +188,7 @@ def nearest_faces(
     ----------
     features
         (d,) predicted from a voice.
-    names, gallery, pictures
+    names, gallery, images
         n names, (n, d) features and n JPEG files.
     """
     from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
@@ -197,7 +197,7 @@ def nearest_faces(
     similarity = similarity_matrix(features[None], gallery, "cosine")
     best = nearest(similarity, min(top_k, len(names)))[0]
     return tuple(
-        FoundFace(names[place], float(similarity[0, place]), decode_jpeg(pictures[place])) for place in best
+        FoundFace(names[index], float(similarity[0, index]), decode_jpeg(images[index])) for index in best
     )
 
 
@@ -222,7 +222,7 @@ def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: f
     return audio
 
 
-def _predict_and_draw(audio: np.ndarray, kit: ReconstructionKit) -> tuple[np.ndarray, np.ndarray]:
+def _predict_and_reconstruct(audio: np.ndarray, kit: ReconstructionKit) -> tuple[np.ndarray, np.ndarray]:
     from s2f_lib.media.decode import repeat_to
     from s2f_lib.models.decoders import make_decoder
     from s2f_lib.models.inference import predict_features, render_faces

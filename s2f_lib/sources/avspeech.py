@@ -239,10 +239,10 @@ def _header_order(cells: list[str]) -> dict[str, int] | None:
     lower = [cell.lower() for cell in cells]
     order = {}
     for column, names in _HEADER_NAMES.items():
-        places = [place for place, cell in enumerate(lower) if cell in names]
-        if len(places) != 1:
+        indices = [index for index, cell in enumerate(lower) if cell in names]
+        if len(indices) != 1:
             return None
-        order[column] = places[0]
+        order[column] = indices[0]
     return order | {"n_columns": len(cells)}
 
 

@@ -164,7 +164,7 @@ def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
     return FoundPairs(tuple(pairs), missing)
 
 
-def groups_of(pairs: Sequence[Pair]) -> list[int]:
+def group_ids_of(pairs: Sequence[Pair]) -> list[int]:
     """Return a number for each pair: pairs that share a video or a person have the same one.
 
     Numbers follow the order of the pairs.

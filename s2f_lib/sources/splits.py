@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from s2f_lib.errors import InputError, MissingFileError
-from s2f_lib.sources.public_pairs import Pair, groups_of
+from s2f_lib.sources.public_pairs import Pair, group_ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +56,21 @@ def draw_splits(
     """
     from sklearn.model_selection import GroupShuffleSplit
 
-    groups = np.array(groups_of(pairs))
+    groups = np.array(group_ids_of(pairs))
     names = np.array([pair.person for pair in pairs])
     # the set of a group is that of its first pair, so that a video in both sets stays whole
-    first = {group: pairs[place].set_name for place, group in reversed(list(enumerate(groups)))}
+    first = {group: pairs[index].set_name for index, group in reversed(list(enumerate(groups)))}
     set_of = np.array([first[group] for group in groups])
     drawn: list[list[tuple[np.ndarray, np.ndarray]]] = []
     for set_name in sorted(set(set_of)):
-        places = np.flatnonzero(set_of == set_name)
-        if len(np.unique(groups[places])) < 2:
+        indices = np.flatnonzero(set_of == set_name)
+        if len(np.unique(groups[indices])) < 2:
             raise InputError(
-                f"{len(places)} pairs of {set_name} are of one video or person: a split needs at least two"
+                f"{len(indices)} pairs of {set_name} are of one video or person: a split needs at least two"
             )
-        labels = _named(groups[places], names[places])
+        labels = _named(groups[indices], names[indices])
         shuffle = GroupShuffleSplit(n_splits, test_size=test_share, random_state=seed)
-        drawn.append([(places[a], places[b]) for a, b in shuffle.split(places, groups=labels)])
+        drawn.append([(indices[a], indices[b]) for a, b in shuffle.split(indices, groups=labels)])
     return [
         PairSplit(*(np.sort(np.concatenate([parts[i][side] for parts in drawn])) for side in (0, 1)))
         for i in range(n_splits)
@@ -103,15 +103,15 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no split at {path}: expected a CSV clip_id,split with train or test")
-    place_of = {pair.clip_id: place for place, pair in enumerate(pairs)}
+    index_of = {pair.clip_id: index for index, pair in enumerate(pairs)}
     side_of = _read_rows(path)
-    unknown = sorted(set(side_of) - set(place_of) - set(known))
+    unknown = sorted(set(side_of) - set(index_of) - set(known))
     if unknown:
         raise InputError(
             f"{path.name}: {len(unknown)} of {len(side_of)} clip ids are of no pair in the folder "
             f"({_examples(unknown)}): an id is the files' name without its ending"
         )
-    chosen = {place_of[clip_id]: side for clip_id, side in side_of.items() if clip_id in place_of}
+    chosen = {index_of[clip_id]: side for clip_id, side in side_of.items() if clip_id in index_of}
     if len(chosen) < len(side_of):
         logger.warning(
             "%s names %d clips that are not used: a file is missing, or the set was not asked for",
@@ -119,17 +119,17 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
             len(side_of) - len(chosen),
         )
     _check_disjoint(path, pairs, chosen)
-    groups = groups_of(pairs)
+    groups = group_ids_of(pairs)
     for set_name in sorted({pair.set_name for pair in pairs}):
-        places = [place for place, pair in enumerate(pairs) if pair.set_name == set_name]
-        if chosen and not any(place in chosen for place in places):
-            blocked = {groups[place] for place, side in chosen.items() if side == "train"}
-            free = [place for place in places if groups[place] not in blocked]
+        indices = [index for index, pair in enumerate(pairs) if pair.set_name == set_name]
+        if chosen and not any(index in chosen for index in indices):
+            blocked = {groups[index] for index, side in chosen.items() if side == "train"}
+            free = [index for index in indices if groups[index] not in blocked]
             logger.warning("%s names no pair of %s: all %d are test", path.name, set_name, len(free))
             chosen |= dict.fromkeys(free, "test")
     sides = {side: np.array(sorted(p for p, s in chosen.items() if s == side), dtype=int) for side in SPLITS}
-    for side, places in sides.items():
-        if not len(places):
+    for side, indices in sides.items():
+        if not len(indices):
             raise InputError(f"{path.name}: no pair is in {side}; expected both train and test")
     n_left = len(pairs) - len(chosen)
     if n_left:
@@ -161,12 +161,12 @@ def _read_rows(path: Path) -> dict[str, str]:
 
 def _check_disjoint(path: Path, pairs: Sequence[Pair], chosen: dict[int, str]) -> None:
     sides: dict[int, set[str]] = {}
-    groups = groups_of(pairs)
-    for place, side in chosen.items():
-        sides.setdefault(groups[place], set()).add(side)
+    groups = group_ids_of(pairs)
+    for index, side in chosen.items():
+        sides.setdefault(groups[index], set()).add(side)
     both = {group for group, found in sides.items() if len(found) > 1}
     if both:
-        shared = sorted({pairs[place].person for place in chosen if groups[place] in both})
+        shared = sorted({pairs[index].person for index in chosen if groups[index] in both})
         raise InputError(
             f"{path.name}: {len(both)} videos or persons are in train and in test "
             f"({_examples(shared)}): split by video, never by clip"

@@ -177,12 +177,12 @@ def split_utkface(
             f"{len(faces)} faces are too few for training and gallery {fold} of {n_gallery}: "
             "give a larger folder, a smaller gallery or an earlier fold"
         )
-    order = sorted(range(len(faces)), key=lambda place: faces[place].content)
+    order = sorted(range(len(faces)), key=lambda index: faces[index].content)
     splits = [""] * len(faces)
-    for place in order[first:end]:
-        splits[place] = "test"
-    for place in (order[:first] + order[end:])[:n_train]:
-        splits[place] = "train"
+    for index in order[first:end]:
+        splits[index] = "test"
+    for index in (order[:first] + order[end:])[:n_train]:
+        splits[index] = "train"
     rows = [
         (face.name, split, face.age_years, face.gender, face.race)
         for face, split in zip(faces, splits, strict=True)

@@ -120,8 +120,8 @@ def _stretches(keys: Tensor, size: int, count: int, *, longest: int, first: int)
     drawn = uniform(keys, torch.arange(first, first + 2 * count, device=keys.device))  # (n, 2 count)
     length = (drawn[:, :count] * (min(longest, size) + 1)).long()
     start = (drawn[:, count:] * (size - length + 1)).long()
-    place = torch.arange(size, device=keys.device).view(1, 1, size)
-    inside = (place >= start[..., None]) & (place < (start + length)[..., None])  # (n, count, size)
+    position = torch.arange(size, device=keys.device).view(1, 1, size)
+    inside = (position >= start[..., None]) & (position < (start + length)[..., None])  # (n, count, size)
     return inside.any(dim=1)
 
 

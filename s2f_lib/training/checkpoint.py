@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
 MANIFEST_FILE = "manifest.json"
-_FORM = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class CheckpointStore:
         save_model(temporary / MODEL_FILE, tensors, digest=self._digest)
         torch.save(state, temporary / STATE_FILE)
         files = {name: _sha256(temporary / name) for name in (MODEL_FILE, STATE_FILE)}
-        manifest = {"form": _FORM, "digest": self._digest, "sha256": files}
+        manifest = {"form": FORMAT_VERSION, "digest": self._digest, "sha256": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in temporary.iterdir():
             _sync(path)
-        old = _aside(target)
+        old = _backup_path(target)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
@@ -172,8 +172,8 @@ class CheckpointStore:
 
     def _settled(self, folder: Path) -> Path:
         """Put back what a kill between two renames left aside."""
-        if not folder.exists() and _aside(folder).exists():
-            _aside(folder).rename(folder)
+        if not folder.exists() and _backup_path(folder).exists():
+            _backup_path(folder).rename(folder)
         return folder
 
     def _clean(self) -> None:
@@ -217,7 +217,7 @@ def fit_model(tensors: dict[str, Tensor], model: nn.Module, *, name: str) -> Non
         raise CheckpointError(f"{name} does not fit the model: {first}") from None
 
 
-def _aside(folder: Path) -> Path:
+def _backup_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-old")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORM = 1
+FORMAT_VERSION = 1
 _IDS = ("clip_id", "video_id", "split")
 _BLOBS = {*_IDS, "audio", "crop", "features", "box"}
 
@@ -157,7 +157,7 @@ def map_clips(folder: Path, *, split: str | None = None) -> MappedClips:
 def _shards_digest(shards: list[Path]) -> str:
     sidecars = [sidecar(path) for path in shards]
     texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in sidecars]
-    return hashlib.sha256(f"{_FORM}".join(texts).encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{FORMAT_VERSION}".join(texts).encode()).hexdigest()[:12]
 
 
 def _unpack(shards: list[Path], store: Path) -> None:
@@ -171,7 +171,7 @@ def _unpack(shards: list[Path], store: Path) -> None:
     logger.info("unpacking %d shards once, into %s", len(shards), store)
     ids = pa.concat_tables([pq.read_table(path, columns=list(_IDS)) for path in shards]).to_pandas()
     order = ids["split"].fillna("").argsort(kind="stable").to_numpy()
-    place = np.argsort(order)  # of each clip in the store
+    positions = np.argsort(order)  # of each clip in the store
     n, first = len(ids), read_shard(shards[0])
     for leftover in store.parent.glob(".mapped-*"):  # of a run that was killed; the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
@@ -184,7 +184,7 @@ def _unpack(shards: list[Path], store: Path) -> None:
     with (temporary / "crops.bin").open("wb") as stream:
         for path in shards:
             table = read_shard(path).combine_chunks()
-            rows = place[done : done + len(table)]
+            rows = positions[done : done + len(table)]
             audio[rows] = _rows(table, "audio", audio.shape[1], path)
             features[rows] = _rows(table, "features", features.shape[1], path)
             for jpeg in table.column("crop").to_pylist():

@@ -25,7 +25,7 @@ from s2f_lib.models.residual_decoder import ResidualDecoder
 from s2f_lib.training import checkpoint
 from s2f_lib.training.data import FeaturesAndFaces, validation_mask
 from s2f_lib.training.decoder_losses import DecoderLoss
-from s2f_lib.training.distributed import whole
+from s2f_lib.training.distributed import full_tensors
 from s2f_lib.training.loop import Progress, Task, fit
 
 __all__ = [
@@ -142,30 +142,32 @@ def train_face_decoder(
 
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         features, faces = batch
-        drawn = network(features).float()
+        reconstructions = network(features).float()
         if loss is None:
-            return l1_loss(drawn, _to_unit(faces))
-        return loss(drawn.contiguous(), _to_unit(faces), features)
+            return l1_loss(reconstructions, _to_unit(faces))
+        return loss(reconstructions.contiguous(), _to_unit(faces), features)
 
     def validate(network: nn.Module) -> dict[str, float]:
         if not len(validation):
             return {}
-        rendered = render_faces(network, clips.features[validation])
-        difference = rendered.astype(np.float32) - clips.crops(validation).astype(np.float32)
+        rendered_faces = render_faces(network, clips.features[validation])
+        difference = rendered_faces.astype(np.float32) - clips.crops(validation).astype(np.float32)
         row = {"validation_loss": float(np.abs(difference).mean() / 255)}
         if loss is not None and settings.identity_weight:
             some = slice(_ENOUGH_FOR_IDENTITY)
             device = next(network.parameters()).device
-            drawn = _to_unit(torch.from_numpy(rendered[some]).to(device))
+            reconstructions = _to_unit(torch.from_numpy(rendered_faces[some]).to(device))
             features = torch.from_numpy(clips.features[validation[some]]).to(device)
-            row["validation_identity"] = float(loss.identity(drawn, features).mean())
+            row["validation_identity"] = float(loss.identity(reconstructions, features).mean())
         return row
 
     names = [clips.clip_ids[row] for row in train]
-    judge = loss.judge if loss is not None else None
+    discriminator = loss.discriminator if loss is not None else None
     data = FeaturesAndFaces(clips, train)
     keep = _SnapshotKeeper(model, out / _SNAPSHOTS, epochs=settings.epochs)
-    task = Task(model, data, batch_loss, validate, names=names, loss_parameters=judge, after_epoch=keep)
+    task = Task(
+        model, data, batch_loss, validate, names=names, loss_parameters=discriminator, after_epoch=keep
+    )
     digest = decoder_digest(config, data_digest=clips.digest, kind=wanted.kind, start=start)
     metrics = fit(task, settings, out=out, digest=digest, progress=progress)
     trained = make_decoder(wanted, feature_dimension=dimension)
@@ -189,7 +191,7 @@ def _make_loss(
     if kind == "report":
         return None
     features = clips.features[train]
-    describe = None
+    differentiable_extractor = None
     if settings.identity_weight:
         if isinstance(extractor, StudyConfig):
             extractor = make_extractor(extractor.features, device="auto")
@@ -198,8 +200,10 @@ def _make_loss(
                 f"the identity loss is of {extractor.name}'s {extractor.dimension}-D features, and these "
                 f"are {features.shape[1]}-D: give the extractor that made them, or set identity_weight to 0"
             )
-        describe = differentiable(extractor)
-    return DecoderLoss(settings, describe=describe, mean_features=torch.from_numpy(features.mean(axis=0)))
+        differentiable_extractor = differentiable(extractor)
+    return DecoderLoss(
+        settings, extractor=differentiable_extractor, mean_features=torch.from_numpy(features.mean(axis=0))
+    )
 
 
 class _SnapshotKeeper:
@@ -211,7 +215,7 @@ class _SnapshotKeeper:
 
     def __call__(self, epoch: int) -> None:
         if epoch in self._wanted:
-            tensors = whole(self._model.state_dict())  # of all processes, so all take part
+            tensors = full_tensors(self._model.state_dict())  # of all processes, so all take part
             if not dist.is_initialized() or dist.get_rank() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 path = self._folder / f"epoch-{epoch:03d}.safetensors"

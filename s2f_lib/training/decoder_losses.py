@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2f_lib.config import DecoderTrainingConfig
-from s2f_lib.models.decoders import PatchJudge
+from s2f_lib.models.decoders import PatchDiscriminator
 
 _WINDOW_PX = 7  # of SSIM, with equal weights
 _K1, _K2 = 0.01, 0.03  # Wang et al. 2004, section III
@@ -26,62 +26,64 @@ class DecoderLoss(nn.Module):
     ----------
     config
         The weights.
-    describe
+    extractor
         The extractor with gradients, of `faces.differentiable`; None where identity has no weight.
     mean_features
         `(dimension,)`, of the training faces: what is common to all faces says nothing of identity.
     """
 
     def __init__(
-        self, config: DecoderTrainingConfig, *, describe: nn.Module | None, mean_features: Tensor
+        self, config: DecoderTrainingConfig, *, extractor: nn.Module | None, mean_features: Tensor
     ) -> None:
         super().__init__()
         self.config = config
-        self._describe = [describe]  # in a list: its weights are not this module's
+        self._extractor = [extractor]  # in a list: its weights are not this module's
         self.register_buffer("mean_features", mean_features, persistent=False)
-        self.judge = PatchJudge() if config.adversarial_weight else None
+        self.discriminator = PatchDiscriminator() if config.adversarial_weight else None
 
-    def forward(self, drawn: Tensor, faces: Tensor, features: Tensor) -> Tensor:
+    def forward(self, reconstruction: Tensor, faces: Tensor, features: Tensor) -> Tensor:
         """Return the loss.
 
         Parameters
         ----------
-        drawn, faces
+        reconstruction, faces
             `(batch, 3, 224, 224)` in [0, 1].
         features
             `(batch, dimension)` of the faces.
         """
         config = self.config
-        loss = config.l1_weight * functional.l1_loss(drawn, faces)
+        loss = config.l1_weight * functional.l1_loss(reconstruction, faces)
         if config.ssim_weight:
-            half, half_true = functional.avg_pool2d(drawn, 2), functional.avg_pool2d(faces, 2)
+            half, half_true = functional.avg_pool2d(reconstruction, 2), functional.avg_pool2d(faces, 2)
             loss = loss + config.ssim_weight * (1 - ssim(half, half_true))
         if config.identity_weight:
-            loss = loss + config.identity_weight * (1 - self.identity(moved(drawn), features).mean())
-        if self.judge is not None:
-            loss = loss + self._adversarial(drawn, faces)
+            loss = loss + config.identity_weight * (
+                1 - self.identity(random_affine(reconstruction), features).mean()
+            )
+        if self.discriminator is not None:
+            loss = loss + self._adversarial(reconstruction, faces)
         return loss
 
-    def identity(self, drawn: Tensor, features: Tensor) -> Tensor:
+    def identity(self, reconstruction: Tensor, features: Tensor) -> Tensor:
         """Return the cosine between the drawings' features and `features`, both less the mean, `(batch,)`."""
-        describe = self._describe[0].to(drawn.device)
-        mean = self.mean_features.to(drawn.device)
-        found = describe(drawn).float()
+        extractor = self._extractor[0].to(reconstruction.device)
+        mean = self.mean_features.to(reconstruction.device)
+        found = extractor(reconstruction).float()
         return functional.cosine_similarity(found - mean, features.float() - mean)
 
-    def _adversarial(self, drawn: Tensor, faces: Tensor) -> Tensor:
+    def _adversarial(self, reconstruction: Tensor, faces: Tensor) -> Tensor:
         """Return the discriminator's loss; the drawing gets its gradient turned round.
 
         So one step of one optimiser trains both against each other (Ganin et al. 2016).
         """
-        judge = self.judge.to(drawn.device)
-        real = judge(functional.avg_pool2d(faces, 2)).float()
-        turned = _TurnedRound.apply(drawn, self.config.adversarial_weight)
-        fake = judge(functional.avg_pool2d(turned, 2)).float()
+        discriminator = self.discriminator.to(reconstruction.device)
+        real = discriminator(functional.avg_pool2d(faces, 2)).float()
+        turned = GradientReversal.apply(reconstruction, self.config.adversarial_weight)
+        fake = discriminator(functional.avg_pool2d(turned, 2)).float()
         return functional.softplus(-real).mean() + functional.softplus(fake).mean()
 
 
-def moved(faces: Tensor) -> Tensor:
+def random_affine(faces: Tensor) -> Tensor:
     """Return the faces mirrored, turned, scaled and shifted by a little, each in its own way.
 
     Parameters
@@ -123,7 +125,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return (light * (2 * covariance + c2) / (variances + c2)).mean()
 
 
-class _TurnedRound(torch.autograd.Function):
+class GradientReversal(torch.autograd.Function):
     """The identity, with the gradient times a negative weight."""
 
     @staticmethod

@@ -119,20 +119,20 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def whole(tree: Any) -> Any:
+def full_tensors(tree: Any) -> Any:
     """Return nested dictionaries and lists with every sharded tensor made whole, on the CPU."""
     if isinstance(tree, DTensor):
         return tree.full_tensor().cpu()
     if isinstance(tree, Tensor):
         return tree.detach().cpu()
     if isinstance(tree, dict):
-        return {key: whole(value) for key, value in tree.items()}
+        return {key: full_tensors(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(whole(value) for value in tree)
+        return type(tree)(full_tensors(value) for value in tree)
     return tree
 
 
-def placed_like(value: Tensor, reference: Tensor) -> Tensor:
+def shard_like(value: Tensor, reference: Tensor) -> Tensor:
     """Return a whole tensor on the reference's device, cut among the processes as the reference is."""
     value = value.to(reference.device)
     if isinstance(reference, DTensor) and value.shape == reference.shape:

@@ -30,7 +30,7 @@ from s2f_lib.training.data import (
 )
 from s2f_lib.training.distributed import gather
 from s2f_lib.training.loop import Augment, Progress, Task, fit
-from s2f_lib.training.losses import OVER_BATCH, make_loss
+from s2f_lib.training.losses import IN_BATCH_LOSSES, make_loss
 from s2f_lib.training.speech2face_loss import make_speech2face_loss
 
 __all__ = ["TrainedEncoder", "encoder_digest", "predict_features", "train_voice_encoder"]
@@ -112,7 +112,7 @@ def train_voice_encoder(
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         spectrogram, face = batch
         speech = network(spectrogram)
-        if loss in OVER_BATCH:  # each pair against those of all processes
+        if loss in IN_BATCH_LOSSES:  # each pair against those of all processes
             face, speech = gather(face), gather(speech.float())
         return loss_of_pair(face, speech)
 

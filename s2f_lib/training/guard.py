@@ -10,7 +10,7 @@ from torch import Tensor
 from s2f_lib.errors import TrainingError
 
 #: (epoch from 1, step from 1) of a training step.
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
 class LossGuard:
@@ -24,26 +24,26 @@ class LossGuard:
     delayed
         Whether to look one step later.
     explain
-        `place -> str`: the batch's clips, and the last good checkpoint.
+        `position -> str`: the batch's clips, and the last good checkpoint.
     """
 
-    def __init__(self, *, delayed: bool, explain: Callable[[Place], str]) -> None:
+    def __init__(self, *, delayed: bool, explain: Callable[[Position], str]) -> None:
         self._delayed = delayed
         self._explain = explain
-        self._waiting: list[tuple[Place, Tensor]] = []
-        self._last: Place = (1, 1)
+        self._waiting: list[tuple[Position, Tensor]] = []
+        self._last: Position = (1, 1)
 
-    def see(self, place: Place, loss: Tensor) -> None:
+    def see(self, position: Position, loss: Tensor) -> None:
         """Take the loss of a step, the same in all processes; `TrainingError` where one is not finite."""
-        self._last = place
-        self._waiting.append((place, loss))
+        self._last = position
+        self._waiting.append((position, loss))
         while len(self._waiting) > self._delayed:
-            self._look(*self._waiting.pop(0))
+            self._check_loss(*self._waiting.pop(0))
 
     def settle(self) -> None:
         """Look at every loss that was taken."""
         while self._waiting:
-            self._look(*self._waiting.pop(0))
+            self._check_loss(*self._waiting.pop(0))
 
     def check_weights(self, tensors: dict[str, Tensor]) -> None:
         """Refuse weights that are not finite: a finite loss can have a gradient that is not."""
@@ -54,9 +54,9 @@ class LossGuard:
                     f"{name} is not finite at epoch {epoch}, step {step}, {self._explain(self._last)}"
                 )
 
-    def _look(self, place: Place, loss: Tensor) -> None:
+    def _check_loss(self, position: Position, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            epoch, step = place
+            epoch, step = position
             raise TrainingError(
-                f"the loss is {loss.item()} at epoch {epoch}, step {step}, {self._explain(place)}"
+                f"the loss is {loss.item()} at epoch {epoch}, step {step}, {self._explain(position)}"
             )

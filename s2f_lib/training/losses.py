@@ -19,9 +19,9 @@ from s2f_lib.errors import InputError
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Losses that set each pair against the others of its batch: they need the batch of all processes.
-OVER_BATCH: frozenset[LossName] = frozenset({"contrastive", "info_nce"})
+IN_BATCH_LOSSES: frozenset[LossName] = frozenset({"contrastive", "info_nce"})
 
-_SHARPEST = 100.0  # the largest 1/temperature (Radford et al. 2021, section 2.5)
+MAX_LOGIT_SCALE = 100.0  # the largest 1/temperature (Radford et al. 2021, section 2.5)
 
 
 def l1_loss(face: Tensor, speech: Tensor) -> Tensor:
@@ -85,12 +85,12 @@ class InfoNCE(nn.Module):
     @property
     def temperature(self) -> float:
         """T, at least 0.01."""
-        return 1 / min(math.exp(self.log_sharpness.item()), _SHARPEST)
+        return 1 / min(math.exp(self.log_sharpness.item()), MAX_LOGIT_SCALE)
 
     def forward(self, face: Tensor, speech: Tensor) -> Tensor:
         """Return the loss of `(batch, dimension)` true face and predicted speech features."""
-        sharpness = self.log_sharpness.exp().clamp(max=_SHARPEST).to(face.device)
-        logits = sharpness * _similarity(face, speech)
+        logit_scale = self.log_sharpness.exp().clamp(max=MAX_LOGIT_SCALE).to(face.device)
+        logits = logit_scale * _similarity(face, speech)
         own = torch.arange(len(face), device=face.device)
         return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 

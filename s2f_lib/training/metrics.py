@@ -40,7 +40,7 @@ class MetricsLog:
         self.rows.append(row)
         self.write()
         epoch = int(row["epoch"])
-        logger.info("epoch %d of %d: %s", epoch, epochs, in_words(row))
+        logger.info("epoch %d of %d: %s", epoch, epochs, format_metrics(row))
         if self._writer is not None:
             for name, value in row.items():
                 if name != "epoch":
@@ -64,7 +64,7 @@ class MetricsLog:
             self._writer.close()
 
 
-def in_words(row: dict[str, float]) -> str:
+def format_metrics(row: dict[str, float]) -> str:
     """Return a row as "name value, name value", without the epoch."""
     return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
 

@@ -90,7 +90,7 @@ class MovingAverage:
                 self.tensors[name].copy_(tensor)
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def swapped_in(self, model: nn.Module) -> Iterator[None]:
         """Lend the average to the model, and give its own weights back afterwards."""
         own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         _copy(self.tensors, model)

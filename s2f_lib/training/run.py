@@ -18,15 +18,15 @@ from s2f_lib.errors import TrainingError
 from s2f_lib.training import checkpoint
 from s2f_lib.training.batches import Batch, BatchLoader
 from s2f_lib.training.distributed import (
+    full_tensors,
     gradients_averaged,
     make_accelerator,
     mean_over_processes,
-    placed_like,
-    whole,
+    shard_like,
     world_size,
     wrap_model,
 )
-from s2f_lib.training.guard import LossGuard, Place
+from s2f_lib.training.guard import LossGuard, Position
 from s2f_lib.training.metrics import MetricsLog
 from s2f_lib.training.optim import MovingAverage, make_optimizer, make_schedule
 
@@ -112,9 +112,9 @@ class TrainingRun:
         self.model.train()
         batches = self.loader.epoch(self.epoch, start=self._step)
         while self._step < len(self.loader):
-            asked = time.perf_counter()
+            requested_s = time.perf_counter()
             batch = next(batches)
-            self._waited_s += time.perf_counter() - asked
+            self._waited_s += time.perf_counter() - requested_s
             loss = self._train_step(batch)
             self._step += 1
             self.guard.see((self.epoch + 1, self._step), loss)
@@ -155,7 +155,7 @@ class TrainingRun:
         if self.average is not None:
             self.average.updates = state["average"]["updates"]
             for name, tensor in self.average.tensors.items():
-                tensor.copy_(placed_like(state["average"]["tensors"][name], tensor))
+                tensor.copy_(shard_like(state["average"]["tensors"][name], tensor))
         self.metrics.rows = state["rows"]
         self._best, self._step = state["best"], state["step"]
         self._seconds, self._waited_s = state["seconds"], state["waited_s"]
@@ -212,8 +212,8 @@ class TrainingRun:
         if self.average is not None:
             self.average.update(self.task.model)
 
-    def _explain(self, place: Place) -> str:
-        epoch, step = place
+    def _explain(self, position: Position) -> str:
+        epoch, step = position
         indices = self.loader.indices(epoch - 1, step - 1)
         names = [str(index) if self.task.names is None else self.task.names[index] for index in indices]
         last = self.store.last_folder() or "none yet"
@@ -224,8 +224,8 @@ class TrainingRun:
 
     def _validated_row(self, *, train_s: float) -> dict[str, float]:
         self.model.eval()
-        lent = self.average.applied(self.task.model) if self.average is not None else nullcontext()
-        with lent, torch.no_grad(), self.accelerator.autocast():
+        averaged = self.average.swapped_in(self.task.model) if self.average is not None else nullcontext()
+        with averaged, torch.no_grad(), self.accelerator.autocast():
             validation = self.task.validate(self.model)
         row: dict[str, float] = {"epoch": self.epoch + 1}
         row["train_loss"] = float(self._total) / len(self.loader)
@@ -263,15 +263,18 @@ class TrainingRun:
 
     def _save(self) -> None:
         self.guard.settle()
-        tensors = whole(self.task.model.state_dict())
+        tensors = full_tensors(self.task.model.state_dict())
         self.guard.check_weights(tensors)
         scaler = self.accelerator.scaler
-        average = self.average and {"updates": self.average.updates, "tensors": whole(self.average.tensors)}
+        average = self.average and {
+            "updates": self.average.updates,
+            "tensors": full_tensors(self.average.tensors),
+        }
         state = {
-            "optimizer": whole(self.optimizer.state_dict()),
+            "optimizer": full_tensors(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "extra": {name: whole(p) for name, p in self.extra.named_parameters() if p.requires_grad},
+            "extra": {name: full_tensors(p) for name, p in self.extra.named_parameters() if p.requires_grad},
             "average": average,
             "rows": self.metrics.rows,
             "best": self._best,
@@ -289,12 +292,14 @@ class TrainingRun:
 
     def _served_tensors(self) -> dict[str, Tensor]:
         """Return what is used after training: the average where there is one."""
-        return whole(self.average.tensors if self.average is not None else self.task.model.state_dict())
+        return full_tensors(
+            self.average.tensors if self.average is not None else self.task.model.state_dict()
+        )
 
     def _set_model(self, tensors: dict[str, Tensor]) -> None:
         own = self.task.model.state_dict()
         if set(own) == set(tensors):
-            tensors = {name: placed_like(tensor, own[name]) for name, tensor in tensors.items()}
+            tensors = {name: shard_like(tensor, own[name]) for name, tensor in tensors.items()}
         checkpoint.fit_model(tensors, self.task.model, name=str(self.store.folder))
 
     def _set_optimizer(self, state: dict[str, Any]) -> None:
@@ -302,7 +307,7 @@ class TrainingRun:
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    values[name] = placed_like(value, parameter)
+                    values[name] = shard_like(value, parameter)
 
     def _random(self) -> list[dict[str, Tensor]]:
         mine = {"cpu": torch.get_rng_state()}

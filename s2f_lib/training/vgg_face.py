@@ -204,8 +204,8 @@ def render_identities(
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         jobs = [(seed, identity, renderings) for identity in range(n_identities)]
         with ProcessPoolExecutor(workers or cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-            for identity, drawn in enumerate(pool.map(_render_job, jobs, chunksize=4)):
-                array[identity * renderings : (identity + 1) * renderings] = drawn
+            for identity, images in enumerate(pool.map(_render_job, jobs, chunksize=4)):
+                array[identity * renderings : (identity + 1) * renderings] = images
                 if progress is not None:
                     progress(identity + 1, n_identities, "identities drawn")
                 if (identity + 1) % 100 == 0:
@@ -226,7 +226,7 @@ def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
     face = draw_face(rng)
     scenes = min(SCENES, renderings)
     portraits = [draw_portrait(face, size_px=(480, 360), scene=draw_scene(rng)) for _ in range(scenes)]
-    drawn = np.empty((renderings, FACE_PX, FACE_PX, 3), np.uint8)
+    images = np.empty((renderings, FACE_PX, FACE_PX, 3), np.uint8)
     for number in range(renderings):
         portrait = portraits[number % scenes]
         pose = Pose(
@@ -238,11 +238,11 @@ def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
             mouth_open=float(rng.uniform(0, 0.8)),
         )
         corners = portrait.eyes_px(pose)
-        picture = portrait.frame(pose)
-        crop = _aligned(picture, corners[:2].mean(axis=0), corners[2:].mean(axis=0), rng)
+        image = portrait.frame(pose)
+        crop = _aligned(image, corners[:2].mean(axis=0), corners[2:].mean(axis=0), rng)
         exposure = rng.uniform(0.85, 1.15)
-        drawn[number] = np.clip(crop * exposure, 0, 255).astype(np.uint8)
-    return drawn
+        images[number] = np.clip(crop * exposure, 0, 255).astype(np.uint8)
+    return images
 
 
 def make_vgg16(*, classes: int, width: float = 1.0, hidden: int = 4096) -> nn.Module:
@@ -277,9 +277,7 @@ def _render_job(job: tuple[int, int, int]) -> np.ndarray:
     return render_identity(*job)
 
 
-def _aligned(
-    picture: np.ndarray, left: np.ndarray, right: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _aligned(image: np.ndarray, left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Turn, scale and shift so that the eyes' centres lie where dlib's face chip has them, about."""
     left, right = left + rng.normal(0, 1.5, 2), right + rng.normal(0, 1.5, 2)
     across = right - left
@@ -289,7 +287,7 @@ def _aligned(
     matrix = cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), float(angle), float(scale))
     matrix[:, 2] += np.array([_EYES_X, _EYES_Y]) * FACE_PX - middle
     return cv2.warpAffine(
-        picture, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        image, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
 
 

@@ -17,7 +17,7 @@ _METHOD = "mean and deviation of 40 log mel bands, less the loudness, 1"
 
 
 class AcousticStatistics:
-    """The descriptor `acoustic`; see `voice.VoiceDescriptor`."""
+    """The descriptor `acoustic`; see `voice.VoiceEmbedding`."""
 
     name = "acoustic"
     dimension = 2 * _N_MELS
@@ -29,11 +29,11 @@ class AcousticStatistics:
         import librosa
 
         result = np.zeros((len(audio), self.dimension), np.float32)
-        for place, wave in enumerate(as_waves(audio)):
+        for index, wave in enumerate(as_waves(audio)):
             power = librosa.feature.melspectrogram(
                 y=wave, sr=SAMPLE_RATE_HZ, n_fft=512, hop_length=160, n_mels=_N_MELS
             )
             log = np.log(power + 1e-8)  # (40, frames)
             mean = log.mean(axis=1)
-            result[place] = np.concatenate([mean - mean.mean(), log.std(axis=1)])
+            result[index] = np.concatenate([mean - mean.mean(), log.std(axis=1)])
         return result

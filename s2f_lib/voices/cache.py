@@ -46,12 +46,12 @@ class VectorCache:
     def fill(self, digests: Sequence[str], vectors: np.ndarray) -> list[int]:
         """Write the kept vectors into the rows of `(n, dimension)`, and return the places of the others."""
         missing = []
-        for place, digest in enumerate(digests):
+        for index, digest in enumerate(digests):
             kept = self.get(digest)
             if kept is None:
-                missing.append(place)
+                missing.append(index)
             else:
-                vectors[place] = kept
+                vectors[index] = kept
         return missing
 
     def put(self, digest: str, vector: np.ndarray) -> None:

@@ -57,9 +57,9 @@ def read_model(data: bytes, *, specification: str) -> dict[str, np.ndarray]:
         if name not in variables:
             raise DataError(f"the model's alias {alias!r} names {name!r}, which it does not hold")
         variables[alias] = variables[name]
-    if reader.place != len(data):
+    if reader.position != len(data):
         raise DataError(
-            f"the model goes on for {len(data) - reader.place} bytes after its end: it is damaged"
+            f"the model goes on for {len(data) - reader.position} bytes after its end: it is damaged"
         )
     return variables
 
@@ -69,17 +69,17 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.place = 0
+        self.position = 0
 
     def take(self, n_bytes: int) -> int:
         """Move on by some bytes that have to be there, and return where they start."""
-        start = self.place
+        start = self.position
         if start + n_bytes > len(self._data):
             raise DataError(
                 f"the model ends at byte {len(self._data)}, within what starts at {start}: "
                 "it is cut short or damaged"
             )
-        self.place += n_bytes
+        self.position += n_bytes
         return start
 
     def number(self, kind: str) -> int:

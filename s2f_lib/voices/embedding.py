@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
-class VoiceDescriptor(Protocol):
+class VoiceEmbedding(Protocol):
     """Sounds in, one vector each out.
 
     Attributes
@@ -81,8 +81,8 @@ def as_waves(audio: np.ndarray) -> np.ndarray:
     )
 
 
-def describe_voices(
-    extractor: VoiceDescriptor,
+def embed_voices(
+    extractor: VoiceEmbedding,
     audio: np.ndarray,
     *,
     cache: Path | None = None,
@@ -115,12 +115,12 @@ def describe_voices(
     if progress:
         progress(len(audio) - len(pending), len(audio))
     for start in range(0, len(pending), batch_size):
-        places = pending[start : start + batch_size]
-        result[places] = extractor(audio[places])
-        for place in places:
-            store.put(digests[place], result[place])
+        indices = pending[start : start + batch_size]
+        result[indices] = extractor(audio[indices])
+        for index in indices:
+            store.put(digests[index], result[index])
         if progress:
-            progress(len(audio) - len(pending) + start + len(places), len(audio))
+            progress(len(audio) - len(pending) + start + len(indices), len(audio))
     return result
 
 

@@ -30,7 +30,7 @@ _METHOD = "mean of 1.6 s windows, 1"  # part of the fingerprint
 
 
 class SpeakerEmbedding:
-    """The descriptor `speaker`; see `voice.VoiceDescriptor`.
+    """The descriptor `speaker`; see `voice.VoiceEmbedding`.
 
     Raises
     ------

@@ -45,7 +45,7 @@ _NAMES = (
 
 
 class WhisperVoice:
-    """The descriptor `whisper`: eight blocks of 512; see `voice.VoiceDescriptor`.
+    """The descriptor `whisper`: eight blocks of 512; see `voice.VoiceEmbedding`.
 
     Raises
     ------

@@ -92,11 +92,11 @@ def test_names_with_nan_in_them_are_no_holes(page, shown):
 def test_spectrograms_of_real_people_are_not_drawn(tmp_path):
     voices = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000), dtype=np.int16)
     generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "01_test")
-    assert generated.drawn_voices(voices)[0] is voices
+    assert generated.spectrogram_voices(voices)[0] is voices
     settings = {"source.synthetic.n_train": 2, "source.synthetic.n_test": 1}
     for kind in ("avspeech", "pairs"):
         config = load_config("quick", settings | {"source.kind": kind})
-        drawn, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").drawn_voices(voices)
+        drawn, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").spectrogram_voices(voices)
         assert drawn.shape == voices.shape
         assert "of generated people" in whose
         assert drawn.any()

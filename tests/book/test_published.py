@@ -13,7 +13,7 @@ from s2f_lib.book import published as module
 from s2f_lib.book.build import build_book
 from s2f_lib.book.chapters import find_chapters
 from s2f_lib.book.page import Page
-from s2f_lib.book.published import keep_run, kept_runs
+from s2f_lib.book.published import publish_run, published_runs
 from s2f_lib.cli.main import app
 from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError, DataError, InputError
@@ -44,24 +44,28 @@ def chapters(book):
 
 
 def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, chapters):
-    kept = keep_run(run, chapters, published / "large")
-    files = {str(path.relative_to(kept.folder)) for path in kept.folder.rglob("*") if path.is_file()}
+    published_run = publish_run(run, chapters, published / "large")
+    files = {
+        str(path.relative_to(published_run.folder))
+        for path in published_run.folder.rglob("*")
+        if path.is_file()
+    }
     assert files == {"run.json", "01_first.md", "tables/01_both.csv", "figures/01_both.png"}
     for file in ("tables/01_both.csv", "figures/01_both.png"):
-        assert (kept.folder / file).read_bytes() == (run.root / file).read_bytes()
-    assert (kept.profile, kept.settings) == ("quick", {"evaluation.top_k": "4"})
-    assert kept.people == "480 training and 120 test people, generated with rho 0.9"
+        assert (published_run.folder / file).read_bytes() == (run.root / file).read_bytes()
+    assert (published_run.profile, published_run.settings) == ("quick", {"evaluation.top_k": "4"})
+    assert published_run.people == "480 training and 120 test people, generated with rho 0.9"
     provenance = pd.read_csv(run.tables / "01_provenance_01.csv").set_index("what")["value"]
-    about = kept.chapters["01_first"]
+    about = published_run.chapters["01_first"]
     assert about == {key: provenance[key] for key in ("commit", "device", "wall time of this chapter")}
-    assert kept_runs("01_first") == [kept]
-    assert kept_runs("02_second") == []
-    assert keep_run(run, chapters, published / "large") == kept  # in the place of the first
+    assert published_runs("01_first") == [published_run]
+    assert published_runs("02_second") == []
+    assert publish_run(run, chapters, published / "large") == published_run  # in the place of the first
     assert [path.name for path in published.iterdir()] == ["large"]
 
 
 def test_captions_have_their_numbers_and_targets_of_their_own(published, run, chapters):
-    text = keep_run(run, chapters, published / "large").shown_in("01_first")
+    text = publish_run(run, chapters, published / "large").shown_in("01_first")
     assert '```{table} Kept run "large": Two rows (the kept run: n = 2 letters, profile quick).\n' in text
     assert "\n:name: tab-both-in-large\n" in text
     assert (
@@ -74,10 +78,10 @@ def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, b
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/markdown"]))
     page = Page(Study(load_config("quick"), run), "01_first")
-    page.kept_runs()
+    page.published_runs()
     assert shown == ["None is kept for this chapter yet."]
-    keep_run(run, chapters, published / "large")
-    page.kept_runs()
+    publish_run(run, chapters, published / "large")
+    page.published_runs()
     assert shown[1].startswith(
         "**Kept run `large`**: profile `quick`, `evaluation.top_k` = 4; 480 training and"
     )
@@ -91,39 +95,39 @@ def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, b
 
 
 def test_tables_and_figures_may_be_chosen_by_key(published, run, chapters):
-    kept = keep_run(run, chapters, published / "large", keys=["both"])
-    text = kept.shown_in("01_first")
+    published_run = publish_run(run, chapters, published / "large", keys=["both"])
+    text = published_run.shown_in("01_first")
     assert text.index("{table}") < text.index("{figure}")  # as on the page
     with pytest.raises(InputError, match="no table and no figure 'neither'"):
-        keep_run(run, chapters, published / "large", keys=["both", "neither"])
+        publish_run(run, chapters, published / "large", keys=["both", "neither"])
     with pytest.raises(InputError, match="no table and no figure to keep"):
-        keep_run(run, chapters, published / "large", keys=["provenance_01"])
-    assert kept_runs("01_first") == [kept]  # the one before stays
+        publish_run(run, chapters, published / "large", keys=["provenance_01"])
+    assert published_runs("01_first") == [published_run]  # the one before stays
 
 
 def test_what_cannot_be_kept_is_refused_and_leaves_nothing(published, run, chapters, monkeypatch):
     with pytest.raises(InputError, match="lower-case letters, digits and hyphens"):
-        keep_run(run, chapters, published / "A run")
+        publish_run(run, chapters, published / "A run")
     (published / "pairs").mkdir(parents=True)
     with pytest.raises(InputError, match="holds something else than a kept run"):
-        keep_run(run, chapters, published / "pairs")
+        publish_run(run, chapters, published / "pairs")
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
     with pytest.raises(InputError, match=r"at most 0 MB are kept; choose chapters with --only"):
-        keep_run(run, chapters, published / "large")
+        publish_run(run, chapters, published / "large")
     (run.notebooks / "01_first.ipynb").unlink()
     with pytest.raises(ChapterError, match="01_first was not run to its end"):
-        keep_run(run, chapters, published / "large")
+        publish_run(run, chapters, published / "large")
     assert [path.name for path in published.iterdir()] == ["pairs"]
 
 
 def test_a_damaged_kept_run_is_named(published, run, chapters):
-    kept = keep_run(run, chapters, published / "large")
-    (kept.folder / "01_first.md").unlink()
+    published_run = publish_run(run, chapters, published / "large")
+    (published_run.folder / "01_first.md").unlink()
     with pytest.raises(DataError, match=r"no 01_first\.md in .*large, though run\.json lists it"):
-        kept.shown_in("01_first")
-    (kept.folder / "run.json").write_text(json.dumps({"name": "large"}))
+        published_run.shown_in("01_first")
+    (published_run.folder / "run.json").write_text(json.dumps({"name": "large"}))
     with pytest.raises(DataError, match=r"run\.json cannot be read \(TypeError\)"):
-        kept_runs("01_first")
+        published_runs("01_first")
 
 
 def test_the_command_says_what_was_not_run(workspace):
@@ -137,5 +141,5 @@ def test_what_the_repository_keeps_is_small_and_whole():
         folder = path.parent
         assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= module.MOST_BYTES
         for chapter in json.loads(path.read_text())["chapters"]:
-            (run,) = (run for run in kept_runs(chapter) if run.name == folder.name)
+            (run,) = (run for run in published_runs(chapter) if run.name == folder.name)
             assert run.shown_in(chapter)

@@ -220,14 +220,14 @@ def test_names_of_tables_and_figures_are_unique_in_the_book():
 def test_every_table_of_the_report_is_shown_beside_the_runs():
     calls = "\n".join(cell.source for source in SOURCES for cell in source.code)
     for function in (
-        "data_beside_report",
+        "data_vs_report",
         "encoder_architecture",
         "encoder_parameter_counts",
-        "distances_beside_report",
-        "losses_beside_report",
-        "recall_beside_report",
-        "decoder_beside_report",
-        "cosines_beside_report",
+        "distances_vs_report",
+        "losses_vs_report",
+        "recall_vs_report",
+        "decoder_vs_report",
+        "cosines_vs_report",
     ):
         assert function in calls
     assert 'split="train"' in calls

@@ -9,10 +9,10 @@ import pytest
 from s2f_lib.chapters import controls
 from s2f_lib.config import EvaluationConfig, SyntheticConfig, load_config
 from s2f_lib.evaluation.statistics import permutation_test_against_chance
-from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population
-from s2f_lib.sources.synthetic.recordings import record_people
+from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 from s2f_lib.training.encoder import predict_features, train_voice_encoder
 
 WORLD = SyntheticConfig(n_train=128, n_test=60, duration_s=3.0, seed=5)
@@ -47,7 +47,7 @@ def clips_of(split: str, *, rho: float) -> PreparedClips:
     table = draw_population(WORLD).table()
     table = table[table["split"] == split]
     ids = table["clip_id"].tolist()
-    audio = record_people(WORLD, ids, rho=rho, audio_s=2.7, workers=1)
+    audio = resynthesize_speech(WORLD, ids, rho=rho, audio_s=2.7, workers=1)
     return PreparedClips(
         clip_ids=ids, video_ids=table["video_id"].tolist(), splits=[split] * len(ids), audio=audio,
         features=faces_of(table), crops_jpeg=[], provenance={}, columns={},
@@ -59,13 +59,13 @@ def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_
     train, test = clips_of("train", rho=rho), clips_of("test", rho=rho)
     config = load_config(None, TINY)
     model = train_voice_encoder(train, config, loss="info_nce", out=tmp_path).model
-    asked, cohort = (
-        FeaturePairs(
+    queries, cohort = (
+        Predictions(
             tuple(clips.clip_ids), clips.features, predict_features(model, clips.audio, config.spectrogram)
         )
         for clips in (test, train)
     )
-    similarity = controls.normalized_similarity(asked, cohort)
+    similarity = controls.normalized_similarity(queries, cohort)
     row = controls.recall_row(similarity, 10, EvaluationConfig())
     assert row["chance"] == pytest.approx(10 / 60)
     # the mean rank says more of so few people than recall does
@@ -81,8 +81,8 @@ def test_the_mean_face_is_taken_off_both_sides():
     mean = np.array([3.0, 0, 0, 4]) / 5
     own = np.array([0, 0.1, 0, 0])
     faces = np.stack([mean + own, mean - own])
-    cohort = FeaturePairs(("c", "d"), faces, faces)
-    opposite = FeaturePairs(("a", "b"), faces, faces[::-1].copy())
+    cohort = Predictions(("c", "d"), faces, faces)
+    opposite = Predictions(("a", "b"), faces, faces[::-1].copy())
     # without the mean the two are opposite: every voice prefers the other's face
     similarity = controls.normalized_similarity(opposite, cohort)
     assert similarity[0, 0] < -1.9

@@ -33,4 +33,4 @@ def test_the_matmul_rate_is_one_that_a_processor_has():
     ("wait", "share", "word"), [(0.2, 0.5, "waiting"), (0.0, 0.1, "memory"), (0.0, 0.6, "arithmetic")]
 )
 def test_the_limit_in_words(wait, share, word):
-    assert word in throughput.in_words(pd.DataFrame([{"wait_share": wait, "share": share}]))
+    assert word in throughput.format_limit(pd.DataFrame([{"wait_share": wait, "share": share}]))

@@ -30,7 +30,7 @@ def all_figures() -> dict[str, Figure]:
         "panels": figures.training_curves(dict.fromkeys("abc", METRICS), COLUMNS, y_label="loss"),
         "compared": figures.compared_curves({"a": METRICS}, "train_loss", y_label="loss"),
         "recall": figures.recall_curves(RANKS, k_max=4, band=band),
-        "chance": figures.measured_beside_chance(values.assign(chance=0.1), x_label="recall, %"),
+        "chance": figures.measured_vs_chance(values.assign(chance=0.1), x_label="recall, %"),
         "bars": figures.bars(values, label="label", value="value", x_label="clips"),
         "histogram": figures.histogram(
             rng.normal(size=40), x_label="cosine", y_label="people", band=(0.25, 0.5), band_label="report"

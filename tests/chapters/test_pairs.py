@@ -12,24 +12,24 @@ import pytest
 from s2f_lib import paths
 from s2f_lib.chapters import pairs
 from s2f_lib.chapters.pair_figures import ratio_figure, recall_figure
-from s2f_lib.chapters.pairs import ShownResults
+from s2f_lib.chapters.pairs import PairComparison
 from s2f_lib.errors import DataError
 from s2f_lib.study import Study
 
 
 @pytest.fixture(scope="module")
-def kept():
+def published():
     """The kept results."""
-    return ShownResults(pairs.read_published(), fresh=False)
+    return PairComparison(pairs.read_published(), from_this_run=False)
 
 
-def test_kept_results_are_shown_where_no_pairs_are(tmp_path, kept):
+def test_kept_results_are_shown_where_no_pairs_are(tmp_path, published):
     study = Study.open("quick", run_dir=tmp_path)
-    shown = pairs.shown_results(study)
-    assert not shown.fresh
-    assert shown.label == "kept results"
-    assert shown.results == kept.results
-    assert kept.results["provenance"]["environment"]["commit"] in pairs.shown_as(shown)
+    comparison = pairs.load_or_run_comparison(study)
+    assert not comparison.from_this_run
+    assert comparison.label == "kept results"
+    assert comparison.results == published.results
+    assert published.results["provenance"]["environment"]["commit"] in pairs.describe_source(comparison)
 
 
 def test_kept_files_are_small_and_name_nobody():
@@ -44,8 +44,8 @@ def test_kept_files_are_small_and_name_nobody():
             assert "/" not in json.dumps(text) or not re.search(r"/(?:home|root|tmp|work)\b", text)
 
 
-def test_kept_numbers_agree_with_one_another(kept):
-    numbers = kept.of()
+def test_kept_numbers_agree_with_one_another(published):
+    numbers = published.of()
     for system in numbers["systems"].values():
         for key in ("recall@1", "recall@10", "recall@50", "median_rank", "mrr"):
             low, high = system["intervals"][key]
@@ -55,65 +55,65 @@ def test_kept_numbers_agree_with_one_another(kept):
         assert curve["value"][9] == pytest.approx(system["recall@10"], abs=1e-4)
         assert np.all(np.diff(curve["value"]) >= 0)
     for name, ratios in numbers["ratios"].items():
-        if numbers["systems"][name]["n_splits"] == len(kept.results["splits"]):
+        if numbers["systems"][name]["n_splits"] == len(published.results["splits"]):
             expected = numbers["systems"]["ours"]["recall@10"] / numbers["systems"][name]["recall@10"]
             assert ratios["recall@10"][0] == pytest.approx(expected)
 
 
-def test_the_kept_control_is_at_chance(kept):
-    control = kept.system("shuffled")
+def test_the_kept_control_is_at_chance(published):
+    control = published.system("shuffled")
     for key in ("recall@10", "recall@20", "median_rank"):
         low, high = control["intervals"][key]
         assert low <= control["chance"][key] <= high
 
 
-def test_tables_have_a_column_a_system_and_chance(kept):
-    table = pairs.systems_table(kept)
-    assert list(table.columns)[1:] == [*map(pairs.SHORT_NAMES.get, kept.of()["systems"]), "chance"]
+def test_tables_have_a_column_a_system_and_chance(published):
+    table = pairs.systems_table(published)
+    assert list(table.columns)[1:] == [*map(pairs.SHORT_NAMES.get, published.of()["systems"]), "chance"]
     row = table.set_index("").loc["R@10, %"]
-    assert row["ours"].startswith(f"{100 * kept.system('ours')['recall@10']:.1f} [")
-    compared = pairs.comparison_table(kept)
-    assert len(compared.columns) == len(kept.of()["systems"])
-    assert "commit" in set(pairs.settings_table(kept)["what"])
+    assert row["ours"].startswith(f"{100 * published.system('ours')['recall@10']:.1f} [")
+    compared = pairs.comparison_table(published)
+    assert len(compared.columns) == len(published.of()["systems"])
+    assert "commit" in set(pairs.settings_table(published)["what"])
     for step in ("inside", "outside"):
         tried = pairs.tried_table(step)
         assert tried.drop(columns="what was tried").notna().all(axis=None)
 
 
-def test_two_sets_have_a_label_each(kept):
-    results = copy.deepcopy(dict(kept.results))
+def test_two_sets_have_a_label_each(published):
+    results = copy.deepcopy(dict(published.results))
     results["sets"]["voxceleb"] = results["sets"]["avspeech"]
-    table = pairs.systems_table(ShownResults(results, fresh=True))
+    table = pairs.systems_table(PairComparison(results, from_this_run=True))
     assert list(table["pairs"].unique()) == ["AVSpeech", "VoxCeleb"]
-    assert len(pairs.comparison_table(ShownResults(results, fresh=True))) == 14
+    assert len(pairs.comparison_table(PairComparison(results, from_this_run=True))) == 14
 
 
-def test_words_follow_the_numbers(kept):
-    found = pairs.in_prose(kept, against="speech2face")
+def test_words_follow_the_numbers(published):
+    found = pairs.numbers_for_prose(published, against="speech2face")
     low, high = found["ratio_low"], found["ratio_high"]
     assert found["verdict"] == (
         "better than" if low > 1 else "worse than" if high < 1 else "about as well as"
     )
-    worse = copy.deepcopy(dict(kept.results))
+    worse = copy.deepcopy(dict(published.results))
     worse["sets"]["avspeech"]["ratios"]["speech2face"]["recall@10"] = [0.5, 0.4, 0.6]
     worse["sets"]["avspeech"]["systems"]["report"]["intervals"]["recall@10"] = [0.0, 1.0]
-    found = pairs.in_prose(ShownResults(worse, fresh=True), against="speech2face")
+    found = pairs.numbers_for_prose(PairComparison(worse, from_this_run=True), against="speech2face")
     assert found["verdict"] == "worse than"
     assert found["report_verdict"] == "not told apart from chance"
 
 
-def test_figures_draw_every_system(kept):
-    figure = recall_figure(kept)
+def test_figures_draw_every_system(published):
+    figure = recall_figure(published)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == [*map(pairs.SHORT_NAMES.get, kept.of()["systems"]), "chance"]
-    ratios = ratio_figure(kept)
+    assert labels == [*map(pairs.SHORT_NAMES.get, published.of()["systems"]), "chance"]
+    ratios = ratio_figure(published)
     assert [text.get_text() for text in ratios.axes[0].get_xticklabels()] == [
         f"K = {k}" for k in (1, 5, 10, 20, 50)
     ]
 
 
-def test_publishing_keeps_how_many_were_left_out_and_not_who(kept, tmp_path):
-    results = copy.deepcopy(dict(kept.results))
+def test_publishing_keeps_how_many_were_left_out_and_not_who(published, tmp_path):
+    results = copy.deepcopy(dict(published.results))
     results["data"]["left_out"] = {"_-vid000001_010.000000-014.500000": "no file in Wav"}
     pairs.publish(results, tmp_path / "kept")
     written = json.loads((tmp_path / "kept" / "results.json").read_text())

@@ -10,7 +10,7 @@ from s2f_lib.chapters.preparation import (
     avspeech_cost,
     download_days,
     measured_preparation,
-    recipe_beside_ours,
+    recipe_vs_ours,
 )
 from s2f_lib.errors import MissingFileError
 
@@ -56,7 +56,7 @@ def test_rates_leave_the_start_out_and_ratios_do_not(measured):
     assert measured.times_faster == pytest.approx(10)
     assert measured.bytes_share == pytest.approx(0.2)
     assert measured.where == "12 real and 10 generated clips, 2 cores of a processor, 2026-01-01"
-    table = recipe_beside_ours(measured)
+    table = recipe_vs_ours(measured)
     assert table["clips/s"].tolist() == ["0.20", "2.00", "10.00"]
     assert table["seconds of a core a clip"].tolist() == ["4.50", "0.90", "0.20"]
     assert table["peak memory, MB"].tolist() == ["600", "1,500", "2.50"]

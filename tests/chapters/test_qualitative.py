@@ -15,8 +15,8 @@ from s2f_lib.study import Study
 
 def _triptychs(cosines) -> Triptychs:
     n = len(cosines)
-    pictures = np.zeros((n, 4, 4, 3), np.uint8)
-    return Triptychs(tuple(map(str, range(n))), pictures, pictures, pictures, np.array(cosines))
+    images = np.zeros((n, 4, 4, 3), np.uint8)
+    return Triptychs(tuple(map(str, range(n))), images, images, images, np.array(cosines))
 
 
 def _kit(*probes: Probe) -> ReconstructionKit:
@@ -52,10 +52,10 @@ def test_without_known_attributes_the_groups_are_two_ends():
 
 
 def test_average_faces_by_hand():
-    pictures = np.zeros((3, 2, 2, 3), np.uint8)
-    pictures[1], pictures[2] = 100, 201
+    images = np.zeros((3, 2, 2, 3), np.uint8)
+    images[1], images[2] = 100, 201
     groups = {"a": np.array([True, True, False]), "b": np.array([False, False, True])}
-    means = voice_effects.average_faces(groups, [pictures, pictures[::-1]])
+    means = voice_effects.average_faces(groups, [images, images[::-1]])
     assert means.shape == (2, 2, 2, 2, 3)
     assert means[0, 0].max() == 50
     assert means[0, 1].min() == 201

@@ -7,7 +7,7 @@ import pytest
 
 from s2f_lib.chapters import retrieval as attributes
 from s2f_lib.config import load_config
-from s2f_lib.evaluation.tables import FeaturePairs
+from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.sources.synthetic.people import draw_population
 
 CONFIG = load_config("quick", {"source.synthetic.n_train": 120, "source.synthetic.n_test": 80})
@@ -18,7 +18,7 @@ def people():
     """Faces that show gender and who it is; predictions that tell gender alone."""
     population = draw_population(CONFIG.source.synthetic).table()
     rng = np.random.default_rng(0)
-    pairs, known = {}, {}
+    predictions, known = {}, {}
     for split in ("train", "test"):
         table = population[population["split"] == split]
         female = (table["gender"] == "f").to_numpy(float)
@@ -26,16 +26,16 @@ def people():
         own = rng.normal(size=(len(table), 30)) / 30
         nothing = rng.normal(size=own.shape) / 3000
         true, predicted = np.hstack([gender, own]), np.hstack([gender, nothing])
-        pairs[split] = FeaturePairs(tuple(table["clip_id"]), true, predicted)
-        known[split] = attributes.known_attributes(CONFIG, pairs[split].clip_ids)
-    return pairs, known
+        predictions[split] = Predictions(tuple(table["clip_id"]), true, predicted)
+        known[split] = attributes.known_attributes(CONFIG, predictions[split].clip_ids)
+    return predictions, known
 
 
 def test_matching_falls_to_chance_among_people_of_the_same_gender(people):
-    pairs, known = people
-    asked = pairs["test"], known["test"], CONFIG.evaluation
-    areas = attributes.verification_areas(*asked, measure="cosine")
-    table = attributes.matching_table(*asked, measure="cosine", areas=areas).set_index("others")
+    predictions, known = people
+    arguments = predictions["test"], known["test"], CONFIG.evaluation
+    areas = attributes.verification_areas(*arguments, measure="cosine")
+    table = attributes.matching_table(*arguments, measure="cosine", areas=areas).set_index("others")
     kinds = ["same gender", "same age", "same gender and age", "same gender and group"]
     assert list(table.index) == ["anyone", *kinds, "same gender, group and age", "by guessing"]
     assert areas["anyone"].value > 0.7
@@ -61,9 +61,9 @@ def test_probes_read_from_the_prediction_what_it_tells(people):
 
 
 def test_recall_is_given_for_each_kind_of_people(people):
-    pairs, known = people
+    predictions, known = people
     table = attributes.recall_by_group(
-        pairs["test"], known["test"], CONFIG.evaluation, measure="cosine", k=10
+        predictions["test"], known["test"], CONFIG.evaluation, measure="cosine", k=10
     )
     assert table["n"].iloc[0] == 80
     for kind in ("gender", "group", "age"):
@@ -71,16 +71,16 @@ def test_recall_is_given_for_each_kind_of_people(people):
 
 
 def test_of_real_people_the_tables_say_that_nothing_is_known(people):
-    pairs, _ = people
+    predictions, _ = people
     real = load_config("quick", {"source.kind": "avspeech"})
-    assert attributes.known_attributes(real, pairs["test"].clip_ids) is None
-    asked = pairs["test"], None, CONFIG.evaluation
-    areas = attributes.verification_areas(*asked, measure="cosine")
+    assert attributes.known_attributes(real, predictions["test"].clip_ids) is None
+    arguments = predictions["test"], None, CONFIG.evaluation
+    areas = attributes.verification_areas(*arguments, measure="cosine")
     assert list(areas) == ["anyone"]
     assert "too little is known" in attributes.most_alike(areas)[1]
     tables = (
-        attributes.matching_table(*asked, measure="cosine", areas=areas),
-        attributes.probes_table(pairs, {"train": None, "test": None}, CONFIG.evaluation),
-        attributes.recall_by_group(*asked, measure="cosine", k=10),
+        attributes.matching_table(*arguments, measure="cosine", areas=areas),
+        attributes.probes_table(predictions, {"train": None, "test": None}, CONFIG.evaluation),
+        attributes.recall_by_group(*arguments, measure="cosine", k=10),
     )
     assert all("unknown of these people" in table.to_string() for table in tables)

@@ -9,23 +9,23 @@ from s2f_lib.chapters import architecture, measures, tables
 from s2f_lib.chapters import losses as audits
 from s2f_lib.chapters.reference import REPORT
 from s2f_lib.config import EvaluationConfig, load_config
-from s2f_lib.evaluation.tables import FeaturePairs, distance_table, rank_table, recall_table
+from s2f_lib.evaluation.tables import Predictions, distance_table, rank_table, recall_table
 
 CONFIG = EvaluationConfig(n_bootstrap=50, recall_at=(1, 5))
 
 
-def pairs_of(n: int, *, noise: float, seed: int = 0) -> FeaturePairs:
+def predictions_of(n: int, *, noise: float, seed: int = 0) -> Predictions:
     """Return features of `n` people, and the same with noise as the predicted ones."""
     rng = np.random.default_rng(seed)
     true = rng.normal(size=(n, 16))
     ids = tuple(f"clip{i}" for i in range(n))
-    return FeaturePairs(ids, true, true + noise * rng.normal(size=true.shape))
+    return Predictions(ids, true, true + noise * rng.normal(size=true.shape))
 
 
 def test_distances_stand_beside_the_report():
-    pairs = {"train": pairs_of(30, noise=0.1), "test": pairs_of(20, noise=0.5)}
-    distances = distance_table(pairs | {"extra": pairs["test"]}, CONFIG)
-    table = tables.distances_beside_report(distances, dimension=16)
+    predictions = {"train": predictions_of(30, noise=0.1), "test": predictions_of(20, noise=0.5)}
+    distances = distance_table(predictions | {"extra": predictions["test"]}, CONFIG)
+    table = tables.distances_vs_report(distances, dimension=16)
     assert list(zip(table["set"], table["measured by"], strict=True)) == [
         ("train", "the report"),
         ("train", "this run"),
@@ -43,8 +43,8 @@ def test_distances_stand_beside_the_report():
 
 
 def test_recall_stands_beside_its_own_chance():
-    recall = recall_table(rank_table({"test": pairs_of(20, noise=0.0)}, CONFIG), CONFIG)
-    table = tables.recall_beside_report(recall, split="test")
+    recall = recall_table(rank_table({"test": predictions_of(20, noise=0.0)}, CONFIG), CONFIG)
+    table = tables.recall_vs_report(recall, split="test")
     assert len(table) == 6
     row = table[(table["similarity"] == "cosine similarity") & (table["K"] == 5)].iloc[0]
     assert row["the report, %"] == "1.01"
@@ -55,18 +55,18 @@ def test_recall_stands_beside_its_own_chance():
 
 
 def test_normalised_recall_is_nought_at_chance_and_nothing_where_all_faces_are_taken():
-    recall = recall_table(rank_table({"test": pairs_of(20, noise=1.0)}, CONFIG), CONFIG)
+    recall = recall_table(rank_table({"test": predictions_of(20, noise=1.0)}, CONFIG), CONFIG)
     at_chance = recall.assign(value=recall["chance"], low=0.0, high=1.0)
-    shown = tables.recall_beside_report(at_chance, split="test")["normalised, %"]
+    shown = tables.recall_vs_report(at_chance, split="test")["normalised, %"]
     assert shown[1] == "0.0 [-33.3, 100.0]"  # chance is 5 of 20
-    whole = tables.recall_beside_report(at_chance.assign(chance=1.0), split="test")
+    whole = tables.recall_vs_report(at_chance.assign(chance=1.0), split="test")
     assert whole["normalised, %"].isna().all()
 
 
 def test_a_k_that_the_report_does_not_have_stands_alone():
     config = EvaluationConfig(n_bootstrap=50, recall_at=(2,))
-    recall = recall_table(rank_table({"test": pairs_of(8, noise=0.0)}, config), config)
-    table = tables.recall_beside_report(recall, split="test")
+    recall = recall_table(rank_table({"test": predictions_of(8, noise=0.0)}, config), config)
+    table = tables.recall_vs_report(recall, split="test")
     assert table["the report, %"].isna().all()
 
 
@@ -117,11 +117,11 @@ def test_audits_of_the_printed_numbers():
     assert list(audits.loss_audit()["can be"]) == [True, False, False, False]
     assert audits.recall_audit("test", n_queries=395)["within guessing"].all()
     assert not audits.recall_audit("train", n_queries=393)["within guessing"].any()
-    assert audits.in_words([393, 395]) == "393 or 395"
+    assert audits.format_counts([393, 395]) == "393 or 395"
 
 
 def test_the_mean_face_is_one_guess_for_all_and_at_chance():
-    train, test = pairs_of(30, noise=0.1), pairs_of(10, noise=0.1, seed=1)
+    train, test = predictions_of(30, noise=0.1), predictions_of(10, noise=0.1, seed=1)
     guess = measures.mean_face(train.true, test)
     assert np.ptp(guess.predicted, axis=0).max() == 0
     ranks = rank_table({"test": guess}, CONFIG)
@@ -157,12 +157,12 @@ def test_found_faces_are_chosen_by_rank_and_marked():
 
 def test_the_mean_of_pictures_does_not_wrap_around():
     black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
-    assert measures.mean_picture(np.concatenate([black, white])).max() == 128
+    assert measures.mean_image(np.concatenate([black, white])).max() == 128
 
 
 def test_tests_against_chance_tell_a_signal_from_noise():
-    pairs = {"signal": pairs_of(40, noise=0.5), "noise": pairs_of(40, noise=1e6)}
-    table = measures.tests_against_chance(pairs, CONFIG, measure="cosine").set_index("set")
+    predictions = {"signal": predictions_of(40, noise=0.5), "noise": predictions_of(40, noise=1e6)}
+    table = measures.tests_against_chance(predictions, CONFIG, measure="cosine").set_index("set")
     assert table.loc["signal", "p-value"] == pytest.approx(0.001)
     assert table.loc["noise", "p-value"] > 0.01
     assert table["chance"].nunique() == 1
@@ -171,20 +171,21 @@ def test_tests_against_chance_tell_a_signal_from_noise():
 
 
 def test_the_test_against_chance_takes_a_person_once(monkeypatch):
-    pair = pairs_of(20, noise=3.0)
-    twice = pair.subset(np.repeat(np.arange(20), 2))
-    grouped = FeaturePairs(tuple(map(str, range(40))), twice.true, twice.predicted, twice.clip_ids)
+    prediction = predictions_of(20, noise=3.0)
+    twice = prediction.subset(np.repeat(np.arange(20), 2))
+    grouped = Predictions(tuple(map(str, range(40))), twice.true, twice.predicted, twice.clip_ids)
     one, two = (
-        measures.tests_against_chance({"a": p}, CONFIG, measure="cosine").iloc[0] for p in (pair, grouped)
+        measures.tests_against_chance({"a": p}, CONFIG, measure="cosine").iloc[0]
+        for p in (prediction, grouped)
     )
     assert two["p-value"] == one["p-value"]
     monkeypatch.setattr(measures, "MOST_TESTED", 5)
-    few = measures.tests_against_chance({"a": pair}, CONFIG, measure="cosine").iloc[0]
+    few = measures.tests_against_chance({"a": prediction}, CONFIG, measure="cosine").iloc[0]
     assert few["queries and faces"] == 5
 
 
 def test_cosines_stand_beside_the_reports_range():
-    table = tables.cosines_beside_report({"own voice": np.array([0.0, 0.5, 1.0])}, CONFIG)
+    table = tables.cosines_vs_report({"own voice": np.array([0.0, 0.5, 1.0])}, CONFIG)
     assert table.loc[0, ["smallest", "largest"]].tolist() == [0.25, 0.5]
     assert table.loc[1, ["smallest", "median", "largest"]].tolist() == [0.0, 0.5, 1.0]
     assert table.loc[1, "mean"].startswith("0.50 [0.")
@@ -199,8 +200,8 @@ def test_videos_in_both_splits_are_counted():
 
 
 def test_recall_of_losses_is_one_row_a_loss():
-    pairs = {"l1": pairs_of(10, noise=0.1), "contrastive": pairs_of(10, noise=5.0)}
-    recall = recall_table(rank_table(pairs, CONFIG), CONFIG)
+    predictions = {"l1": predictions_of(10, noise=0.1), "contrastive": predictions_of(10, noise=5.0)}
+    recall = recall_table(rank_table(predictions, CONFIG), CONFIG)
     table = tables.recall_of_losses(recall, measure="cosine", k=5)
     assert list(table["label"]) == ["L1 loss", "contrastive loss"]
     assert table["chance"].tolist() == [0.5, 0.5]

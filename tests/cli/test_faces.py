@@ -79,7 +79,7 @@ def test_both_decoders_are_trained_and_judged_and_no_picture_is_written(folder, 
     assert chance.tolist() == [0.1, 0.1]
     written = sorted(path.name for path in out.parent.iterdir())
     assert written == ["decoders.json", "decoders_measures.csv", "decoders_training.csv"]
-    shown = report.judged_table(table)
+    shown = report.evaluation_table(table)
     assert list(shown.columns) == ["measure", "as in the report", "residual", "chance"]
     assert shown.set_index("measure")["chance"]["R@1, %"] == "10.00"
     assert pd.isna(shown.set_index("measure")["chance"]["SSIM"])
@@ -96,7 +96,7 @@ def test_bad_folders_are_one_line_and_status_two(tmp_path):
 def test_people_side_by_side_are_at_even_steps_of_identity():
     originals = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     identity = np.array([0.1, 0.9, 0.5, 0.7, 0.3])
-    faces, headings, notes = report.drawn_side_by_side(
+    faces, headings, notes = report.reconstructions_side_by_side(
         originals, {"report": originals + 10, "residual": originals + 20}, identity, n_rows=3
     )
     assert faces[:, 0, 0, 0, 0].tolist() == [1, 2, 0]  # best, middle, worst

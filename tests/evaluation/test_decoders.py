@@ -8,8 +8,8 @@ import pytest
 
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.appearance import AppearanceJudge
-from s2f_lib.evaluation.decoders import judge_drawings, likeness, sharpness
+from s2f_lib.evaluation.appearance import AppearanceFeatures
+from s2f_lib.evaluation.decoders import evaluate_reconstructions, likeness, sharpness
 
 CONFIG = EvaluationConfig(n_bootstrap=50)
 
@@ -21,28 +21,28 @@ def faces() -> np.ndarray:
     return np.stack([cv2.GaussianBlur(face, (0, 0), 2) for face in noise])
 
 
-def _pixels(pictures: np.ndarray) -> np.ndarray:
+def _pixels(images: np.ndarray) -> np.ndarray:
     """Stand for an extractor: 8x8 pixels of grey."""
     return np.stack(
-        [cv2.resize(p, (8, 8), interpolation=cv2.INTER_AREA).mean(axis=2).ravel() for p in pictures]
+        [cv2.resize(p, (8, 8), interpolation=cv2.INTER_AREA).mean(axis=2).ravel() for p in images]
     )
 
 
-def _judged(drawings, faces):
-    return judge_drawings(
-        drawings,
+def _evaluated(reconstructions, faces):
+    return evaluate_reconstructions(
+        reconstructions,
         faces,
         extractor=_pixels,
         mean_features=_pixels(faces).mean(axis=0),
-        second_judge=AppearanceJudge(faces, components=10),
+        second_extractor=AppearanceFeatures(faces, components=10),
         config=CONFIG,
     )
 
 
 def test_perfect_and_useless_drawings(faces):
     same_for_all = np.repeat(faces[:1], len(faces), axis=0)
-    judged = _judged({"perfect": faces, "one for all": same_for_all}, faces)
-    table = judged.pivot(index="decoder", columns="measure", values="value")
+    evaluated = _evaluated({"perfect": faces, "one for all": same_for_all}, faces)
+    table = evaluated.pivot(index="decoder", columns="measure", values="value")
     perfect, useless = table.loc["perfect"], table.loc["one for all"]
     for measure in ("identity_cosine", "recall_1", "recall_10", "second_recall_1", "ssim", "sharpness"):
         assert perfect[measure] == pytest.approx(1.0, abs=1e-6), measure
@@ -54,7 +54,7 @@ def test_perfect_and_useless_drawings(faces):
 
 
 def test_chance_is_k_over_the_gallery_and_intervals_hold_the_value(faces):
-    table = _judged({"blurred": np.stack([cv2.blur(face, (9, 9)) for face in faces])}, faces)
+    table = _evaluated({"blurred": np.stack([cv2.blur(face, (9, 9)) for face in faces])}, faces)
     chance = table.set_index("measure")["chance"]
     assert chance["recall_5"] == 5 / 20
     assert chance["second_recall_10"] == 10 / 20
@@ -81,12 +81,12 @@ def test_sharpness_of_one_bright_spot_and_none_of_a_checkerboard():
 
 
 def test_distractors_make_the_gallery_larger(faces):
-    table = judge_drawings(
+    table = evaluate_reconstructions(
         {"perfect": faces},
         faces,
         extractor=_pixels,
         mean_features=_pixels(faces).mean(axis=0),
-        second_judge=AppearanceJudge(faces, components=10),
+        second_extractor=AppearanceFeatures(faces, components=10),
         config=CONFIG,
         distractors=np.repeat(_pixels(faces[:1]), 30, axis=0),  # the first face, 30 times more
     ).set_index("measure")
@@ -98,6 +98,6 @@ def test_distractors_make_the_gallery_larger(faces):
 
 def test_too_small_a_gallery_and_other_shapes_are_refused(faces):
     with pytest.raises(InputError, match="gallery of 5 faces is too small"):
-        _judged({"a": faces[:5]}, faces[:5])
+        _evaluated({"a": faces[:5]}, faces[:5])
     with pytest.raises(InputError, match="drawings of a are"):
-        _judged({"a": faces[:, ::2]}, faces)
+        _evaluated({"a": faces[:, ::2]}, faces)

@@ -77,9 +77,9 @@ def test_the_areas_interval_holds_it_and_goes_by_person():
         assert area.value == pytest.approx(verification_auc(similarity, strata=labels))
         assert area.low < area.value < area.high
     by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), n_resamples=300)
-    people = np.repeat(np.arange(40), 3)
+    person_ids = np.repeat(np.arange(40), 3)
     by_person = verification_interval(
-        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), groups=people, n_resamples=300
+        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), group_ids=person_ids, n_resamples=300
     )
     assert by_person.high - by_person.low > 1.4 * (by_voice.high - by_voice.low)
     with pytest.raises(InputError, match="at least two people"):

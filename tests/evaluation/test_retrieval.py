@@ -10,10 +10,10 @@ from s2f_lib.evaluation.retrieval import (
     chance_recall,
     expected_hits,
     nearest,
+    ranks_with_ties,
     recall_at,
     reciprocal_rank,
     similarity_matrix,
-    true_places,
     true_ranks,
 )
 from s2f_lib.evaluation.statistics import chance_reciprocal_rank
@@ -27,12 +27,12 @@ def test_ranks_by_hand():
 
 @pytest.mark.parametrize("k", [1, 10, 50, 51, 100])
 def test_saying_always_the_same_is_at_chance(k):
-    places = true_places(np.zeros((100, 100)))
-    np.testing.assert_array_equal(places.ranks, 50.5)
-    np.testing.assert_array_equal(places.ties, 99)
-    assert recall_at(places.ranks, k, places.ties) == pytest.approx(chance_recall(k, 100))
+    ranked = ranks_with_ties(np.zeros((100, 100)))
+    np.testing.assert_array_equal(ranked.ranks, 50.5)
+    np.testing.assert_array_equal(ranked.ties, 99)
+    assert recall_at(ranked.ranks, k, ranked.ties) == pytest.approx(chance_recall(k, 100))
     expected = chance_reciprocal_rank(100)
-    np.testing.assert_allclose(reciprocal_rank(places.ranks, places.ties), expected)
+    np.testing.assert_allclose(reciprocal_rank(ranked.ranks, ranked.ties), expected)
 
 
 def test_reciprocal_ranks_share_the_places_of_ties():

@@ -50,7 +50,7 @@ def test_where_nobody_hits_the_interval_still_has_a_width():
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 120))  # 2.5% of trials
     everybody = hit_interval(np.ones(120))
     assert (everybody.low, everybody.high) == (pytest.approx(1 - none.high), 1)
-    by_person = hit_interval(np.ones(120), groups=np.arange(120) // 3)
+    by_person = hit_interval(np.ones(120), group_ids=np.arange(120) // 3)
     assert by_person.low == pytest.approx(0.025 ** (1 / 40))  # 40 people with three clips each
     rng = np.random.default_rng(0)
     some = rng.random(120) < 0.3
@@ -87,10 +87,10 @@ def test_resamples_are_the_same_in_any_batch(monkeypatch):
 def test_clips_of_one_person_do_not_make_an_interval_narrower():
     values = np.random.default_rng(0).random(60)
     one_each = bootstrap_interval(values)
-    assert bootstrap_interval(values, groups=[f"video{i}" for i in range(60)]) == one_each
-    four_each, people = np.repeat(values, 4), np.repeat(np.arange(60), 4)
+    assert bootstrap_interval(values, group_ids=[f"video{i}" for i in range(60)]) == one_each
+    four_each, person_ids = np.repeat(values, 4), np.repeat(np.arange(60), 4)
     as_if_independent = bootstrap_interval(four_each)
-    by_person = bootstrap_interval(four_each, groups=people)
+    by_person = bootstrap_interval(four_each, group_ids=person_ids)
     widths = [i.high - i.low for i in (one_each, as_if_independent, by_person)]
     assert widths[1] < 0.6 * widths[0]
     assert widths[2] == pytest.approx(widths[0], rel=0.1)
@@ -100,11 +100,11 @@ def test_clips_of_one_person_do_not_make_an_interval_narrower():
 @pytest.mark.parametrize("statistic", [np.mean, np.median])
 def test_group_intervals_are_those_of_the_real_pairs(statistic):
     rng = np.random.default_rng(1)
-    ranks, groups = rng.integers(1, 60, size=80).astype(float), rng.integers(0, 30, size=80)
-    bootstrap = GroupBootstrap([SplitRanks(groups, 60, {"one": ranks})], n_resamples=4_000)
+    ranks, group_ids = rng.integers(1, 60, size=80).astype(float), rng.integers(0, 30, size=80)
+    bootstrap = GroupBootstrap([SplitRanks(group_ids, 60, {"one": ranks})], n_resamples=4_000)
     other = bootstrap.recall("one", [10])[0] if statistic is np.mean else bootstrap.median_rank("one")
     values = (ranks <= 10).astype(float) if statistic is np.mean else ranks
-    own = bootstrap_interval(values, statistic, groups=groups, n_resamples=4_000)
+    own = bootstrap_interval(values, statistic, group_ids=group_ids, n_resamples=4_000)
     assert own.value == pytest.approx(other.value)
     tolerance = 0.02 if statistic is np.mean else 1.5
     assert own.low == pytest.approx(other.low, abs=tolerance)
@@ -113,9 +113,9 @@ def test_group_intervals_are_those_of_the_real_pairs(statistic):
 
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="2 groups for 3 values"):
-        bootstrap_interval(np.arange(3.0), groups=["a", "b"])
+        bootstrap_interval(np.arange(3.0), group_ids=["a", "b"])
     with pytest.raises(InputError, match="at least 2 groups"):
-        bootstrap_interval(np.arange(3.0), groups=["a", "a", "a"])
+        bootstrap_interval(np.arange(3.0), group_ids=["a", "a", "a"])
 
 
 def test_paired_test_by_hand_and_by_noise():

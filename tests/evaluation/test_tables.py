@@ -8,16 +8,16 @@ import pytest
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.statistics import bootstrap_interval, recall_interval
-from s2f_lib.evaluation.tables import FeaturePairs, distance_table, rank_table, recall_table
+from s2f_lib.evaluation.tables import Predictions, distance_table, rank_table, recall_table
 
 CONFIG = EvaluationConfig(recall_at=(1, 5), n_bootstrap=200)
 
 
-def _pairs(n: int, noise: float) -> FeaturePairs:
+def _predictions(n: int, noise: float) -> Predictions:
     rng = np.random.default_rng(n)
     true = rng.normal(size=(n, 6))
     predicted = true + noise * rng.normal(size=(n, 6))
-    return FeaturePairs(tuple(f"clip{i}" for i in range(n)), true, predicted)
+    return Predictions(tuple(f"clip{i}" for i in range(n)), true, predicted)
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():
@@ -40,10 +40,10 @@ def test_interval_holds_its_value_and_repeats_by_seed():
 
 
 def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
-    pairs = {"train": _pairs(40, 0.1), "test": _pairs(20, 3.0)}
-    distances = distance_table(pairs, CONFIG)
+    predictions = {"train": _predictions(40, 0.1), "test": _predictions(20, 3.0)}
+    distances = distance_table(predictions, CONFIG)
     assert len(distances) == 2 * 3
-    recall = recall_table(rank_table(pairs, CONFIG), CONFIG)
+    recall = recall_table(rank_table(predictions, CONFIG), CONFIG)
     assert len(recall) == 2 * 3 * 2
     assert not recall.isna().any().any()
     at_one = recall[(recall.k == 1) & (recall.measure == "cosine")].set_index("name")
@@ -53,25 +53,33 @@ def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
     assert ((recall.low <= recall.value) & (recall.value <= recall.high)).all()
 
 
-def _repeated(pair: FeaturePairs, times: int, *, groups: bool) -> FeaturePairs:
+def _repeated(prediction: Predictions, times: int, *, with_person_ids: bool) -> Predictions:
     """Return each clip several times, with a little noise, as clips of one person or as another person's."""
-    rows = np.repeat(np.arange(len(pair)), times)
-    noise = 1e-6 * np.random.default_rng(0).normal(size=pair.true[rows].shape)
-    ids = tuple(f"{pair.clip_ids[row]}-{number}" for number, row in enumerate(rows))
-    people = tuple(pair.clip_ids[row] for row in rows) if groups else None
-    return FeaturePairs(ids, pair.true[rows] + noise, pair.predicted[rows], people)
+    rows = np.repeat(np.arange(len(prediction)), times)
+    noise = 1e-6 * np.random.default_rng(0).normal(size=prediction.true[rows].shape)
+    ids = tuple(f"{prediction.clip_ids[row]}-{number}" for number, row in enumerate(rows))
+    person_ids = tuple(prediction.clip_ids[row] for row in rows) if with_person_ids else None
+    return Predictions(ids, prediction.true[rows] + noise, prediction.predicted[rows], person_ids)
 
 
-def _widths(pair: FeaturePairs) -> np.ndarray:
-    tables = distance_table({"a": pair}, CONFIG), recall_table(rank_table({"a": pair}, CONFIG), CONFIG)
+def _widths(prediction: Predictions) -> np.ndarray:
+    tables = (
+        distance_table({"a": prediction}, CONFIG),
+        recall_table(rank_table({"a": prediction}, CONFIG), CONFIG),
+    )
     return np.concatenate([(table["high"] - table["low"]).to_numpy() for table in tables])
 
 
 def test_intervals_go_by_person_where_a_person_has_several_clips():
-    pair = _pairs(40, 3.0)
-    alone = FeaturePairs(pair.clip_ids, pair.true, pair.predicted, tuple(f"video{i}" for i in range(40)))
-    np.testing.assert_array_equal(_widths(alone), _widths(pair))
-    by_person, by_clip = (_widths(_repeated(pair, 4, groups=groups)) for groups in (True, False))
+    prediction = _predictions(40, 3.0)
+    alone = Predictions(
+        prediction.clip_ids, prediction.true, prediction.predicted, tuple(f"video{i}" for i in range(40))
+    )
+    np.testing.assert_array_equal(_widths(alone), _widths(prediction))
+    by_person, by_clip = (
+        _widths(_repeated(prediction, 4, with_person_ids=with_person_ids))
+        for with_person_ids in (True, False)
+    )
     assert len(by_clip) == 3 + 3 * 2  # distances, then recall at 1 and 5 by each measure
     rows = [0, 1, 2, 4, 6, 8]  # hits at 1 are few, and hardly shared by copies of a face
     assert (by_person[rows] > 1.5 * by_clip[rows]).all()
@@ -79,8 +87,8 @@ def test_intervals_go_by_person_where_a_person_has_several_clips():
 
 def test_a_table_counts_how_probable_a_hit_is():
     true = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
-    pair = FeaturePairs(("a", "b", "c", "d"), true, true)
-    ranks = rank_table({"test": pair}, CONFIG)
+    prediction = Predictions(("a", "b", "c", "d"), true, true)
+    ranks = rank_table({"test": prediction}, CONFIG)
     assert ranks["ties"].tolist() == [2, 2, 2, 0] * 3
     recall = recall_table(ranks, CONFIG)
     assert recall.loc[recall["k"] == 1, "value"].tolist() == pytest.approx([(1 / 3 * 3 + 1) / 4] * 3)
@@ -88,6 +96,6 @@ def test_a_table_counts_how_probable_a_hit_is():
 
 def test_pairs_that_are_not_as_many_are_refused():
     with pytest.raises(InputError, match="2 clip ids, 3 true and 3 predicted"):
-        FeaturePairs(("a", "b"), np.ones((3, 2)), np.ones((3, 2)))
+        Predictions(("a", "b"), np.ones((3, 2)), np.ones((3, 2)))
     with pytest.raises(InputError, match="2 clip ids and 1 groups"):
-        FeaturePairs(("a", "b"), np.ones((2, 2)), np.ones((2, 2)), ("a",))
+        Predictions(("a", "b"), np.ones((2, 2)), np.ones((2, 2)), ("a",))

@@ -16,13 +16,13 @@ def test_a_small_face_is_found_whatever_width_the_run_looks_at(tmp_path, monkeyp
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
     rng = np.random.default_rng(3)
     portrait = render_portrait(draw_face(rng), size_px=(480, 360), scene=draw_scene(rng))
-    picture = cv2.copyMakeBorder(cv2.resize(portrait, (300, 225)), 40, 275, 500, 160, cv2.BORDER_REPLICATE)
+    image = cv2.copyMakeBorder(cv2.resize(portrait, (300, 225)), 40, 275, 500, 160, cv2.BORDER_REPLICATE)
     folder = tmp_path / "gallery"
     folder.mkdir()
-    cv2.imwrite(str(folder / "small.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(folder / "small.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     config = load_config("quick")
     assert config.preparation.detection_width_px == 240  # at which the face is some 25 px wide
-    names, features, pictures = read_gallery(folder, config)
+    names, features, images = read_gallery(folder, config)
     assert names == ("small.png",)
     assert features.shape == (1, 128)
-    assert decode_jpeg(pictures[0]).shape == (224, 224, 3)
+    assert decode_jpeg(images[0]).shape == (224, 224, 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from s2f_lib.config import FaceDecoderConfig
-from s2f_lib.models.decoders import PatchJudge, make_decoder
+from s2f_lib.models.decoders import PatchDiscriminator, make_decoder
 from s2f_lib.models.residual_decoder import DEBUG_RESIDUAL, ResidualDecoder
 
 
@@ -49,4 +49,4 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_the_judge_scores_patches():
-    assert PatchJudge(4)(torch.rand(2, 3, 112, 112)).shape == (2, 1, 14, 14)
+    assert PatchDiscriminator(4)(torch.rand(2, 3, 112, 112)).shape == (2, 1, 14, 14)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from s2f_lib.config import load_config
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.pairs.faces import describe_faces
-from s2f_lib.pairs.media import align_picture, read_picture, read_voice
+from s2f_lib.pairs.faces import extract_faces
+from s2f_lib.pairs.media import align_image, read_image, read_voice
 from s2f_lib.sources.public_pairs import find_pairs
 from s2f_lib.study import Study
 from tests.pairs_folder import RATE_HZ, avspeech_name, face, voice, write_pairs
@@ -52,19 +52,19 @@ def test_files_that_are_no_media_are_refused(tmp_path):
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
     for name in ("voice.wav", "half.jpg"):
         with pytest.raises(ClipRefused) as refused:
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         assert refused.value.reason == RefusalReason.NOT_MEDIA
     Image.new("RGB", (4, 4)).save(tmp_path / "tiny.png")
     with pytest.raises(ClipRefused, match="4 px wide"):
-        read_picture(tmp_path / "tiny.png")
+        read_image(tmp_path / "tiny.png")
 
 
 def test_a_picture_without_a_face_gets_a_fixed_box():
     plain = np.full((224, 224, 3), 120, np.uint8)
-    chip, found = align_picture(plain, size_px=150)
+    chip, found = align_image(plain, size_px=150)
     assert chip.shape == (150, 150, 3)
     assert not found
-    again, _ = align_picture(plain, size_px=150)
+    again, _ = align_image(plain, size_px=150)
     assert np.array_equal(chip, again)
 
 
@@ -76,20 +76,20 @@ def test_faces_are_described_once_and_mirrored(tmp_path):
     mirror = tmp_path / "mirror.png"
     face(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirror)
     cache = tmp_path / "cache"
-    first = describe_faces([*paths, mirror], cache=cache)
+    first = extract_faces([*paths, mirror], cache=cache)
     assert first.upright.shape == (3, 128)
     assert np.allclose(first.mirrored[0], first.upright[2], atol=1e-5)
     assert np.allclose(first.upright[0], first.mirrored[2], atol=1e-5)
     assert np.abs(first.upright[0] - first.upright[1]).max() > 0.01
     assert len(list(cache.rglob("*.npy"))) == 3
-    again = describe_faces([mirror, *paths], cache=cache)
+    again = extract_faces([mirror, *paths], cache=cache)
     assert np.array_equal(again.upright, first.upright[[2, 0, 1]])
-    assert not describe_faces(paths, mirrored=False).mirrored.any()
+    assert not extract_faces(paths, mirrored=False).mirrored.any()
 
 
 def test_real_faces_are_found_in_most_pictures(shared_data):
     pairs = find_pairs(shared_data / "speech2face_pairs").pairs[:20]
-    found = [align_picture(read_picture(pair.face), size_px=150)[1] for pair in pairs]
+    found = [align_image(read_image(pair.face), size_px=150)[1] for pair in pairs]
     assert sum(found) >= 17
 
 

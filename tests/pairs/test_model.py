@@ -37,8 +37,8 @@ def world(n: int, *, seed: int = 0, dimension: int = 12) -> TrainingPairs:
     voices = {"encoder2": seen(30, 0.8), "speaker": seen(20, 0.8)}
     faces = 3 + seen(dimension, 0.8)
     mirrored = faces + 0.1 * rng.standard_normal(faces.shape).astype(np.float32)
-    groups = np.arange(n) - (np.arange(n) % 10 == 9)  # each tenth clip is of the group before it
-    return TrainingPairs(voices, faces, mirrored, groups)
+    group_ids = np.arange(n) - (np.arange(n) % 10 == 9)  # each tenth clip is of the group before it
+    return TrainingPairs(voices, faces, mirrored, group_ids)
 
 
 def test_the_kernel_is_the_weighted_mean_of_gaussians_worked_out_by_hand():
@@ -155,8 +155,8 @@ def test_settings_come_from_cross_validation_in_train_alone():
 
 def test_folds_divide_no_group_and_too_few_groups_are_refused():
     pairs = world(40)
-    for train, test in group_folds(pairs.groups, 5):
-        assert not set(pairs.groups[train]) & set(pairs.groups[test])
+    for train, test in group_folds(pairs.group_ids, 5):
+        assert not set(pairs.group_ids[train]) & set(pairs.group_ids[test])
     few = world(7)
     with pytest.raises(InputError, match="7 training pairs of 7 videos or persons"):
         VoiceToFace(few)

@@ -10,10 +10,10 @@ import pytest
 
 from s2f_lib.config import load_config
 from s2f_lib.errors import InputError
-from s2f_lib.pairs.faces import FaceDescriptors
+from s2f_lib.pairs.faces import FaceFeatures
 from s2f_lib.pairs.protocol import evaluate_pairs
 from s2f_lib.pairs.systems import PairData
-from s2f_lib.sources.public_pairs import Pair, groups_of
+from s2f_lib.sources.public_pairs import Pair, group_ids_of
 from s2f_lib.sources.splits import PairSplit, draw_splits
 from tests.pairs_folder import avspeech_name, voxceleb_name
 
@@ -47,10 +47,10 @@ def made_up(n: int, *, voxceleb: int = 0, strength: float = 1.0) -> PairData:
     )
     heard = strength * latents @ rng.standard_normal((4, 40)) + rng.standard_normal((len(ids), 40))
     voices = {"speaker": heard.astype("f4")}
-    descriptors = FaceDescriptors(faces, faces, np.ones(len(ids), bool))
+    face_features = FaceFeatures(faces, faces, np.ones(len(ids), bool))
     audio = rng.integers(-3_000, 3_000, (len(ids), 96_000)).astype(np.int16)
     return PairData(
-        pairs, np.array(groups_of(pairs)), audio, voices, descriptors, faces.copy(), {"speaker": "0"}
+        pairs, np.array(group_ids_of(pairs)), audio, voices, face_features, faces.copy(), {"speaker": "0"}
     )
 
 
@@ -120,7 +120,7 @@ def test_voxceleb_has_a_gallery_of_its_own_and_a_person_may_be_there_twice(tmp_p
 def test_a_system_that_lacks_its_network_is_left_out_with_the_reason(tmp_path):
     data = made_up(40)
     voices = {"acoustic": data.voices["speaker"]}
-    plain = PairData(data.pairs, data.groups, data.audio, voices, data.faces, data.drawn)
+    plain = PairData(data.pairs, data.group_ids, data.audio, voices, data.faces, data.reconstructions)
     config = load_config("pairs", TINY)
     split = draw_splits(plain.pairs)[0]
     results = evaluate_pairs(plain, [split], config, models=tmp_path, systems=["ridge", "ours"])

@@ -11,7 +11,7 @@ import torch
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import MissingFileError, RefusalReason
 from s2f_lib.preparation import workers as processes
-from s2f_lib.preparation.clip import ClipWorker, Describer, OnDevice, Outcome, decode, detect
+from s2f_lib.preparation.clip import AlignAndEmbed, ClipWorker, GpuStages, Outcome, decode, detect
 from s2f_lib.preparation.shards import rows_to_bytes
 from s2f_lib.preparation.workers import in_batches, prepare_clips
 from s2f_lib.sources.clip import ClipRef, make_clip_id
@@ -40,38 +40,38 @@ def clips(tmp_path_factory, media_writer, tone_maker, small_portrait) -> list[Cl
 
 
 def _decoded(clips):
-    for place, clip in enumerate(clips):
-        yield place, decode(clip, CONFIG.preparation)
-        if place == 9:
+    for position, clip in enumerate(clips):
+        yield position, decode(clip, CONFIG.preparation)
+        if position == 9:
             yield None  # nothing at the moment: what is there must not wait for a full batch
 
 
 @pytest.mark.parametrize("features_on_device", [True, False])
 def test_batches_give_the_rows_that_clips_give_alone(clips, features_on_device):
     alone = ClipWorker(CONFIG, with_features=True)
-    expected = {place: alone(clip) for place, clip in enumerate(clips)}
-    describe = Describer(CONFIG, with_features=True)
-    stages = partial(OnDevice, CONFIG, device="cpu", with_features=features_on_device)
+    expected = {position: alone(clip) for position, clip in enumerate(clips)}
+    align_and_embed = AlignAndEmbed(CONFIG, with_features=True)
+    stages = partial(GpuStages, CONFIG, device="cpu", with_features=features_on_device)
     items = [
-        item if item is None or isinstance(item[1], Outcome) else (item[0], describe(item[1]))
+        item if item is None or isinstance(item[1], Outcome) else (item[0], align_and_embed(item[1]))
         for item in in_batches(_decoded(clips), stages)
     ]
     assert items.count(None) == 1
     found = dict(item for item in items if item is not None)
     assert len(items) == 1 + len(found)
     assert found.keys() == expected.keys()
-    for place, outcome in expected.items():
-        assert (found[place].reason, found[place].detail) == (outcome.reason, outcome.detail)
-        assert found[place].seconds.keys() == outcome.seconds.keys()
+    for position, outcome in expected.items():
+        assert (found[position].reason, found[position].detail) == (outcome.reason, outcome.detail)
+        assert found[position].seconds.keys() == outcome.seconds.keys()
         if outcome.row is not None:
             # features in batches: the same to the step of their float16
-            np.testing.assert_allclose(found[place].row.features, outcome.row.features, atol=1e-3)
+            np.testing.assert_allclose(found[position].row.features, outcome.row.features, atol=1e-3)
             rows = [
                 rows_to_bytes([type(row)(**{n: getattr(row, n) for n in row.__slots__ if n != "features"})])
-                for row in (found[place].row, outcome.row)
+                for row in (found[position].row, outcome.row)
             ]
             assert rows[0] == rows[1]
-    assert {place: o.reason for place, o in found.items() if o.reason} == {
+    assert {position: o.reason for position, o in found.items() if o.reason} == {
         4: RefusalReason.NO_FACE,
         18: RefusalReason.MEDIA_MISSING,
     }
@@ -114,7 +114,7 @@ def test_known_outcomes_and_pauses_pass_through_the_processes(clips):
         assert items.count(None) == 2
         found = dict(item for item in items if item is not None)
         assert found[7] is found[8] is refused
-        assert {place: outcome.reason for place, outcome in found.items() if outcome.row} == {
+        assert {position: outcome.reason for position, outcome in found.items() if outcome.row} == {
             0: None,
             1: None,
         }

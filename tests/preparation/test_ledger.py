@@ -24,14 +24,14 @@ def _clips(first: int, last: int) -> list[ClipRef]:
 
 
 def _finish_all(ledger: Ledger, *, refuse: tuple[int, ...] = ()) -> None:
-    for place, _ in list(ledger.pending()):
-        if place in refuse:
-            ledger.refuse(place, RefusalReason.NO_FACE, "0, 0, 0 faces", seconds={"decode": 0.5})
+    for position, _ in list(ledger.pending()):
+        if position in refuse:
+            ledger.refuse(position, RefusalReason.NO_FACE, "0, 0, 0 faces", seconds={"decode": 0.5})
         else:
-            ledger.finish(place, b"row %d" % place, seconds={"decode": 0.5, "detect": 1.0})
+            ledger.finish(position, b"row %d" % position, seconds={"decode": 0.5, "detect": 1.0})
     for block in ledger.finished_blocks():
         if rows := ledger.spooled(block):
-            ledger.close_block(block, f"shard-{block}", [place for place, _ in rows])
+            ledger.close_block(block, f"shard-{block}", [position for position, _ in rows])
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_clips_come_out_as_they_went_in(ledger, tmp_path):
 
 def test_a_block_is_finished_when_nothing_of_it_is_pending(ledger):
     ledger.enter(_clips(0, 6))
-    for place in (0, 3, 1, 5):
-        ledger.finish(place, b"row %d" % place, seconds={})
+    for position in (0, 3, 1, 5):
+        ledger.finish(position, b"row %d" % position, seconds={})
     assert ledger.finished_blocks() == []
     ledger.refuse(2, RefusalReason.NO_FACE, "", seconds={})
     assert ledger.finished_blocks() == [0]
@@ -85,14 +85,14 @@ def test_a_longer_list_begins_a_new_block_after_a_written_one(ledger):
     ledger.enter(_clips(0, 6))  # blocks 0 and 1; 1 has two of its four places
     _finish_all(ledger)
     ledger.enter(_clips(0, 8))
-    assert [place for place, _ in ledger.pending()] == [8, 9]
+    assert [position for position, _ in ledger.pending()] == [8, 9]
     assert ledger.shards() == ["shard-0", "shard-1"]
 
 
 def test_a_longer_list_goes_on_in_an_open_block(ledger):
     ledger.enter(_clips(0, 6))
     ledger.enter(_clips(0, 8))
-    assert [place for place, _ in ledger.pending()] == list(range(8))
+    assert [position for position, _ in ledger.pending()] == list(range(8))
 
 
 def test_media_that_turned_up_are_tried_again_at_a_new_place(ledger, tmp_path):
@@ -100,8 +100,10 @@ def test_media_that_turned_up_are_tried_again_at_a_new_place(ledger, tmp_path):
     found.touch()
     ledger.enter(_clips(0, 3))
     time.sleep(0.02)  # the file is older than the refusals
-    for place in range(3):
-        ledger.refuse(place, RefusalReason.MEDIA_MISSING if place else RefusalReason.NO_FACE, "", seconds={})
+    for position in range(3):
+        ledger.refuse(
+            position, RefusalReason.MEDIA_MISSING if position else RefusalReason.NO_FACE, "", seconds={}
+        )
     longer = [replace(clip, media=found) for clip in _clips(0, 2)] + _clips(2, 3)
     ledger.enter(longer)
     assert [clip.clip_id for _, clip in ledger.pending()] == ["clip-01"]  # not no-face, not still missing
@@ -122,7 +124,7 @@ def test_a_lost_shard_is_pending_again_at_its_places(ledger):
     ledger.enter(_clips(0, 6))
     _finish_all(ledger, refuse=(1,))
     assert ledger.reopen_shard("shard-0") == 3
-    assert [place for place, _ in ledger.pending()] == [0, 2, 3]
+    assert [position for position, _ in ledger.pending()] == [0, 2, 3]
     assert ledger.shards() == ["shard-1"]
 
 
@@ -133,7 +135,7 @@ def test_nothing_of_a_transaction_counts_before_its_commit(tmp_path):
         ledger.begin()
         ledger.finish(0, b"row", seconds={})
     with Ledger(path) as ledger:
-        assert [place for place, _ in ledger.pending()] == [0, 1]
+        assert [position for position, _ in ledger.pending()] == [0, 1]
         assert ledger.spooled(0) == []
 
 
@@ -186,13 +188,13 @@ def test_another_thread_reads_what_was_committed_and_never_goes_back(ledger):
     assert next(reader) == (0, _clip(0))
     ledger.refuse(0, RefusalReason.NO_FACE, "", seconds={})
     ledger.refuse(3, RefusalReason.NO_FACE, "", seconds={})
-    assert [place for place, _ in reader] == [1, 2]
+    assert [position for position, _ in reader] == [1, 2]
 
 
 def test_the_first_refusals_come_in_the_lists_order(ledger):
     ledger.enter([BadRow(1, "x", "row 1: 1 columns"), *_clips(0, 4)])
-    for place in (3, 1):
-        ledger.refuse(place, RefusalReason.NO_FACE, "0 faces", seconds={})
+    for position in (3, 1):
+        ledger.refuse(position, RefusalReason.NO_FACE, "0 faces", seconds={})
     expected = [("clip-01", "no-face", "0 faces"), ("clip-03", "no-face", "0 faces")]
     assert ledger.refusals(limit=2) == expected
     assert ledger.refusals(limit=9)[2][:2] == ("row 1", "bad-row")

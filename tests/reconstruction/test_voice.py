@@ -83,7 +83,7 @@ def test_a_voice_becomes_a_face_guesses_and_found_faces(run, voices):
     assert 0.5 <= guesses["gender"].probability <= 1
     low, high = guesses["age_years"].interval
     assert low < high
-    assert "80% of test people" in guesses["age_years"].in_words()
+    assert "80% of test people" in guesses["age_years"].format_guess()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import InputError, MissingFileError
-from s2f_lib.sources.public_pairs import find_pairs, find_root, groups_of, identify
+from s2f_lib.sources.public_pairs import find_pairs, find_root, group_ids_of, identify
 from s2f_lib.sources.splits import draw_splits, read_pair_split
 from tests.pairs_folder import avspeech_name, voxceleb_name, write_pair, write_pairs
 
@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_used_say_so(folder, tmp_path):
 
 def test_groups_join_videos_and_persons(folder):
     found = find_pairs(folder, voxceleb=True).pairs
-    groups = groups_of(found)
+    groups = group_ids_of(found)
     assert len(set(groups)) == 12 + 4
     by_person = {}
     for pair, group in zip(found, groups, strict=True):
@@ -97,7 +97,7 @@ def test_groups_join_videos_and_persons(folder):
 
 def test_drawn_splits_divide_no_group_and_depend_on_the_seed_alone(folder):
     pairs = find_pairs(folder, voxceleb=True).pairs
-    groups = np.array(groups_of(pairs))
+    groups = np.array(group_ids_of(pairs))
     splits = draw_splits(pairs, n_splits=3, test_share=0.25, seed=1)
     for split in splits:
         assert not set(groups[split.train]) & set(groups[split.test])

@@ -25,14 +25,14 @@ def extractor():
 def faces(extractor) -> FaceSet:
     """Ellipses on grey with eyes, in other colours and widths, and their true features."""
     rng = np.random.default_rng(0)
-    pictures = np.full((N_FACES, 224, 224, 3), 90, np.uint8)
-    for picture in pictures:
+    images = np.full((N_FACES, 224, 224, 3), 90, np.uint8)
+    for image in images:
         colour = tuple(int(value) for value in rng.integers(120, 230, 3))
-        cv2.ellipse(picture, (112, 118), (int(rng.integers(55, 95)), 100), 0, 0, 360, colour, -1)
+        cv2.ellipse(image, (112, 118), (int(rng.integers(55, 95)), 100), 0, 0, 360, colour, -1)
         for side in (-1, 1):
-            cv2.circle(picture, (112 + side * 39, 76), int(rng.integers(5, 12)), (40, 30, 25), -1)
+            cv2.circle(image, (112 + side * 39, 76), int(rng.integers(5, 12)), (40, 30, 25), -1)
     names = [f"face{number:02d}" for number in range(N_FACES)]
-    return FaceSet(names, names, extractor(pictures), pictures)
+    return FaceSet(names, names, extractor(images), images)
 
 
 def _config(**changes):
@@ -123,7 +123,7 @@ def test_fine_tuning_goes_on_from_the_given_decoder(tmp_path, faces, extractor):
 
 
 def test_features_of_another_extractor_are_refused(tmp_path, faces, extractor):
-    other = FaceSet(faces.clip_ids, faces.video_ids, faces.features[:, :100], faces.pictures)
+    other = FaceSet(faces.clip_ids, faces.video_ids, faces.features[:, :100], faces.images)
     with pytest.raises(ConfigError, match=r"128-D features, and these are 100-D.*identity_weight to 0"):
         train_face_decoder(other, _config(), out=tmp_path, extractor=extractor)
     without = _config(identity_weight=0, epochs=1)

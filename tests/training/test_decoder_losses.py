@@ -23,7 +23,7 @@ def _loss(**weights) -> DecoderLoss:
     zero = {"l1_weight": 0.0, "ssim_weight": 0.0, "identity_weight": 0.0}
     torch.manual_seed(0)
     return DecoderLoss(
-        DecoderTrainingConfig(**(zero | weights)), describe=MeanColour(), mean_features=torch.full((3,), 0.5)
+        DecoderTrainingConfig(**(zero | weights)), extractor=MeanColour(), mean_features=torch.full((3,), 0.5)
     )
 
 
@@ -32,16 +32,16 @@ def _plain(*colours) -> torch.Tensor:
 
 
 def test_l1_by_hand():
-    drawn, faces = _plain((0.5, 0.5, 0.5)), _plain((0.2, 0.5, 0.9))
-    assert float(_loss(l1_weight=2.0)(drawn, faces, torch.zeros(1, 3))) == pytest.approx(2 * 0.7 / 3)
+    reconstruction, faces = _plain((0.5, 0.5, 0.5)), _plain((0.2, 0.5, 0.9))
+    assert float(_loss(l1_weight=2.0)(reconstruction, faces, torch.zeros(1, 3))) == pytest.approx(2 * 0.7 / 3)
 
 
 def test_identity_is_the_cosine_around_the_mean():
-    drawn = _plain((0.7, 0.5, 0.5), (0.3, 0.5, 0.5))
+    reconstruction = _plain((0.7, 0.5, 0.5), (0.3, 0.5, 0.5))
     features = torch.tensor([[0.9, 0.5, 0.5], [0.9, 0.5, 0.5]])
     loss = _loss(identity_weight=0.5)
-    torch.testing.assert_close(loss.identity(drawn, features), torch.tensor([1.0, -1.0]))
-    assert float(loss(drawn, drawn, features)) == pytest.approx(0.5 * (0 + 2) / 2)
+    torch.testing.assert_close(loss.identity(reconstruction, features), torch.tensor([1.0, -1.0]))
+    assert float(loss(reconstruction, reconstruction, features)) == pytest.approx(0.5 * (0 + 2) / 2)
 
 
 def test_ssim_is_one_for_itself_and_near_torchmetrics():
@@ -58,21 +58,23 @@ def test_ssim_is_one_for_itself_and_near_torchmetrics():
 
 def test_the_adversarial_gradient_pulls_drawing_and_judge_apart():
     loss = _loss(adversarial_weight=0.5)
-    drawn = torch.rand(2, 3, 32, 32, requires_grad=True)
+    reconstruction = torch.rand(2, 3, 32, 32, requires_grad=True)
     faces = torch.rand(2, 3, 32, 32)
-    loss(drawn, faces, torch.zeros(2, 3)).backward()
-    judge = loss.judge
+    loss(reconstruction, faces, torch.zeros(2, 3)).backward()
+    discriminator = loss.discriminator
     with torch.no_grad():
 
-        def fooled(pictures):  # how real the drawing looks to the judge as it is
-            return float(judge(nn.functional.avg_pool2d(pictures, 2)).mean())
+        def fooled(images):  # how real the drawing looks to the judge as it is
+            return float(discriminator(nn.functional.avg_pool2d(images, 2)).mean())
 
-        before = fooled(drawn)
-        assert fooled(drawn - 10 * drawn.grad) > before  # the drawing follows its gradient to look more real
-        for parameter in judge.parameters():
+        before = fooled(reconstruction)
+        assert (
+            fooled(reconstruction - 10 * reconstruction.grad) > before
+        )  # the drawing follows its gradient to look more real
+        for parameter in discriminator.parameters():
             parameter -= 0.05 * parameter.grad
-        assert fooled(drawn) < before  # the judge follows its own to be fooled less
+        assert fooled(reconstruction) < before  # the judge follows its own to be fooled less
 
 
 def test_without_its_weight_there_is_no_judge():
-    assert _loss(l1_weight=1.0).judge is None
+    assert _loss(l1_weight=1.0).discriminator is None

@@ -13,7 +13,7 @@ import torch
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.voices import pretrained
 from s2f_lib.voices.acoustic import AcousticStatistics
-from s2f_lib.voices.embedding import as_waves, describe_voices
+from s2f_lib.voices.embedding import as_waves, embed_voices
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 from s2f_lib.voices.speaker import SpeakerEmbedding
 from s2f_lib.voices.whisper import HEADS, WIDTH, WhisperVoice
@@ -154,15 +154,15 @@ def test_whisper_describes_each_sound_by_itself(whisper, sounds):
 
 
 def test_speaker_embedding_is_a_mean_of_unit_vectors_that_loudness_leaves_alone(speaker, sounds):
-    described = speaker(sounds)
-    assert described.shape == (3, 256)
-    assert (described >= 0).all()
-    assert (np.linalg.norm(described, axis=1) <= 1 + 1e-5).all()
-    assert (np.linalg.norm(described, axis=1) > 0.5).all()
+    embeddings = speaker(sounds)
+    assert embeddings.shape == (3, 256)
+    assert (embeddings >= 0).all()
+    assert (np.linalg.norm(embeddings, axis=1) <= 1 + 1e-5).all()
+    assert (np.linalg.norm(embeddings, axis=1) > 0.5).all()
     quiet = as_waves(sounds[:1]) * 0.01  # both far below the level that quiet sounds are raised to
     quieter = quiet * 0.1
     assert np.abs(speaker(quiet) - speaker(quieter)).max() < 1e-3
-    cosine = described @ described.T / np.outer(*[np.linalg.norm(described, axis=1)] * 2)
+    cosine = embeddings @ embeddings.T / np.outer(*[np.linalg.norm(embeddings, axis=1)] * 2)
     halves = speaker(np.concatenate([sounds[:1, :48_000], sounds[:1, 48_000:]]))
     same = halves[0] @ halves[1] / np.linalg.norm(halves[0]) / np.linalg.norm(halves[1])
     assert same > cosine[0, 1]
@@ -228,34 +228,34 @@ def test_damaged_weights_and_missing_distributions_are_told(tmp_path, monkeypatc
 class _Counting(AcousticStatistics):
     """Counts what it is asked for."""
 
-    asked = 0
+    n_embedded = 0
 
     def __call__(self, audio):
-        self.asked += len(audio)
+        self.n_embedded += len(audio)
         return super().__call__(audio)
 
 
 def test_the_cache_knows_sounds_by_content_and_mends_what_is_damaged(tmp_path, sounds, caplog):
     extractor = _Counting()
-    first = describe_voices(extractor, sounds, cache=tmp_path, batch_size=2)
-    assert extractor.asked == 3
-    assert np.array_equal(describe_voices(extractor, sounds[::-1], cache=tmp_path), first[::-1])
-    assert extractor.asked == 3
+    first = embed_voices(extractor, sounds, cache=tmp_path, batch_size=2)
+    assert extractor.n_embedded == 3
+    assert np.array_equal(embed_voices(extractor, sounds[::-1], cache=tmp_path), first[::-1])
+    assert extractor.n_embedded == 3
     changed = sounds.copy()
     changed[0, 0] += 1
-    describe_voices(extractor, changed, cache=tmp_path)
-    assert extractor.asked == 4
+    embed_voices(extractor, changed, cache=tmp_path)
+    assert extractor.n_embedded == 4
     files = sorted(tmp_path.rglob("*.npy"))
     assert len(files) == 4
     files[0].write_bytes(files[0].read_bytes()[:50])
     files[1].write_bytes(b"")
     np.save(files[2], np.full(extractor.dimension, np.nan, np.float32))
     with caplog.at_level(logging.WARNING):
-        again = describe_voices(extractor, np.concatenate([sounds, changed[:1]]), cache=tmp_path)
-    assert extractor.asked == 7
+        again = embed_voices(extractor, np.concatenate([sounds, changed[:1]]), cache=tmp_path)
+    assert extractor.n_embedded == 7
     assert np.array_equal(again[:3], first)
     assert caplog.text.count("damaged") == 3
-    without = describe_voices(extractor, sounds[:1])
+    without = embed_voices(extractor, sounds[:1])
     assert np.array_equal(without, first[:1])
 
 

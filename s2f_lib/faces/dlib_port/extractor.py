@@ -32,10 +32,10 @@ class DlibResNet:
     runs_in_workers = True
 
     def __init__(self) -> None:
-        from s2f_lib.faces.dlib_port.resnet import dlib_descriptor
+        from s2f_lib.faces.dlib_port.resnet import dlib_face_network
 
         self._weights = dlib_weights("dlib_face_recognition_resnet_model_v1.dat")
-        self._network = dlib_descriptor()
+        self._network = dlib_face_network()
 
     @property
     def network(self) -> torch.nn.Module:
@@ -56,10 +56,10 @@ class DlibResNet:
         if len(faces) == 0:
             return np.zeros((0, self.dimension), np.float32)
         chips = [cv2.resize(face, (_CHIP_PX, _CHIP_PX), interpolation=cv2.INTER_AREA) for face in faces]
-        described, device = [], next(self._network.parameters()).device
+        features, device = [], next(self._network.parameters()).device
         for start in range(0, len(chips), _BATCH):
             batch = torch.from_numpy(np.stack(chips[start : start + _BATCH]))
             with torch.inference_mode():
                 pixels = batch.to(device).permute(0, 3, 1, 2).float() / 255  # (b, 3, 150, 150)
-                described.append(self._network(pixels).cpu())
-        return torch.cat(described).numpy()
+                features.append(self._network(pixels).cpu())
+        return torch.cat(features).numpy()

@@ -161,8 +161,8 @@ def _first_column_height(sizes: list[tuple[int, int]], padding: int) -> int:
     total = sum(height + padding for _, height in sizes) - 2 * padding
     column = previous_width = 0
     for width, height in sizes:
-        fits_beside = width <= image_width - previous_width - padding
-        if fits_beside and (column - image_height) * 2 >= total - image_height:
+        fits_next_to = width <= image_width - previous_width - padding
+        if fits_next_to and (column - image_height) * 2 >= total - image_height:
             break
         column += height + padding
         previous_width = width

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2f_lib.faces.detector import dlib_weights
-from s2f_lib.faces.dlib_port.resnet_weights import DescriptorWeights, LayerWeights, read_descriptor_weights
+from s2f_lib.faces.dlib_port.resnet_weights import DlibResNetWeights, LayerWeights, read_dlib_resnet_weights
 
 
-class DlibDescriptor(nn.Module):
+class DlibFaceNetwork(nn.Module):
     """Faces in [0, 1] to dlib's 128-D descriptors; its parameters are frozen.
 
     Parameters
     ----------
     weights
-        What `read_descriptor_weights` returned.
+        What `read_dlib_resnet_weights` returned.
 
     Notes
     -----
@@ -33,7 +33,7 @@ class DlibDescriptor(nn.Module):
     in channels or pixels, is filled up with zeros.
     """
 
-    def __init__(self, weights: DescriptorWeights) -> None:
+    def __init__(self, weights: DlibResNetWeights) -> None:
         super().__init__()
         self.side_px = weights.side_px
         self.register_buffer("mean", torch.tensor(weights.mean_rgb).view(1, 3, 1, 1) / 255, persistent=False)
@@ -74,9 +74,9 @@ class DlibDescriptor(nn.Module):
             faces = area_resize(faces, self.side_px)
         x = (faces - self.mean) * (255 / 256)
         block_input = shortcut = x
-        for kind, place, layer in self._plan:
+        for kind, index, layer in self._plan:
             if kind == "con":
-                x = self.convolutions[place](x)
+                x = self.convolutions[index](x)
             elif kind == "relu":
                 x = functional.relu(x)
             elif kind == "max_pool":
@@ -92,12 +92,12 @@ class DlibDescriptor(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def dlib_descriptor() -> DlibDescriptor:
+def dlib_face_network() -> DlibFaceNetwork:
     """Return the network with the weights that `face_recognition_models` ships, on the CPU."""
-    return load_descriptor(dlib_weights("dlib_face_recognition_resnet_model_v1.dat"))
+    return load_dlib_face_network(dlib_weights("dlib_face_recognition_resnet_model_v1.dat"))
 
 
-def load_descriptor(path: Path) -> DlibDescriptor:
+def load_dlib_face_network(path: Path) -> DlibFaceNetwork:
     """Return the network of a dlib file.
 
     Raises
@@ -105,7 +105,7 @@ def load_descriptor(path: Path) -> DlibDescriptor:
     DataError
         The file is damaged or holds another network.
     """
-    return DlibDescriptor(read_descriptor_weights(path)).eval()
+    return DlibFaceNetwork(read_dlib_resnet_weights(path)).eval()
 
 
 def area_resize(faces: Tensor, side_px: int) -> Tensor:

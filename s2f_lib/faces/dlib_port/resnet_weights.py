@@ -44,7 +44,7 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class DescriptorWeights:
+class DlibResNetWeights:
     """The whole network.
 
     Attributes
@@ -62,7 +62,7 @@ class DescriptorWeights:
     layers: tuple[LayerWeights, ...]
 
 
-def read_descriptor_weights(path: Path) -> DescriptorWeights:
+def read_dlib_resnet_weights(path: Path) -> DlibResNetWeights:
     """Read the network.
 
     Raises
@@ -86,7 +86,7 @@ def read_descriptor_weights(path: Path) -> DescriptorWeights:
         skip_layer_state(reader, innermost=index == 0)
     if reader.remaining:
         raise reader.fail(f"{reader.remaining} bytes more than the network has")
-    return DescriptorWeights(mean_rgb, rows, tuple(layers))
+    return DlibResNetWeights(mean_rgb, rows, tuple(layers))
 
 
 def _read_versions(reader: DlibReader) -> int:

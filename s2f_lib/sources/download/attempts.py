@@ -16,7 +16,7 @@ from s2f_lib.errors import RefusalReason
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download.check import FINISHED_SUFFIXES, check_file
 from s2f_lib.sources.download.failures import DownloadRefused, Failure, LocalFailure, Retry
-from s2f_lib.sources.download.ledger import asked_as
+from s2f_lib.sources.download.ledger import request_key
 from s2f_lib.sources.download.pacing import Pacer, backoff_s
 from s2f_lib.sources.download.urls import takes_whole_file
 
@@ -31,7 +31,7 @@ def finished_file(clip: ClipRef, out_dir: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def forget_parts(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> None:
+def delete_partial_files(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> None:
     """Remove what is left of a clip's way where its file is finished."""
     shutil.rmtree(_work_dir(clip, out_dir, config), ignore_errors=True)
 
@@ -93,7 +93,7 @@ def _retried(
 
 def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
     """Return the clip's folder; another mirror or height has another: their parts must not be joined."""
-    digest = hashlib.sha256(asked_as(config).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(request_key(config).encode()).hexdigest()[:8]
     return out_dir / PARTIAL_DIR / f"{clip.clip_id}.{digest}"
 
 

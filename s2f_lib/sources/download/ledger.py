@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS downloads (
 _COOKIES_DECIDE = {RefusalReason.AGE_GATED, RefusalReason.PRIVATE}
 
 
-def asked_as(config: DownloadConfig, reason: RefusalReason | None = None) -> str:
+def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> str:
     """Return the settings that a file, or a refusal for this reason, depends on, as text.
 
     A video that one mirror does not have, another may; one behind an age gate comes with cookies,
@@ -93,12 +93,12 @@ class DownloadLedger:
     def done(self, clip_id: str, file: Path, *, config: DownloadConfig, n_attempts: int) -> None:
         """Enter a finished file."""
         size = file.stat().st_size
-        self._enter(clip_id, (file.name, size, None, None, False, asked_as(config), n_attempts))
+        self._enter(clip_id, (file.name, size, None, None, False, request_key(config), n_attempts))
 
     def refused(self, clip_id: str, refusal: DownloadRefused, *, config: DownloadConfig) -> None:
         """Enter why a clip could not be fetched."""
         row = (None, None, refusal.reason.value, refusal.detail, refusal.can_retry)
-        self._enter(clip_id, (*row, asked_as(config, refusal.reason), refusal.n_attempts))
+        self._enter(clip_id, (*row, request_key(config, refusal.reason), refusal.n_attempts))
 
     def final_refusal(self, clip_id: str, config: DownloadConfig) -> DownloadRefused | None:
         """Return the refusal that stands for these settings, or None where the clip may be asked for."""
@@ -108,7 +108,7 @@ class DownloadLedger:
         )
         with self._lock:
             row = self._db.execute(query, (clip_id,)).fetchone()
-        if row is None or row[2] != asked_as(config, RefusalReason(row[0])):
+        if row is None or row[2] != request_key(config, RefusalReason(row[0])):
             return None
         return DownloadRefused(RefusalReason(row[0]), row[1], can_retry=False, n_attempts=0)
 

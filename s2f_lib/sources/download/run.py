@@ -26,7 +26,12 @@ from pathlib import Path
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import InputError, RefusalReason
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download.attempts import PARTIAL_DIR, fetch_with_retries, finished_file, forget_parts
+from s2f_lib.sources.download.attempts import (
+    PARTIAL_DIR,
+    delete_partial_files,
+    fetch_with_retries,
+    finished_file,
+)
 from s2f_lib.sources.download.failures import DownloadRefused
 from s2f_lib.sources.download.ledger import DownloadLedger
 from s2f_lib.sources.download.pacing import Pacer
@@ -242,7 +247,7 @@ class _Run:
             return None
         size = self._ledger.size_bytes(clip.clip_id)
         if size is None:  # killed between the file and its row
-            forget_parts(clip, self.out_dir, self.config)
+            delete_partial_files(clip, self.out_dir, self.config)
             self._ledger.done(clip.clip_id, file, config=self.config, n_attempts=0)
         elif size != file.stat().st_size:
             logger.warning("%s is not as it was downloaded; fetching it again", file.name)

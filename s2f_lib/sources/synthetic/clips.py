@@ -25,7 +25,7 @@ from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic.clip_writer import write_clip
 from s2f_lib.sources.synthetic.people import Person, Population, draw_population
 from s2f_lib.sources.synthetic.performance import face_centre, perform
-from s2f_lib.sources.synthetic.pool import spread
+from s2f_lib.sources.synthetic.pool import parallel_map
 
 _VERSION = 1  # raise it when the same settings give other clips
 
@@ -116,7 +116,7 @@ def make_synthetic_clips(
         return clips
     _write_marker(marker, config, finished=False)
     make = functools.partial(make_clip, config=config, media=clips.media)
-    for _ in spread(make, todo, workers=workers, what="synthetic clips"):
+    for _ in parallel_map(make, todo, workers=workers, what="synthetic clips"):
         done += 1
         if progress:
             progress(done, len(population))

@@ -96,8 +96,8 @@ class Population(Sequence[Person]):
     def __len__(self) -> int:
         return len(self.people)
 
-    def __getitem__(self, place):
-        return self.people[place]
+    def __getitem__(self, position):
+        return self.people[position]
 
     def __iter__(self) -> Iterator[Person]:
         return iter(self.people)
@@ -132,12 +132,12 @@ def draw_population(config: SyntheticConfig) -> Population:
     Population
         Equal for equal settings.
     """
-    people = [draw_person(config, place, "train") for place in range(config.n_train)]
-    people += [draw_person(config, place, "test") for place in range(config.n_test)]
+    people = [draw_person(config, position, "train") for position in range(config.n_train)]
+    people += [draw_person(config, position, "test") for position in range(config.n_test)]
     return Population(tuple(people), config.rho)
 
 
-def draw_person(config: SyntheticConfig, place: int, split: str) -> Person:
+def draw_person(config: SyntheticConfig, position: int, split: str) -> Person:
     """Draw one person by place in a split; the others need not be drawn.
 
     Raises
@@ -147,7 +147,7 @@ def draw_person(config: SyntheticConfig, place: int, split: str) -> Person:
     """
     if split not in ("train", "test"):
         raise InputError(f"split {split!r}: expected train or test")
-    index = place if split == "train" else _FIRST_TEST_INDEX + place
+    index = position if split == "train" else _FIRST_TEST_INDEX + position
     rng = generator(config.seed, index, "clip")
     shortest_s = min(_SHORTEST_S, config.duration_s)
     # whole tenths of a second, so that frames and audio end together
@@ -156,7 +156,7 @@ def draw_person(config: SyntheticConfig, place: int, split: str) -> Person:
     face = draw_face(generator(config.seed, index, "face"))
     voice = draw_voice(generator(config.seed, index, "voice"), face, rho=config.rho)
     clip_id = make_clip_id(video_id, 0.0, duration_s)
-    return Person(index, f"{split}-{place:05d}", video_id, clip_id, split, duration_s, face, voice)
+    return Person(index, f"{split}-{position:05d}", video_id, clip_id, split, duration_s, face, voice)
 
 
 def draw_face(rng: np.random.Generator) -> FaceLatents:

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def spread(
+def parallel_map(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str
 ) -> Iterator[tuple[int, Result]]:
     """Yield each item's place and result, as they come.
@@ -38,8 +38,8 @@ def spread(
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(items)))
     if workers == 1:
-        for place, item in enumerate(items):
-            yield place, function(item)
+        for index, item in enumerate(items):
+            yield index, function(item)
         return
     # spawn: a fork of a process that has threads (torch, notebooks) may hang
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)

@@ -17,12 +17,12 @@ from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic.latents import GROUPS
 from s2f_lib.sources.synthetic.people import Person, draw_population
 from s2f_lib.sources.synthetic.performance import utterance
-from s2f_lib.sources.synthetic.pool import spread
+from s2f_lib.sources.synthetic.pool import parallel_map
 
 ACCENTS: tuple[str, ...] = tuple(group.accent for group in GROUPS.values())
 
 
-def record_people(
+def resynthesize_speech(
     config: SyntheticConfig,
     clip_ids: Sequence[str],
     *,
@@ -75,8 +75,8 @@ def record_people(
         _record, seed=config.seed, take=take, sample_rate_hz=sample_rate_hz, n_samples=n_samples
     )
     audio = np.empty((len(chosen), n_samples), np.int16)
-    for place, samples in spread(record, chosen, workers=workers, what="recordings"):
-        audio[place] = samples
+    for index, samples in parallel_map(record, chosen, workers=workers, what="recordings"):
+        audio[index] = samples
     return audio
 
 

@@ -58,4 +58,4 @@ SENTENCES: tuple[str, ...] = (
 
 def shuffled_sentences(rng: np.random.Generator) -> list[str]:
     """Return all sentences in an order of the person's own."""
-    return [SENTENCES[place] for place in rng.permutation(len(SENTENCES))]
+    return [SENTENCES[index] for index in rng.permutation(len(SENTENCES))]

@@ -88,9 +88,9 @@ def speak_for(
     gap = np.zeros(round(_GAP_S * sample_rate_hz), np.float32)
     parts: list[np.ndarray] = []
     have = 0
-    for place, sentence in enumerate(sentences):
+    for index, sentence in enumerate(sentences):
         # a seed a sentence, so that each has breath and tremor of its own
-        part = speak(voice, sentence, sample_rate_hz=sample_rate_hz, noise_seed=noise_seed * 1000 + place)
+        part = speak(voice, sentence, sample_rate_hz=sample_rate_hz, noise_seed=noise_seed * 1000 + index)
         parts += [part, gap]
         have += len(part) + len(gap)
         if have >= wanted:

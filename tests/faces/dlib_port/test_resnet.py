@@ -10,13 +10,13 @@ import torch
 
 from s2f_lib.errors import DataError
 from s2f_lib.faces.detector import dlib_weights
-from s2f_lib.faces.dlib_port.resnet import area_resize, dlib_descriptor, load_descriptor
+from s2f_lib.faces.dlib_port.resnet import area_resize, dlib_face_network, load_dlib_face_network
 
 NAME = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 @pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
+def images() -> np.ndarray:
     """Noise, blurred noise, a ramp and black: (4, 150, 150, 3) uint8."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (150, 150, 3), dtype=np.uint8)
@@ -24,29 +24,29 @@ def pictures() -> np.ndarray:
     return np.stack([noise, cv2.GaussianBlur(noise, (0, 0), 9), ramp, np.zeros_like(noise)])
 
 
-def _tensor(pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+def _tensor(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def test_it_agrees_with_dlib(pictures):
+def test_it_agrees_with_dlib(images):
     model = dlib.face_recognition_model_v1(str(dlib_weights(NAME)))
-    expected = np.array(model.compute_face_descriptor(list(pictures)))
+    expected = np.array(model.compute_face_descriptor(list(images)))
     with torch.no_grad():
-        found = dlib_descriptor()(_tensor(pictures)).numpy()
+        found = dlib_face_network()(_tensor(images)).numpy()
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_larger_faces_are_scaled_by_area_as_opencv_does(pictures):
-    large = cv2.resize(pictures[1], (224, 224), interpolation=cv2.INTER_LINEAR)
+def test_larger_faces_are_scaled_by_area_as_opencv_does(images):
+    large = cv2.resize(images[1], (224, 224), interpolation=cv2.INTER_LINEAR)
     expected = cv2.resize(large.astype(np.float32) / 255, (150, 150), interpolation=cv2.INTER_AREA)
     found = area_resize(_tensor(large[None]), 150)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_gradients_reach_the_picture_and_follow_the_difference(pictures):
-    face = _tensor(pictures[1:2]).requires_grad_()
-    network = dlib_descriptor()
+def test_gradients_reach_the_picture_and_follow_the_difference(images):
+    face = _tensor(images[1:2]).requires_grad_()
+    network = dlib_face_network()
     direction = torch.ones(network.dimension)
     value = (network(face) * direction).sum()
     value.backward()
@@ -62,9 +62,9 @@ def test_a_damaged_file_is_refused_with_the_place(tmp_path, kept):
     damaged = tmp_path / NAME
     damaged.write_bytes(dlib_weights(NAME).read_bytes()[:kept])
     with pytest.raises(DataError, match="near byte"):
-        load_descriptor(damaged)
+        load_dlib_face_network(damaged)
 
 
 def test_another_network_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected loss_metric_2"):
-        load_descriptor(dlib_weights("mmod_human_face_detector.dat"))
+        load_dlib_face_network(dlib_weights("mmod_human_face_detector.dat"))

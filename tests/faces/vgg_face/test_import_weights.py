@@ -40,7 +40,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def images() -> np.ndarray:
     """Two coloured pictures, (2, 224, 224, 3), RGB in 0 to 255."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(0, 255, (2, 8, 8, 3)) * np.array([1.0, 0.7, 0.4])  # reddish: a swap shows
@@ -64,14 +64,14 @@ def write(form: str, path: Path, network) -> None:
 FORMS = ["pytorch", "pytorch-legacy", "torch7", "torch7-rows", "keras-named", "keras", "keras-dense"]
 
 
-def features_of_canonical(path: Path, picture: np.ndarray) -> np.ndarray:
+def features_of_canonical(path: Path, images: np.ndarray) -> np.ndarray:
     """fc7 after its rectifier, through torchvision's own VGG16 layout."""
     import torch
     from safetensors.torch import load_file
     from torch.nn import functional
 
     state = load_file(path)
-    x = (torch.tensor(picture) - torch.tensor(MEAN_RGB)).permute(0, 3, 1, 2)
+    x = (torch.tensor(images) - torch.tensor(MEAN_RGB)).permute(0, 3, 1, 2)
     return _features(
         x,
         lambda layer: (state[f"{CANONICAL_NAMES[layer]}.weight"], state[f"{CANONICAL_NAMES[layer]}.bias"]),
@@ -88,7 +88,7 @@ def _features(x, tensors, functional) -> np.ndarray:
     return functional.linear(x, *tensors("fc7")).relu().numpy()
 
 
-def features_of_keras_file(path: Path, picture: np.ndarray) -> np.ndarray:
+def features_of_keras_file(path: Path, images: np.ndarray) -> np.ndarray:
     """fc7 as Keras computes it: everything (rows, columns, channels), straight from the file, in NumPy."""
     import h5py
 
@@ -97,7 +97,7 @@ def features_of_keras_file(path: Path, picture: np.ndarray) -> np.ndarray:
         def layer(name: str):
             return np.asarray(file[f"{name}/{name}/kernel:0"]), np.asarray(file[f"{name}/{name}/bias:0"])
 
-        x = picture - np.array(MEAN_RGB, np.float32)  # (n, rows, columns, RGB)
+        x = images - np.array(MEAN_RGB, np.float32)  # (n, rows, columns, RGB)
         for block in ("1_1 1_2", "2_1 2_2", "3_1 3_2 3_3", "4_1 4_2 4_3", "5_1 5_2 5_3"):
             for place in block.split():
                 kernel, bias = layer(f"conv{place}")
@@ -115,7 +115,7 @@ def features_of_keras_file(path: Path, picture: np.ndarray) -> np.ndarray:
 # one network, whatever the form
 
 
-def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network, picture):
+def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network, images):
     features, fingerprints = {}, set()
     for form in FORMS:
         source = tmp_path / f"{form}.bin"  # the name says nothing
@@ -123,7 +123,7 @@ def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network
         out = tmp_path / f"{form}.safetensors"
         card = import_vgg_face(source, out, shape=NARROW)
         assert card.source_form == form.partition("-")[0]
-        features[form] = features_of_canonical(out, picture)
+        features[form] = features_of_canonical(out, images)
         fingerprints.add(card.fingerprint)
     assert len(fingerprints) == 1
     for form in FORMS[1:]:
@@ -133,7 +133,7 @@ def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network
 
 
 def test_each_form_computes_by_its_own_rules_what_the_converted_network_computes(
-    tmp_path: Path, network, picture
+    tmp_path: Path, network, images
 ):
     import torch
     from torch.nn import functional
@@ -142,8 +142,8 @@ def test_each_form_computes_by_its_own_rules_what_the_converted_network_computes
     # Keras: rows, columns, channels throughout, RGB
     files.write_keras(tmp_path / "k", network, named=True)
     import_vgg_face(tmp_path / "k", out, shape=NARROW)
-    theirs = features_of_keras_file(tmp_path / "k", picture)
-    np.testing.assert_allclose(features_of_canonical(out, picture), theirs, atol=1e-3, rtol=1e-4)
+    theirs = features_of_keras_file(tmp_path / "k", images)
+    np.testing.assert_allclose(features_of_canonical(out, images), theirs, atol=1e-3, rtol=1e-4)
 
     # torch7: the same picture as BGR, less the mean as BGR, through the file's own tensors
     files.write_torch7(tmp_path / "t", network)
@@ -154,25 +154,25 @@ def test_each_form_computes_by_its_own_rules_what_the_converted_network_computes
         layer: (torch.tensor(fields["weight"].copy()), torch.tensor(fields["bias"].copy()))
         for layer, fields in zip(CANONICAL_NAMES, weighted, strict=True)
     }
-    bgr = (picture - np.array(MEAN_RGB, np.float32))[..., ::-1].copy()
+    bgr = (images - np.array(MEAN_RGB, np.float32))[..., ::-1].copy()
     theirs = _features(torch.tensor(bgr).permute(0, 3, 1, 2), own.__getitem__, functional)
-    np.testing.assert_allclose(features_of_canonical(out, picture), theirs, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(features_of_canonical(out, images), theirs, atol=1e-4, rtol=1e-5)
 
 
-def test_channel_order_and_flattening_matter_to_the_features(tmp_path: Path, network, picture):
+def test_channel_order_and_flattening_matter_to_the_features(tmp_path: Path, network, images):
     """The comparison above would see a wrong order: each mistake moves the features far more than 1e-4."""
     files.write_torch7(tmp_path / "t", network)
     import_vgg_face(tmp_path / "t", tmp_path / "right.safetensors", shape=NARROW)
-    right = features_of_canonical(tmp_path / "right.safetensors", picture)
+    right = features_of_canonical(tmp_path / "right.safetensors", images)
     import_vgg_face(tmp_path / "t", tmp_path / "swapped.safetensors", shape=NARROW, channel_order="rgb")
-    swapped = features_of_canonical(tmp_path / "swapped.safetensors", picture)
+    swapped = features_of_canonical(tmp_path / "swapped.safetensors", images)
     assert np.abs(swapped - right).max() > 1
 
     weight, bias = network["fc6"]
     rows_first = weight.reshape(256, 32, 7, 7).transpose(0, 2, 3, 1).reshape(256, -1)
     files.write_pytorch(tmp_path / "p", {**network, "fc6": (rows_first, bias)})
     import_vgg_face(tmp_path / "p", tmp_path / "flat.safetensors", shape=NARROW)
-    assert np.abs(features_of_canonical(tmp_path / "flat.safetensors", picture) - right).max() > 1
+    assert np.abs(features_of_canonical(tmp_path / "flat.safetensors", images) - right).max() > 1
 
 
 def test_full_shapes_are_those_of_torchvision():

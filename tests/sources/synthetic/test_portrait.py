@@ -47,8 +47,8 @@ def test_dlib_finds_one_face_and_its_eyes(people, dlib_models: Path) -> None:
     landmarks = dlib.shape_predictor(str(dlib_models / "shape_predictor_5_face_landmarks.dat"))
     for person, pose in zip(people, (Pose(), Pose(8, 4, 3, mouth_open=0.6), Pose(-8, -3, -3)), strict=False):
         portrait = draw_portrait(person.face, size_px=SIZE_PX, scene=clip_scene(person, seed=0))
-        picture = portrait.frame(pose)
-        small = cv2.resize(picture, (240, 180), interpolation=cv2.INTER_AREA)
+        image = portrait.frame(pose)
+        small = cv2.resize(image, (240, 180), interpolation=cv2.INTER_AREA)
         hits = detector(small, 0)
         assert len(hits) == 1, person.person_id
         box = hits[0].rect
@@ -56,7 +56,7 @@ def test_dlib_finds_one_face_and_its_eyes(people, dlib_models: Path) -> None:
         x, y = portrait.centre(pose)
         assert (corners[0] + corners[2]) / 2 == pytest.approx(x * 480, abs=30)
         assert (corners[1] + corners[3]) / 2 == pytest.approx(y * 360, abs=30)
-        parts = landmarks(picture, dlib.rectangle(*corners)).parts()[:4]
+        parts = landmarks(image, dlib.rectangle(*corners)).parts()[:4]
         found = np.array(sorted((part.x, part.y) for part in parts))
         eyes = portrait.eyes_px(pose)
         error = np.linalg.norm(found - eyes, axis=1).mean() / np.linalg.norm(eyes[3] - eyes[0])

@@ -10,7 +10,7 @@ from s2f_lib.errors import InputError
 from s2f_lib.media.decode import read_audio
 from s2f_lib.sources.synthetic.clips import clip_path, make_clip
 from s2f_lib.sources.synthetic.people import draw_population
-from s2f_lib.sources.synthetic.recordings import record_people
+from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
 WORLD = SyntheticConfig(n_train=3, n_test=1, duration_s=3.0, width_px=160, height_px=120)
 
@@ -24,31 +24,31 @@ def test_a_recording_is_the_clip_without_its_coding(clip_ids, tmp_path):
     person = draw_population(WORLD)[0]
     make_clip(person, WORLD, tmp_path)
     coded = read_audio(clip_path(tmp_path, person), start_s=0, end_s=person.duration_s, sample_rate_hz=16_000)
-    recorded = record_people(WORLD, clip_ids[:1], audio_s=person.duration_s, workers=1)[0]
+    recorded = resynthesize_speech(WORLD, clip_ids[:1], audio_s=person.duration_s, workers=1)[0]
     assert len(coded) == len(recorded)
     assert np.corrcoef(coded, recorded)[0, 1] > 0.97
 
 
 def test_short_speech_is_repeated(clip_ids):
-    audio = record_people(WORLD, clip_ids[:1], audio_s=6.0, workers=1)
+    audio = resynthesize_speech(WORLD, clip_ids[:1], audio_s=6.0, workers=1)
     assert audio.shape == (1, 96_000)
     assert np.array_equal(audio[0, :48_000], audio[0, 48_000:])
 
 
 def test_processes_change_nothing(clip_ids):
-    alone = record_people(WORLD, clip_ids, audio_s=1.0, workers=1)
-    assert np.array_equal(alone, record_people(WORLD, clip_ids, audio_s=1.0, workers=2))
+    alone = resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=1)
+    assert np.array_equal(alone, resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=2))
 
 
 def test_take_rho_and_accent_change_the_sound(clip_ids):
-    own = record_people(WORLD, clip_ids[:2], audio_s=1.0, workers=1)
+    own = resynthesize_speech(WORLD, clip_ids[:2], audio_s=1.0, workers=1)
     for change in ({"take": 1}, {"rho": 0.0}, {"accent": "de"}):
-        other = record_people(WORLD, clip_ids[:2], audio_s=1.0, workers=1, **change)
+        other = resynthesize_speech(WORLD, clip_ids[:2], audio_s=1.0, workers=1, **change)
         assert not np.array_equal(own, other), change
-    same = record_people(WORLD, clip_ids[:2], audio_s=1.0, workers=1, rho=WORLD.rho)
+    same = resynthesize_speech(WORLD, clip_ids[:2], audio_s=1.0, workers=1, rho=WORLD.rho)
     assert np.array_equal(own, same)
 
 
 def test_a_clip_of_another_world_is_refused(clip_ids):
     with pytest.raises(InputError, match="not of the synthetic world of seed 0"):
-        record_people(WORLD, ["x" * 11 + "_0-3"], workers=1)
+        resynthesize_speech(WORLD, ["x" * 11 + "_0-3"], workers=1)

@@ -142,11 +142,11 @@ class Portrait:
         g = self.geometry
         inner, outer = g.eye_x - g.eye_half_width, g.eye_x + g.eye_half_width
         points = [(-outer, -g.eye_tilt), (-inner, g.eye_tilt), (inner, g.eye_tilt), (outer, -g.eye_tilt)]
-        return np.array([self._place(x, g.eye_y + y, pose) for x, y in points])
+        return np.array([self._project(x, g.eye_y + y, pose) for x, y in points])
 
     def centre(self, pose: Pose) -> tuple[float, float]:
         """Return the face's centre as shares of the frame's width and height."""
-        x, y = self._place(0.0, FACE_CENTRE_Y, pose)
+        x, y = self._project(0.0, FACE_CENTRE_Y, pose)
         return x / self.background.shape[1], y / self.background.shape[0]
 
     def _maps(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +183,7 @@ class Portrait:
         fade = np.clip((scale * (g.chin_y - g.mouth_y) - below) * (1 / jaw_px), 0, 1)
         y += (1 - opened) * gap * climb * fade
 
-    def _place(self, x: float, y: float, pose: Pose) -> tuple[float, float]:
+    def _project(self, x: float, y: float, pose: Pose) -> tuple[float, float]:
         """Return the posed place, in pixels, of a point of the face's surface."""
         source = np.array([x, y]) * self.px_per_unit + self.centre_px
         target = source.copy()
@@ -318,16 +318,16 @@ def _background(width: int, height: int, scene: Scene) -> np.ndarray:
     along = np.linspace(0, 1, 16)[:, None, None] * np.ones((1, 21, 1))
     small = base + (other - base) * along * rng.uniform(0.2, 0.8)
     small += 0.1 * np.linspace(-1, 1, 21)[None, :, None] * np.sign(scene.light[0])
-    picture = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(int(rng.integers(0, 4))):  # a shelf, a window, a picture
         x, y = rng.uniform(-0.1, 0.9, 2)
         w, h = rng.uniform(0.1, 0.4, 2)
         corner = (int(x * width), int(y * height))
         far = (int((x + w) * width), int((y + h) * height))
-        cv2.rectangle(picture, corner, far, tuple(float(c) for c in _muted(rng)), -1)
-    picture = cv2.blur(cv2.blur(picture, (width // 24, width // 24)), (width // 24, width // 24))
-    picture *= scene.exposure
-    return np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+        cv2.rectangle(image, corner, far, tuple(float(c) for c in _muted(rng)), -1)
+    image = cv2.blur(cv2.blur(image, (width // 24, width // 24)), (width // 24, width // 24))
+    image *= scene.exposure
+    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
 def _span(middle: float, half: float, size: int) -> slice:

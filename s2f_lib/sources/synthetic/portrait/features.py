@@ -197,7 +197,7 @@ def paint_glasses(canvas: Canvas, face: FaceLatents, g: FaceGeometry) -> None:
 
 
 def _iris_colour(tone: float) -> np.ndarray:
-    places = [place for place, _ in _IRIS]
+    knots = [knot for knot, _ in _IRIS]
     return np.array(
-        [np.interp(tone, places, [rgb[band] for _, rgb in _IRIS]) for band in range(3)], np.float32
+        [np.interp(tone, knots, [rgb[band] for _, rgb in _IRIS]) for band in range(3)], np.float32
     )

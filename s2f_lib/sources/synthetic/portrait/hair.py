@@ -19,8 +19,8 @@ _PAD = {SHORT: (0.045, 0.02), FULL: (0.17, 0.05), BOB: (0.12, 0.11), LONG: (0.12
 
 def hair_colour(face: FaceLatents) -> np.ndarray:
     """Return the hair's colour with its grey, (3,) float32 sRGB in [0, 1]."""
-    places = np.linspace(0, 1, len(_PALETTE))
-    own = np.array([np.interp(face.hair_tone, places, _PALETTE[:, band]) for band in range(3)], np.float32)
+    knots = np.linspace(0, 1, len(_PALETTE))
+    own = np.array([np.interp(face.hair_tone, knots, _PALETTE[:, band]) for band in range(3)], np.float32)
     return own + face.grey * (_GREY - own)
 
 
@@ -106,8 +106,8 @@ def _bumpy(points: np.ndarray, face: FaceLatents) -> np.ndarray:
     if not face.curly:
         return points
     dense = _rounded(points, 8)
-    place = np.arange(len(dense))
-    bump = 0.018 * np.sin(place * 1.1) + 0.012 * np.sin(place * 2.3 + 1)
+    position = np.arange(len(dense))
+    bump = 0.018 * np.sin(position * 1.1) + 0.012 * np.sin(position * 2.3 + 1)
     away = dense - np.array([0, -0.2])
     return dense + away * bump[:, None]
 

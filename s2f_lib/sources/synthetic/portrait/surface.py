@@ -29,8 +29,8 @@ _DEPTH = 0.75  # of the head, in face units
 
 def skin_colour(tone: float) -> np.ndarray:
     """Return the skin's colour, (3,) float32 sRGB in [0, 1], of a tone from 0 light to 1 dark."""
-    places = np.linspace(0, 1, len(_SKIN))
-    return np.array([np.interp(tone, places, _SKIN[:, band]) for band in range(3)], np.float32)
+    knots = np.linspace(0, 1, len(_SKIN))
+    return np.array([np.interp(tone, knots, _SKIN[:, band]) for band in range(3)], np.float32)
 
 
 def head_height(geometry: FaceGeometry, x: np.ndarray, y: np.ndarray) -> np.ndarray:
