@@ -13,7 +13,7 @@ PROFILE ?= quick
 help:
 	@echo "make book   run the chapters and build the book: _build/html/index.html"
 	@echo "make test   run the tests"
-	@echo "make lint   check code, chapters and spelling;  make format  mend what can be mended"
+	@echo "make lint   check style, spelling, imports, types and dead code;  make format  repair what can be repaired"
 	@echo "make bench  measure every claim of speed against its reference"
 	@echo "make lock   resolve pyproject.toml into requirements.lock"
 	@echo "make clean  delete what was derived (data, runs, _build), not .venv"
@@ -39,6 +39,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/vulture
 	$(BIN)/jupytext --quiet --test --to ipynb book/notebooks/*.md
 
 format: $(READY)
