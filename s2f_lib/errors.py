@@ -1,16 +1,15 @@
 """The errors of the study, under one base.
 
-Every message says what was given, what was expected, and what to do.  The
-command line shows the message alone: exit status 2 for `InputError`, 1 for
-the others.
+Every message says what was given, what was expected and what to do. The command line prints only the
+message. Its exit status is 2 for `InputError` and 1 for the others.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-#: Marks log lines that name a clip: `logger.warning(..., extra=NAMES_CLIP)`.  They are for people in
-#: front of a terminal; pages do not print them, for ids lead to real people.
+#: Marks log lines that name a clip: `logger.warning(..., extra=NAMES_CLIP)`. The terminal shows them; pages
+#: of the book do not, because an id leads to a real person.
 NAMES_CLIP = {"names_clip": True}
 
 
@@ -19,7 +18,7 @@ class StudyError(Exception):
 
 
 class InputError(StudyError, ValueError):
-    """Something that the user gave is wrong: a file, a row, a key, a value."""
+    """An input of the user is wrong: a file, a row, a key or a value."""
 
 
 class ConfigError(InputError):
@@ -27,22 +26,22 @@ class ConfigError(InputError):
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file that the user has to provide is not there."""
+    """A file that the user has to provide does not exist."""
 
-    def __str__(self) -> str:  # OSError would print the errno form
+    def __str__(self) -> str:  # OSError would print the errno
         return " ".join(str(argument) for argument in self.args)
 
 
 class CheckpointError(StudyError):
-    """A checkpoint is truncated, foreign or does not fit the model."""
+    """A checkpoint is truncated, of another program, or does not fit the model."""
 
 
 class DataError(StudyError):
-    """Prepared data is missing, damaged or does not fit together."""
+    """Prepared data is missing, damaged or inconsistent."""
 
 
 class TrainingError(StudyError):
-    """Training cannot go on: the loss is not finite, or there is nothing to train on."""
+    """Training cannot continue: the loss is not finite, or there is no training data."""
 
 
 class ChapterError(StudyError):
@@ -50,21 +49,21 @@ class ChapterError(StudyError):
 
 
 class RefusalReason(StrEnum):
-    """Why a clip was refused: the reason codes of the ledger."""
+    """Reason codes of the ledger: why a clip was refused."""
 
-    MEDIA_MISSING = "media-missing"  # no file for the id
-    NOT_MEDIA = "not-media"  # a file that no decoder opens
-    TRUNCATED = "truncated"  # opens, then ends or breaks before the clip's seconds
+    MEDIA_MISSING = "media-missing"  # there is no file for the id
+    NOT_MEDIA = "not-media"  # no decoder opens the file
+    TRUNCATED = "truncated"  # the file ends or breaks before the clip's seconds
     NO_VIDEO = "no-video"
     NO_AUDIO = "no-audio"
-    SILENT = "silent"  # an audio track of digital silence
-    TOO_SHORT = "too-short"  # less audio than the least that is useful
+    SILENT = "silent"  # the audio track is digital silence
+    TOO_SHORT = "too-short"  # there is less audio than the minimum
     NO_FACE = "no-face"
     SEVERAL_FACES = "several-faces"
     FACE_TOO_SMALL = "face-too-small"
-    CRASHED = "crashed"  # a decoder or detector failed on it unexpectedly
+    CRASHED = "crashed"  # a decoder or detector failed unexpectedly
     BAD_ROW = "bad-row"  # a malformed row of the clip list
-    # download (yt-dlp's messages, told apart)
+    # reasons of a failed download, from yt-dlp's messages
     PRIVATE = "private"
     REMOVED = "removed"
     GEO_BLOCKED = "geo-blocked"
@@ -75,14 +74,14 @@ class RefusalReason(StrEnum):
 
 
 class ClipRefused(StudyError):
-    """One clip cannot be used; the others go on.
+    """One clip cannot be used; the other clips are not affected.
 
     Parameters
     ----------
     reason
-        The code that goes into the ledger.
+        Code that is stored in the ledger.
     detail
-        One line for a person: what was found and what was expected.
+        One line for the user: what was found and what was expected.
     """
 
     def __init__(self, reason: RefusalReason, detail: str) -> None:

@@ -1,8 +1,7 @@
-"""Where things are: the one module that knows folder names.
+"""The one module that knows the names of folders.
 
-The repository's root holds the book's sources; what is derived (`data/`,
-`runs/`, `_build/`) lies under the workspace: the root itself, or the folder
-that the environment variable `S2F_WORKSPACE` names.
+The root of the repository holds the sources of the book. Derived files (`data/`, `runs/`, `_build/`) lie in
+the workspace: the folder that the environment variable `S2F_WORKSPACE` names, by default the root.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ def workspace() -> Path:
 
 
 def book_dir() -> Path:
-    """Return the folder of the book's sources."""
+    """Return the folder of the sources of the book."""
     return repository_root() / "book"
 
 
 def notebooks_dir() -> Path:
-    """Return the folder of the chapters' sources, `NN_topic.md`."""
+    """Return the folder of the chapters, `NN_topic.md`."""
     return book_dir() / "notebooks"
 
 
@@ -38,7 +37,7 @@ def profiles_dir() -> Path:
 
 
 def published_dir() -> Path:
-    """Return the folder of kept results, which chapters show beside their own."""
+    """Return the folder of published results, which chapters show next to their own."""
     return book_dir() / "published"
 
 
@@ -48,7 +47,7 @@ def data_dir() -> Path:
 
 
 def build_dir() -> Path:
-    """Return the folder of the built book; its index is `html/index.html`."""
+    """Return the folder of the built book; its first page is `html/index.html`."""
     return workspace() / "_build"
 
 
@@ -60,7 +59,13 @@ class RunPaths:
 
     @classmethod
     def of_profile(cls, profile: str) -> RunPaths:
-        """Return the run folder that a profile uses unless told otherwise."""
+        """Return the default run folder of a profile.
+
+        Examples
+        --------
+        >>> RunPaths.of_profile("quick").tables.parts[-3:]
+        ('runs', 'quick', 'tables')
+        """
         return cls(workspace() / "runs" / profile)
 
     @property
@@ -85,5 +90,5 @@ class RunPaths:
 
     @property
     def models(self) -> Path:
-        """Checkpoints and metrics, a folder a model."""
+        """Checkpoints and metrics, one folder per model."""
         return self.root / "models"

@@ -1,4 +1,4 @@
-"""What the commands share: the console, parameters, a progress bar, tables."""
+"""Parts that several commands use: the console, parameters, a progress bar, tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ ParameterOption = Annotated[
         "-p",
         "--parameter",
         metavar="KEY=VALUE",
-        help="A setting by its dotted name, such as training.epochs=3, or a chapter's parameter. Repeatable.",
+        help="A setting with its dotted name, such as training.epochs=3, or a parameter of a chapter. Repeatable.",
     ),
 ]
 
 
 def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Read `KEY=VALUE` pairs of the command line."""
+    """Read the `KEY=VALUE` pairs of the command line.
+
+    Raises
+    ------
+    ConfigError
+        A pair has no equals sign or no key.
+
+    Examples
+    --------
+    >>> parse_parameters(["training.epochs=3"])
+    {'training.epochs': '3'}
+    """
     parameters = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
@@ -39,9 +50,9 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """Show a bar in a terminal, nothing in a pipe; yields `report(done, total, note)`.
+    """Show a progress bar in a terminal and nothing in a pipe; yield `report(done, total, note)`.
 
-    The note is a text, a count of refused clips, or an epoch's row of metrics.
+    The note is a text, the number of refused clips, or the metrics of an epoch.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -69,7 +80,7 @@ def _format_note(note: object) -> str:
 
 
 def print_table(frame: Any, *, title: str) -> None:
-    """Print a data frame; floating point numbers with three digits."""
+    """Print a data frame; floating-point numbers have three digits."""
     table = Table(title=title)
     for column in frame.columns:
         table.add_column(str(column))

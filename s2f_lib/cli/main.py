@@ -1,8 +1,7 @@
-"""The command line: `s2f COMMAND`, of which there are synth, prepare, run, book, publish,
-reconstruct, pairs, faces, weights, train-vgg-face and info.
+"""The command line `s2f COMMAND`.
 
-Exit status: 0, 1 (something failed), 2 (bad input), 130 (interrupted).  The
-heavy libraries are imported inside the commands, so that `--help` is quick.
+Exit status: 0, 1 (something failed), 2 (bad input) or 130 (interrupted). The commands import heavy
+libraries in their bodies, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from s2f_lib.errors import InputError, MissingFileError, StudyError
 
 app = typer.Typer(
     name="s2f",
-    help="Face reconstruction from speech: make clips, prepare them, run the chapters, build the book.",
+    help="Face reconstruction from speech: generate clips, prepare them, run the chapters, build the book.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,33 +46,39 @@ ProfileOption = Annotated[
 ]
 RunDirOption = Annotated[
     Path | None,
-    typer.Option("--run-dir", help="The run's folder. [default: runs/PROFILE]", show_default=False),
+    typer.Option("--run-dir", help="Folder of the run (default: runs/PROFILE).", show_default=False),
 ]
 UTKFaceOption = Annotated[
     Path | None,
     typer.Option(
         "--utkface",
         metavar="DIR",
-        help="Folder of UTKFace's pictures, to train the face decoder on first: decoder_training.utkface.",
+        help="Folder of UTKFace images; the face decoder is trained on them first (decoder_training.utkface).",
         show_default=False,
     ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")]
 
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder for media/, clips.csv, splits.csv and the latents.")],
-    n_train: Annotated[int, typer.Option(min=1, help="People in train, one clip each.")] = 480,
-    n_test: Annotated[int, typer.Option(min=1, help="People in test; none of them is in train.")] = 120,
+    out: Annotated[
+        Path, typer.Option(help="Folder for media/, clips.csv, splits.csv and the latent factors.")
+    ],
+    n_train: Annotated[int, typer.Option(min=1, help="People in the training split, one clip each.")] = 480,
+    n_test: Annotated[
+        int, typer.Option(min=1, help="People in the test split; nobody is in both splits.")
+    ] = 120,
     rho: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much of the face a voice can tell; 0: nothing.")
+        float, typer.Option(min=0.0, max=1.0, help="How much of the face the voice can tell; 0: nothing.")
     ] = 0.9,
-    duration_s: Annotated[float, typer.Option(min=0.5, max=10.0, help="Longest clip, in seconds.")] = 6.0,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another population.")] = 0,
+    duration_s: Annotated[
+        float, typer.Option(min=0.5, max=10.0, help="Length of the longest clip, in seconds.")
+    ] = 6.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the population.")] = 0,
     workers: WorkersOption = 0,
 ) -> None:
-    """Make synthetic clips: MP4 files of talking portraits, and their AVSpeech CSV."""
+    """Generate synthetic clips: MP4 files of talking portraits, and their AVSpeech CSV."""
     from s2f_lib.config import SyntheticConfig
     from s2f_lib.sources.synthetic.clips import make_synthetic_clips
 
@@ -91,14 +96,15 @@ def synth(
 def run(
     profile: ProfileOption = "quick",
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NN", help="Chapter number, such as 05. Repeatable.")
+        list[str] | None,
+        typer.Option("--only", metavar="NN", help="Number of a chapter, such as 05. Repeatable."),
     ] = None,
     parameter: ParameterOption = None,
     utkface: UTKFaceOption = None,
     run_dir: RunDirOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Run chapters again that are up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also run chapters that are up to date.")] = False,
 ) -> None:
-    """Run the chapters with papermill; what is up to date is skipped, a killed run goes on."""
+    """Run the chapters with papermill. Up-to-date chapters are skipped; an interrupted run is resumed."""
     settings = chapter_parameters(parameter, utkface=utkface)
     _run_chapters(profile, only=only, parameters=settings, run_dir=run_dir, force=force)
 
@@ -110,7 +116,7 @@ def book(
     utkface: UTKFaceOption = None,
     run_dir: RunDirOption = None,
 ) -> None:
-    """Run the chapters that are not up to date, then build the book into _build/html."""
+    """Run the chapters that are not up to date, then build the book in _build/html."""
     from s2f_lib.book.build import build_book
 
     started = time.perf_counter()
@@ -124,7 +130,7 @@ def book(
 
 @app.command()
 def info() -> None:
-    """Say what this machine and this installation are: versions, devices, folders, profiles."""
+    """Print versions, devices, folders and profiles of this installation."""
     from s2f_lib.config import profile_names
     from s2f_lib.provenance import environment
 
@@ -138,11 +144,11 @@ def info() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of the study become one line and an exit status."""
+    """Run the command line; an error of the study becomes one line and an exit status."""
     logging.captureWarnings(True)
-    interrupted = "interrupted; the same command goes on where it was"
+    interrupted = "interrupted; run the same command again to resume"
     try:
-        # typer returns the status of an exit: of Ctrl-C, which it catches first, 130
+        # typer catches Ctrl-C itself and returns the status 130
         if status := app(prog_name="s2f", standalone_mode=False):
             _fail(interrupted, status=status) if status == 130 else sys.exit(status)
     except typer.Exit as stop:
@@ -153,32 +159,30 @@ def main() -> None:
         _fail(error, status=1)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         _fail(f"{error.filename}: {error.strerror}", status=2)
-    except OSError as error:  # a full disk, a device that fails
+    except OSError as error:  # for example a full disk
         logging.getLogger(__name__).debug("", exc_info=True)
         _fail(f"{error.filename or 'reading or writing'}: {error.strerror or error}", status=1)
     except (KeyboardInterrupt, typer.Abort):
         _fail(interrupted, status=130)
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of click's: option, type, range
-            message = error.format_message()  # empty where no command was given: the help was shown
+        if hasattr(error, "format_message"):  # a usage error from click: option, type, range
+            message = error.format_message()  # empty without a command: click has printed the help
             _fail(f"{message} (see s2f --help)", status=2) if message else sys.exit(2)
         raise
 
 
 def chapter_parameters(parameter: list[str] | None, *, utkface: Path | None) -> dict[str, Any]:
-    """Return what `-p` and `--utkface` set.
+    """Return the parameters that `-p` and `--utkface` set.
 
     Raises
     ------
     InputError
-        A pair is no KEY=VALUE, or there is no such folder.
+        A pair is not KEY=VALUE, or the folder does not exist.
     """
     parameters = parse_parameters(parameter)
     if utkface is not None:
         if not utkface.is_dir():
-            raise MissingFileError(
-                f"no folder {utkface}: --utkface takes the one that holds UTKFace's pictures"
-            )
+            raise MissingFileError(f"no folder {utkface}: --utkface takes the folder of UTKFace images")
         parameters["decoder_training.utkface"] = str(utkface)
     return parameters
 
