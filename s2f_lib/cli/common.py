@@ -21,7 +21,7 @@ ParameterOption = Annotated[
         "-p",
         "--parameter",
         metavar="KEY=VALUE",
-        help="A setting with its dotted name, such as training.epochs=3, or a parameter of a chapter. Repeatable.",
+        help="A setting, such as training.epochs=3, or a parameter of a chapter. Repeatable.",
     ),
 ]
 

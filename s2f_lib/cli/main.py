@@ -53,7 +53,7 @@ UTKFaceOption = Annotated[
     typer.Option(
         "--utkface",
         metavar="DIR",
-        help="Folder of UTKFace images; the face decoder is trained on them first (decoder_training.utkface).",
+        help="Folder of UTKFace images, on which the face decoder is trained first.",
         show_default=False,
     ),
 ]
