@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from s2f_lib.preparation.shards import PreparedRow, encode_jpeg, write_shard
+from s2f_lib.media.jpeg import encode_jpeg
+from s2f_lib.preparation.shards import PreparedRow, write_shard
 
 SAMPLE_RATE_HZ = 16_000
 

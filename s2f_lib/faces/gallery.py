@@ -69,7 +69,7 @@ def _extract_folder(files: list[Path], folder: Path, config: StudyConfig, cached
     from s2f_lib.faces.alignment import align_face
     from s2f_lib.faces.detector import make_detector
     from s2f_lib.faces.extractor import make_extractor
-    from s2f_lib.preparation.shards import encode_jpeg
+    from s2f_lib.media.jpeg import encode_jpeg
 
     settings = config.preparation
     width_px = max(settings.detection_width_px, _LEAST_WIDTH_PX)

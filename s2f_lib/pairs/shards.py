@@ -17,9 +17,10 @@ from pathlib import Path
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
 from s2f_lib.faces.extractor import make_extractor
+from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.pairs.media import align_image, read_image, read_voice
 from s2f_lib.preparation.pipeline import PreparationSummary, settings_of
-from s2f_lib.preparation.shards import PreparedRow, encode_jpeg, verify_shard, write_shard
+from s2f_lib.preparation.shards import PreparedRow, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
 from s2f_lib.sources.public_pairs import FoundPairs, Pair
 

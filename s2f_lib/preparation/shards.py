@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.media.jpeg import decode_jpeg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,23 +333,6 @@ def verify_shard(path: Path) -> bool:
     said = sidecar(path).read_text(encoding="utf-8", errors="replace").split()
     with path.open("rb") as stream:
         return bool(said) and hashlib.file_digest(stream, "sha256").hexdigest() == said[0]
-
-
-def encode_jpeg(image: np.ndarray, *, quality: int) -> bytes:
-    """Pack a (height, width, 3) uint8 RGB image as JPEG, colour at full resolution."""
-    from PIL import Image
-
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "JPEG", quality=quality, subsampling=0)
-    return sink.getvalue()
-
-
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """Unpack a JPEG to (height, width, 3) uint8 RGB."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _to_table(rows: Sequence[PreparedRow], schema: pa.Schema) -> pa.Table:

@@ -18,7 +18,8 @@ from s2f_lib.faces.alignment import FaceCrop, align_face, choose_face
 from s2f_lib.faces.detector import Detection
 from s2f_lib.faces.extractor import FaceFeatureExtractor
 from s2f_lib.media import decode as media
-from s2f_lib.preparation.shards import PreparedRow, decode_jpeg, encode_jpeg
+from s2f_lib.media.jpeg import decode_jpeg, encode_jpeg
+from s2f_lib.preparation.shards import PreparedRow
 from s2f_lib.sources.clip import ClipRef
 
 _CLIP_SLACK_S = 2.0  # a file longer than its clip by more is a whole video: cutting tools add less

@@ -192,7 +192,7 @@ def nearest_faces(
         n names, (n, d) features and n JPEG files.
     """
     from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
-    from s2f_lib.preparation.shards import decode_jpeg
+    from s2f_lib.media.jpeg import decode_jpeg
 
     similarity = similarity_matrix(features[None], gallery, "cosine")
     best = nearest(similarity, min(top_k, len(names)))[0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from s2f_lib.config import load_config
 from s2f_lib.faces.gallery import read_gallery
-from s2f_lib.preparation.shards import decode_jpeg
+from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.sources.synthetic.portrait.face import draw_scene, render_portrait
 

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.preparation.shards import (
     PreparedRow,
-    decode_jpeg,
-    encode_jpeg,
     read_prepared,
     rows_from_bytes,
     rows_to_bytes,
@@ -149,9 +148,3 @@ def test_nothing_there(tmp_path):
         read_prepared(tmp_path / "none")
     with pytest.raises(DataError, match="holds no shard"):
         read_prepared(tmp_path)
-
-
-def test_a_face_survives_jpeg():
-    ramp = np.stack(np.broadcast_arrays(np.arange(224), np.arange(224)[:, None], 90), -1).astype(np.uint8)
-    back = decode_jpeg(encode_jpeg(ramp, quality=92)).astype(int)
-    assert np.abs(back - ramp).mean() < 2

@@ -11,8 +11,8 @@ from s2f_lib.config import PreparationConfig
 from s2f_lib.errors import ClipRefused, MissingFileError, RefusalReason
 from s2f_lib.faces.alignment import measure_eyes
 from s2f_lib.faces.detector import make_detector
+from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.preparation.clip import prepare_clip
-from s2f_lib.preparation.shards import decode_jpeg
 from s2f_lib.preparation.stages import locate_clip
 from s2f_lib.sources.clip import ClipRef, make_clip_id
 

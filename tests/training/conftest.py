@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from s2f_lib.config import StudyConfig, load_config
-from s2f_lib.preparation.shards import PreparedRow, encode_jpeg, write_shard
+from s2f_lib.media.jpeg import encode_jpeg
+from s2f_lib.preparation.shards import PreparedRow, write_shard
 
 #: 2.7 s up to 1 kHz: the least that the nine layers take is 259 frames and 31 bins
 SETTINGS = {
