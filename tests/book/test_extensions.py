@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from s2f_lib import paths
+from s2f_lib.config import setting_keys
 
 
 def load(name: str):
@@ -21,6 +22,7 @@ def load(name: str):
 
 
 offline_math, unexecuted = load("offline_math"), load("unexecuted")
+settings_tables = load("settings_tables")
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,10 @@ def test_places_of_a_missing_run_are_marked():
     assert marked.index("# Title") < marked.index("shows no run") < marked.index("A \u2026")
     assert "shows no run" not in unexecuted.mark_places(source, is_chapter=False)
     assert "End." in marked
+
+
+def test_settings_tables_list_every_setting_with_its_meaning():
+    rows = [line for line in settings_tables.settings_tables().splitlines() if line.startswith("| `")]
+    keys = [row.split("`")[1] for row in rows]
+    assert sorted(keys) == sorted(setting_keys())
+    assert all(row.rsplit(" | ", 1)[1].strip(" |") for row in rows), "a setting has no docstring"
