@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import yaml
 from pydantic import BaseModel
 
 from s2f_lib.config import StudyConfig
@@ -17,7 +18,8 @@ def settings_tables(model: type[BaseModel] = StudyConfig, prefix: str = "") -> s
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             sections.append(settings_tables(kind, f"{prefix}{name}."))
         else:
-            cells = (f"`{prefix}{name}`", f"`{_plain(field.default)}`", field.description or "")
+            meaning = " ".join((field.description or "").split())
+            cells = (f"`{prefix}{name}`", f"`{_as_yaml(field.default)}`", meaning)
             rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     if not rows:
         return "\n".join(sections)
@@ -26,9 +28,10 @@ def settings_tables(model: type[BaseModel] = StudyConfig, prefix: str = "") -> s
     return "\n".join([*head, *rows, "", *sections])
 
 
-def _plain(value: object) -> object:
+def _as_yaml(value: object) -> str:
     """Return a default as a profile would write it."""
-    return list(value) if isinstance(value, tuple) else "null" if value is None else value
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 def _on_source_read(app, docname: str, source: list[str]) -> None:

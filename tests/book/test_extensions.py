@@ -88,4 +88,5 @@ def test_settings_tables_list_every_setting_with_its_meaning():
     rows = [line for line in settings_tables.settings_tables().splitlines() if line.startswith("| `")]
     keys = [row.split("`")[1] for row in rows]
     assert sorted(keys) == sorted(setting_keys())
+    assert all(row.endswith(" |") for row in rows), "a row is broken over two lines"
     assert all(row.rsplit(" | ", 1)[1].strip(" |") for row in rows), "a setting has no docstring"
