@@ -41,6 +41,9 @@ lint: $(READY)
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	@rm -rf _build/lint && mkdir -p _build/lint
+	@for chapter in book/notebooks/*.md; do \
+		$(BIN)/jupytext --quiet --to py --output _build/lint/$$(basename $$chapter .md).py $$chapter; done
 	$(BIN)/vulture
 	$(BIN)/jupytext --quiet --test --to ipynb book/notebooks/*.md
 
