@@ -200,9 +200,7 @@ def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict
     """Return recall at k with interval, chance, n, and the p-value against chance by permutation."""
     interval = hit_interval(
         expected_hits(similarity, k),
-        confidence=config.confidence,
-        n_resamples=config.n_bootstrap,
-        seed=config.seed,
+        settings=config.interval,
     )
     _, p_value = recall_test(similarity, k, seed=config.seed)
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,6 @@ from s2f_lib.evaluation.statistics import (
     chance_reciprocal_rank,
     hit_interval,
     reciprocal_rank_test,
-    spread_over_seeds,
 )
 from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.study import Study
@@ -99,7 +97,7 @@ def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
 
     people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
     scores = log_likelihood(people, people, rho=config.source.synthetic.rho)
-    hits = {k: hit_interval(expected_hits(scores, k), **_options(config.evaluation)) for k in ks}
+    hits = {k: hit_interval(expected_hits(scores, k), settings=config.evaluation.interval) for k in ks}
     row = {f"R@{k}, %": f"{interval.times(100):.1f}" for k, interval in hits.items()}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(scores)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
@@ -125,16 +123,15 @@ def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.Da
             similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
             hits.append(expected_hits(similarity, k))
         values = np.array([each.mean() for each in hits])
-        spread = spread_over_seeds(values)
         interval = hit_interval(
-            np.mean(hits, axis=0), group_ids=predictions.group_ids, **_options(config.evaluation)
+            np.mean(hits, axis=0), group_ids=predictions.group_ids, settings=config.evaluation.interval
         )
         rows.append(
             {
                 "trained with": LOSS_NAMES[loss],
-                "seeds": spread.n,
+                "seeds": len(values),
                 "mean": f"{interval:.3f}",
-                "standard deviation": spread.deviation,
+                "standard deviation": values.std(ddof=1) if len(values) > 1 else np.nan,
                 "lowest": values.min(),
                 "highest": values.max(),
                 "chance": chance_recall(k, len(predictions)),
@@ -196,8 +193,4 @@ def _interval(
     *,
     statistic: Callable[..., np.ndarray] = np.mean,
 ) -> Interval:
-    return bootstrap_interval(values, statistic, group_ids=group_ids, **_options(config))
-
-
-def _options(config: EvaluationConfig) -> dict[str, Any]:
-    return {"confidence": config.confidence, "n_resamples": config.n_bootstrap, "seed": config.seed}
+    return bootstrap_interval(values, statistic, group_ids=group_ids, settings=config.interval)

@@ -207,9 +207,7 @@ def _agreement_rows(
         interval = bootstrap_interval(
             (guess == truth).astype(float),
             group_ids=group_ids,
-            confidence=config.confidence,
-            n_resamples=config.n_bootstrap,
-            seed=config.seed,
+            settings=config.interval,
         )
         row = {"attribute": attribute, "told_by": name, "n": len(truth)}
         row |= {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -68,9 +68,7 @@ def verification_areas(
                 similarity,
                 strata=labels,
                 group_ids=predictions.group_ids,
-                confidence=config.confidence,
-                n_resamples=config.n_bootstrap,
-                seed=config.seed,
+                settings=config.interval,
             )
     return areas
 
@@ -211,8 +209,6 @@ def _in_interval(values: np.ndarray, person_ids: np.ndarray, config: EvaluationC
     interval = hit_interval(
         values,
         group_ids=person_ids,
-        confidence=config.confidence,
-        n_resamples=config.n_bootstrap,
-        seed=config.seed,
+        settings=config.interval,
     )
     return f"{interval:.3f}"

@@ -204,9 +204,7 @@ def cosines_vs_report(
         mean = bootstrap_interval(
             values,
             group_ids=group_ids,
-            confidence=config.confidence,
-            n_resamples=config.n_bootstrap,
-            seed=config.seed,
+            settings=config.interval,
         )
         rows.append((name, _RUN, f"{mean:.2f}", *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
     return pd.DataFrame(rows, columns=columns)

@@ -89,17 +89,13 @@ def evaluate_reconstructions(
         values |= likeness(reconstruction, originals)
         values["sharpness"] = sharpness(reconstruction) / np.maximum(sharpness(originals), 1e-6)
         for measure, of_each in values.items():
-            options = {
-                "group_ids": group_ids,
-                "confidence": config.confidence,
-                "n_resamples": config.n_bootstrap,
-                "seed": config.seed,
-            }
             if "recall" in measure:
-                interval = hit_interval(of_each, **options)
+                interval = hit_interval(of_each, group_ids=group_ids, settings=config.interval)
             else:
                 statistic = np.median if measure == "sharpness" else np.mean
-                interval = bootstrap_interval(of_each, statistic, **options)
+                interval = bootstrap_interval(
+                    of_each, statistic, group_ids=group_ids, settings=config.interval
+                )
             size = gallery + len(distractors) if measure.startswith("large") else gallery
             chance = chance_recall(int(measure.rpartition("_")[2]), size) if "recall" in measure else None
             row = {"decoder": name, "measure": measure, "n": len(reconstruction), "gallery": size}

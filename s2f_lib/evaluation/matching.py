@@ -12,8 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.statistics import Interval, group_numbers, percentile_interval, resampled_weights
+from s2f_lib.evaluation.statistics import (
+    DEFAULT_INTERVAL,
+    Interval,
+    group_numbers,
+    percentile_interval,
+    resampled_weights,
+)
 
 
 def matching_accuracy(
@@ -82,9 +89,7 @@ def verification_interval(
     *,
     strata: Sequence[object] | None = None,
     group_ids: Sequence[object] | None = None,
-    confidence: float = 0.95,
-    n_resamples: int = 1_000,
-    seed: int = 0,
+    settings: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Interval:
     """Return `verification_auc` with its bootstrap interval over the people who speak; the faces stay.
 
@@ -116,10 +121,10 @@ def verification_interval(
     def area(weights: np.ndarray) -> float:
         return float(weights @ wins @ weights / (weights.sum() * (weights @ n_others)))
 
-    resamples = resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
+    resamples = resampled_weights(numbers, settings)
     value = area(np.ones(len(queries)))
     return percentile_interval(
-        value, np.array([area(weights) for weights in resamples]), confidence=confidence
+        value, np.array([area(weights) for weights in resamples]), confidence=settings.confidence
     )
 
 

@@ -86,9 +86,7 @@ def probe_table(
             interval = interval_of(
                 scores,
                 group_ids=data.group_ids,
-                confidence=config.confidence,
-                n_resamples=config.n_bootstrap,
-                seed=config.seed,
+                settings=config.interval,
             )
             row = {"attribute": attribute, "name": name, "score": score, "n": len(truth)}
             rows.append(

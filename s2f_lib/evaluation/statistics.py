@@ -1,32 +1,46 @@
-"""Intervals and tests, on scipy."""
+"""Confidence intervals and tests: one bootstrap for all numbers, and permutation tests."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import hit_probability, reciprocal_rank
 
-SIGN_FLIPS = 9_999  # of a paired test
+SIGN_FLIPS = 9_999  # random sign patterns of a paired test
 
-_BATCH_VALUES = 16_000_000  # resampled at a time, 8 bytes each and as much for their indices
-_TEST_ROWS = 512  # queries whose places among all faces are in memory at a time
+DEFAULT_INTERVAL = IntervalSettings()
+_BATCH_VALUES = 16_000_000  # values resampled at once: 8 bytes each, and 8 for their indices
+_TEST_ROWS = 512  # queries whose ranks among all faces are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value and its confidence interval."""
+    """A value and its confidence interval.
+
+    Attributes
+    ----------
+    value, low, high
+        The value and the two ends of its interval.
+
+    Examples
+    --------
+    >>> print(f"{Interval(0.25, 0.125, 0.5).times(100):.1f} %")
+    25.0 [12.5, 50.0] %
+    """
 
     value: float
     low: float
     high: float
 
     def times(self, factor: float) -> Interval:
-        """Return it in another unit, such as percent."""
+        """Return the interval in another unit, such as percent."""
         return Interval(factor * self.value, factor * self.low, factor * self.high)
 
     def __format__(self, spec: str) -> str:
@@ -38,49 +52,61 @@ def bootstrap_interval(
     statistic: Callable[..., np.ndarray] = np.mean,
     *,
     group_ids: Sequence[object] | np.ndarray | None = None,
-    confidence: float = 0.95,
-    n_resamples: int = 1_000,
-    seed: int = 0,
+    settings: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Interval:
-    """Return a statistic of values and its percentile bootstrap interval by person.
+    """Return a statistic of some values with its percentile bootstrap interval.
 
     Parameters
     ----------
     values
-        `(n,)`.
+        `(n,)` numbers.
     statistic
-        Takes `(..., n)` and `axis`.
+        Function of `(..., n)` values and `axis`.
     group_ids
-        `n` ids of persons or videos: what is resampled, with all values of each.  By default each
-        value is a person's of its own.
+        `n` ids of persons or videos. Groups are resampled, each with all its values. None: each value
+        is a group of its own.
+    settings
+        Confidence level, number of resamples and seed.
 
     Raises
     ------
     InputError
-        There are fewer than two values or groups, or groups are not as many as values.
+        There are fewer than two values or groups, or the numbers of group ids and values differ.
+
+    See Also
+    --------
+    hit_interval : For shares; it has a width even if all queries hit.
+    GroupBootstrap : The same resamples for several systems and splits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bootstrap_interval(np.array([1.0, 2.0, 3.0, 4.0])).value
+    2.5
+    >>> f"{bootstrap_interval(np.ones(4)):.1f}"
+    '1.0 [1.0, 1.0]'
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         raise InputError(f"an interval needs at least 2 values, found {len(values)}")
     value = float(statistic(values))
     numbers = group_numbers(group_ids, len(values))
-    if np.ptp(values) == 0:  # all alike: no spread to resample
+    if np.ptp(values) == 0:  # equal values have no spread to resample
         return Interval(value, value, value)
     if numbers is not None:
         resamples = [
-            statistic(np.repeat(values, weights))
-            for weights in resampled_weights(numbers, n_resamples=n_resamples, seed=seed)
+            statistic(np.repeat(values, weights)) for weights in resampled_weights(numbers, settings)
         ]
-        return percentile_interval(value, np.array(resamples), confidence=confidence)
+        return percentile_interval(value, np.array(resamples), confidence=settings.confidence)
     result = stats.bootstrap(
         (values,),
         statistic,
-        confidence_level=confidence,
-        n_resamples=n_resamples,
+        confidence_level=settings.confidence,
+        n_resamples=settings.n_resamples,
         method="percentile",
         vectorized=True,
-        batch=max(1, _BATCH_VALUES // len(values)),  # drawn alike in any batch
-        rng=np.random.default_rng(seed),
+        batch=max(1, _BATCH_VALUES // len(values)),  # the resamples are the same in any batch
+        rng=np.random.default_rng(settings.seed),
     )
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
@@ -89,39 +115,112 @@ def hit_interval(
     hits: np.ndarray,
     *,
     group_ids: Sequence[object] | np.ndarray | None = None,
-    confidence: float = 0.95,
-    n_resamples: int = 1_000,
-    seed: int = 0,
+    settings: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Interval:
-    """Return the share of hits and its interval: the bootstrap's, or the exact one where all or none hit.
+    """Return the share of hits with its interval: bootstrap, or exact if all or no queries hit.
 
-    Where all or none hit there is nothing to resample, and still the next query may be
-    another: then each person counts as one trial (Clopper and Pearson 1934).
+    Without a spread there is nothing to resample, although the next query may differ. Each group then
+    counts as one trial of the exact binomial interval (Clopper and Pearson 1934).
 
     Parameters
     ----------
     hits
-        `(n,)` true or false, or how probable a hit is, in [0, 1].
-    group_ids
-        As `bootstrap_interval` takes them.
+        `(n,)` booleans, or probabilities of a hit in [0, 1].
+    group_ids, settings
+        See `bootstrap_interval`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> f"{hit_interval(np.zeros(120)):.3f}"
+    '0.000 [0.000, 0.030]'
     """
-    interval = bootstrap_interval(
-        hits, group_ids=group_ids, confidence=confidence, n_resamples=n_resamples, seed=seed
-    )
+    interval = bootstrap_interval(hits, group_ids=group_ids, settings=settings)
     if interval.value not in (0, 1):
         return interval
     trials = len(hits) if group_ids is None else len(np.unique(np.asarray(group_ids)))
-    exact = stats.binomtest(round(interval.value * trials), trials).proportion_ci(confidence)
+    exact = stats.binomtest(round(interval.value * trials), trials).proportion_ci(settings.confidence)
     return Interval(interval.value, float(exact.low), float(exact.high))
 
 
-def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
-    """Return which group each of `n` rows belongs to, `(n,)` int from 0; None where each has its own.
+class GroupBootstrap:
+    """Bootstrap over several splits that share people, with the same resamples for all systems.
+
+    A group (person or video) that is drawn twice counts twice, with all its rows in every split. Each
+    split has one vote: numbers are means over splits.
+
+    Parameters
+    ----------
+    group_ids
+        One `(n,)` array per split; equal ids mean the same group in all splits.
+    settings
+        Confidence level, number of resamples and seed.
 
     Raises
     ------
     InputError
-        Groups are not as many as rows, or all rows are one group.
+        A split has fewer than two groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> first, second = np.array([0, 1]), np.array([0, 2, 3, 4])
+    >>> hits = [np.array([1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])]
+    >>> GroupBootstrap([first, second]).means([each[:, None] for each in hits])[0].value
+    0.625
+    """
+
+    def __init__(
+        self, group_ids: Sequence[np.ndarray], settings: IntervalSettings = DEFAULT_INTERVAL
+    ) -> None:
+        if not group_ids or min(len(np.unique(ids)) for ids in group_ids) < 2:
+            raise InputError("intervals need at least 2 videos or persons to test in each split")
+        self._confidence = settings.confidence
+        numbers = np.unique(np.concatenate(list(group_ids)), return_inverse=True)[1]
+        weights = np.array([np.ones_like(numbers), *resampled_weights(numbers, settings)])
+        bounds = np.cumsum([0, *map(len, group_ids)])
+        # one (resamples + 1, n) array per split; the first row is the sample itself
+        self._weights = [np.ascontiguousarray(weights[:, a:b]) for a, b in itertools.pairwise(bounds)]
+
+    def means(self, values: Sequence[np.ndarray]) -> list[Interval]:
+        """Return the mean of each column: `values` has one `(n, columns)` array per split."""
+        return self._intervals(self._resampled_means(values))
+
+    def ratios(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[Interval]:
+        """Return the mean of `first` divided by that of `second`, for each column; NaN for x / 0."""
+        over, under = self._resampled_means(first), self._resampled_means(second)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self._intervals(np.where(under > 0, over / under, np.nan))
+
+    def median(self, values: Sequence[np.ndarray]) -> Interval:
+        """Return the median, averaged over splits: `values` has one `(n,)` array per split."""
+        medians = [weighted_median(*split) for split in zip(values, self._weights, strict=True)]
+        return self._intervals(_mean_over_splits(medians)[:, None])[0]
+
+    def _resampled_means(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Return `(resamples + 1, columns)` weighted means, averaged over splits."""
+        means = []
+        for each, weights in zip(values, self._weights, strict=True):
+            total = weights.sum(axis=1, keepdims=True)
+            with np.errstate(invalid="ignore"):
+                mean = weights @ each.astype(np.float64) / np.maximum(total, 1)
+                means.append(np.where(total > 0, mean, np.nan))
+        return _mean_over_splits(means)
+
+    def _intervals(self, table: np.ndarray) -> list[Interval]:
+        return [
+            percentile_interval(float(column[0]), column[1:], confidence=self._confidence)
+            for column in table.T
+        ]
+
+
+def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
+    """Return the group of each of `n` rows as `(n,)` int from 0; None if each row is its own group.
+
+    Raises
+    ------
+    InputError
+        The number of group ids is not `n`, or all rows are in one group.
     """
     if group_ids is None:
         return None
@@ -135,68 +234,52 @@ def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np
     return numbers
 
 
-def resampled_weights(numbers: np.ndarray, *, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw groups with replacement, as many as there are: yield how often each row counts, `(n,)` int.
+def resampled_weights(numbers: np.ndarray, settings: IntervalSettings) -> Iterator[np.ndarray]:
+    """Yield resamples of groups with replacement, as `(n,)` int: how often each row counts.
 
-    A group that is drawn twice counts twice with all its rows.
+    Parameters
+    ----------
+    numbers
+        `(n,)` int, the group of each row, from 0 without gaps.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     n_groups = int(numbers.max()) + 1
     even = np.full(n_groups, 1 / n_groups)
-    for _ in range(n_resamples):
+    for _ in range(settings.n_resamples):
         yield rng.multinomial(n_groups, even)[numbers]
 
 
 def percentile_interval(value: float, resamples: np.ndarray, *, confidence: float) -> Interval:
-    """Return a value with the percentile interval of its `(resamples,)` values."""
+    """Return a value with the percentile interval of its `(resamples,)` values; NaNs do not count."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(resamples, [tail, 1 - tail])
+    low, high = np.nanquantile(resamples, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
-def recall_interval(
-    ranks: np.ndarray,
-    k: int,
-    *,
-    ties: np.ndarray | None = None,
-    group_ids: Sequence[object] | np.ndarray | None = None,
-    confidence: float = 0.95,
-    n_resamples: int = 1_000,
-    seed: int = 0,
-) -> Interval:
-    """Return recall at k and its interval over queries, by person, as `hit_interval` has it.
-
-    Parameters
-    ----------
-    ranks, ties
-        As `retrieval.hit_probability` takes them.
-    group_ids
-        As `bootstrap_interval` takes them.
-    """
-    return hit_interval(
-        hit_probability(ranks, k, ties),
-        group_ids=group_ids,
-        confidence=confidence,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the medians, `(resamples,)`, of `(n,)` values that count `(resamples, n)` int times."""
+    order = np.argsort(values, kind="stable")
+    values, cumulated = np.asarray(values, np.float64)[order], np.cumsum(weights[:, order], axis=1)
+    total = cumulated[:, -1:]
+    lower = values[np.argmax(cumulated >= (total + 1) // 2, axis=1)]
+    upper = values[np.argmax(cumulated >= total // 2 + 1, axis=1)]
+    return np.where(total[:, 0] > 0, (lower + upper) / 2, np.nan)
 
 
-def mean_reciprocal_rank(ranks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean of 1/rank, in (0, 1]; an axis can be named for resampling."""
-    return np.mean(1.0 / np.asarray(ranks, dtype=np.float64), axis=axis)
+def mean_reciprocal_rank(ranks: np.ndarray) -> float:
+    """Return the mean of 1/rank, in (0, 1]."""
+    return float(np.mean(1.0 / np.asarray(ranks, dtype=np.float64)))
 
 
 def chance_reciprocal_rank(gallery_size: int) -> float:
-    """Return the mean reciprocal rank of a guess: the harmonic number over the gallery's size."""
+    """Return the mean reciprocal rank of guessing: the harmonic number divided by the gallery's size."""
     return float(np.sum(1.0 / np.arange(1, gallery_size + 1)) / gallery_size)
 
 
 def normalized_recall(recall: float, chance: float) -> float:
-    """Return recall above chance as a share of what is above chance: 0 is chance, 1 perfect.
+    """Return recall on a scale from 0 (chance) to 1 (perfect); it is negative below chance.
 
-    Below chance it is negative.  It fixes the two ends of the scale alone: at one K a larger gallery
-    is still the harder one.
+    Only the ends of the scale are fixed: for one K, a larger gallery is still harder.
     """
     if not 0 <= chance < 1:
         raise InputError(
@@ -206,9 +289,14 @@ def normalized_recall(recall: float, chance: float) -> float:
 
 
 def chance_interval(k: int, gallery_size: int, n_queries: int, *, confidence: float = 0.95) -> Interval:
-    """Return recall at k of pure guessing and the range in which a run of guesses falls (binomial).
+    """Return the recall at k of guessing, and the binomial range of `n_queries` guesses.
 
-    A measured recall inside the range cannot be told from chance at that confidence.
+    A recall inside this range cannot be told from chance at that confidence.
+
+    Examples
+    --------
+    >>> f"{chance_interval(10, 100, 400):.3f}"
+    '0.100 [0.072, 0.130]'
     """
     chance = min(1.0, k / gallery_size)
     low, high = stats.binom.interval(confidence, n_queries, chance)
@@ -222,25 +310,38 @@ def permutation_test_against_chance(
     n_permutations: int = 999,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Test whether queries find their own faces better than any other people's.
+    """Test whether queries find their own faces better than other people's faces.
 
-    Under the null hypothesis a voice says nothing of its face, so that every
-    pairing of queries with gallery faces is as likely as the true one.  For recall and
-    reciprocal rank, `recall_test` and `reciprocal_rank_test` count ties in a drawn order.
+    Under the null hypothesis the voice does not depend on the face, so every pairing of queries with
+    gallery faces is as likely as the true one.
 
     Parameters
     ----------
     similarity
-        `(n, n)`, row i's true face in column i.
+        `(n, n)`; the true face of row i is column i.
     statistic
-        Of the ranks `(n,)`, ties at the mean of their places; larger is better.
+        Function of the `(n,)` ranks (ties count as their mean rank); larger is better.
+    n_permutations
+        Number of random pairings.
+    seed
+        Seed of the pairings.
 
     Returns
     -------
     tuple of float
         The observed statistic, and the one-sided p-value in [1/(n_permutations + 1), 1].
+
+    See Also
+    --------
+    recall_test, reciprocal_rank_test : Break ties at random, as `retrieval.hit_probability` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> permutation_test_against_chance(np.eye(8), mean_reciprocal_rank, n_permutations=99)
+    (1.0, 0.01)
     """
-    _refuse_unless_square(similarity)
+    _check_square(similarity)
     rng = np.random.default_rng(seed)
     ranks = stats.rankdata(-similarity, axis=1)  # (n, n): rank of every face for every query
     rows = np.arange(len(ranks))
@@ -252,13 +353,7 @@ def permutation_test_against_chance(
 def recall_test(
     similarity: np.ndarray, k: int, *, n_permutations: int = 999, seed: int = 0
 ) -> tuple[float, float]:
-    """Return recall at k and its p-value by permutation; ties count as `retrieval.hit_probability` has it.
-
-    Parameters
-    ----------
-    similarity
-        `(n, n)`, row i's true face in column i.
-    """
+    """Return recall at k and its p-value; as `permutation_test_against_chance`, ties broken at random."""
     return _test_of_means(
         similarity, lambda ranks, ties: hit_probability(ranks, k, ties), n_permutations, seed
     )
@@ -267,30 +362,34 @@ def recall_test(
 def reciprocal_rank_test(
     similarity: np.ndarray, *, n_permutations: int = 999, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the mean reciprocal rank and its p-value by permutation; ties as in `retrieval.reciprocal_rank`.
-
-    Parameters
-    ----------
-    similarity
-        `(n, n)`, row i's true face in column i.
-    """
+    """Return the mean reciprocal rank and its p-value; as `recall_test`."""
     return _test_of_means(similarity, reciprocal_rank, n_permutations, seed)
 
 
 def paired_test(
     first: np.ndarray, second: np.ndarray, *, n_permutations: int = SIGN_FLIPS, seed: int = 0
 ) -> float:
-    """Test whether two systems differ on the same queries, by swapping signs of the differences.
+    """Test whether two systems differ on the same queries, by flipping the signs of the differences.
 
     Parameters
     ----------
     first, second
-        `(n,)` values of the two systems, a query each: hits, ranks or distances.
+        `(n,)` values of the two systems, one per query: hits, ranks or distances.
+    n_permutations
+        Number of random sign patterns.
+    seed
+        Seed of the sign patterns.
 
     Returns
     -------
     float
-        Two-sided p-value of the mean difference; 1 where all differences are zero.
+        Two-sided p-value of the mean difference; 1 if all differences are zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> paired_test(np.ones(3), np.zeros(3))  # 2 of 8 sign patterns are as extreme
+    0.25
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -313,39 +412,17 @@ def paired_test(
     return float(result.pvalue)
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and standard deviation over seeds."""
-
-    mean: float
-    deviation: float
-    n: int
-
-    def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} +- {self.deviation:{spec}} (n={self.n})"
-
-
-def spread_over_seeds(values: np.ndarray) -> Spread:
-    """Return the mean and the sample standard deviation of one number over several seeds."""
-    values = np.asarray(values, dtype=np.float64)
-    return Spread(
-        float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan"), len(values)
-    )
-
-
 def _test_of_means(
     similarity: np.ndarray,
     value: Callable[[np.ndarray, np.ndarray], np.ndarray],
     n_permutations: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Test the mean over queries of a value of (rank, ties), a block of queries in memory at a time."""
-    _refuse_unless_square(similarity)
+    """Test the mean over queries of a function of (rank, ties), one block of queries at a time."""
+    _check_square(similarity)
     n = len(similarity)
     rng = np.random.default_rng(seed)
-    faces = np.array(
-        [np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))]
-    )  # first the true ones
+    faces = np.array([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])  # true ones first
     sums = np.zeros(len(faces))
     for start in range(0, n, _TEST_ROWS):
         block = -similarity[start : start + _TEST_ROWS]
@@ -354,7 +431,7 @@ def _test_of_means(
         rows = np.arange(len(block))
         sums += values[rows, faces[:, start : start + len(block)]].sum(axis=1)
     means = sums / n
-    return float(means[0]), _p_value(means[0], means[1:])
+    return float(means[0]), _p_value(float(means[0]), means[1:])
 
 
 def _p_value(observed: float, permuted: Sequence[float] | np.ndarray) -> float:
@@ -362,8 +439,15 @@ def _p_value(observed: float, permuted: Sequence[float] | np.ndarray) -> float:
     return float((1 + at_least) / (len(permuted) + 1))
 
 
-def _refuse_unless_square(similarity: np.ndarray) -> None:
+def _check_square(similarity: np.ndarray) -> None:
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise InputError(
-            f"the test takes a square similarity, one gallery face a query, found {similarity.shape}"
+            f"expected a square similarity, one gallery face per query, found {similarity.shape}"
         )
+
+
+def _mean_over_splits(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean, without the splits from which a resample drew no group."""
+    stacked = np.stack(tables)
+    n = np.isfinite(stacked).sum(axis=0)
+    return np.where(n > 0, np.nansum(stacked, axis=0) / np.maximum(n, 1), np.nan)

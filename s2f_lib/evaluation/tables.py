@@ -11,8 +11,8 @@ import pandas as pd
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import pair_distances
-from s2f_lib.evaluation.retrieval import chance_recall
-from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, recall_interval
+from s2f_lib.evaluation.retrieval import chance_recall, hit_probability
+from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, hit_interval
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def distance_table(predictions: Mapping[str, Predictions], config: EvaluationCon
             interval = bootstrap_interval(
                 values,
                 group_ids=prediction.group_ids,
-                confidence=config.confidence,
-                n_resamples=config.n_bootstrap,
-                seed=config.seed,
+                settings=config.interval,
             )
             rows.append({"name": name, "n": len(prediction), "measure": measure} | _columns(interval))
     return pd.DataFrame(rows)
@@ -127,15 +125,8 @@ def recall_table(ranks: pd.DataFrame, config: EvaluationConfig) -> pd.DataFrame:
     rows = []
     for (name, measure, gallery), group in ranks.groupby(["name", "measure", "gallery"], sort=False):
         for k in config.recall_at:
-            interval = recall_interval(
-                group["rank"].to_numpy(),
-                k,
-                ties=group["ties"].to_numpy(),
-                group_ids=group["group"].to_numpy(),
-                confidence=config.confidence,
-                n_resamples=config.n_bootstrap,
-                seed=config.seed,
-            )
+            hits = hit_probability(group["rank"].to_numpy(), k, group["ties"].to_numpy())
+            interval = hit_interval(hits, group_ids=group["group"].to_numpy(), settings=config.interval)
             key = {"name": name, "measure": measure, "k": k, "n": len(group), "gallery": gallery}
             rows.append(key | _columns(interval) | {"chance": chance_recall(k, gallery)})
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ import numpy as np
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
 from s2f_lib.pairs.faces import extract_faces
-from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks
+from s2f_lib.pairs.statistics import RankBootstrap, SplitRanks
 from s2f_lib.pairs.systems import PairData
 
 RECALL_AT = (1, 10)
@@ -64,12 +64,8 @@ def _evaluate_set(
     queries = extract_faces(files, mirrored=False, cache=cache).upright
     similarity = similarity_matrix(queries, data.faces.upright[rows], "cosine")
     ranks = true_ranks(similarity, np.searchsorted(rows, query_rows))
-    bootstrap = GroupBootstrap(
-        [SplitRanks(data.group_ids[query_rows], len(rows), {_SYSTEM: ranks})],
-        n_resamples=config.n_bootstrap,
-        confidence=config.confidence,
-        seed=config.seed,
-    )
+    split = SplitRanks(data.group_ids[query_rows], len(rows), {_SYSTEM: ranks})
+    bootstrap = RankBootstrap([split], config.interval)
     found = dict(zip(RECALL_AT, bootstrap.recall(_SYSTEM, RECALL_AT), strict=True))
     return {
         **{f"recall@{k}": interval.value for k, interval in found.items()},

@@ -24,7 +24,7 @@ from s2f_lib.evaluation.statistics import (
     mean_reciprocal_rank,
     permutation_test_against_chance,
 )
-from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks, compare_ranks
+from s2f_lib.pairs.statistics import RankBootstrap, SplitRanks, compare_ranks
 from s2f_lib.pairs.systems import (
     CONTROL,
     SYSTEMS,
@@ -169,16 +169,15 @@ def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfi
     splits = [_ranked(data, part, exclude_own_group=False) for part in parts]
     apart = [_ranked(data, part, exclude_own_group=True) for part in parts]
     settings = config.evaluation
-    options = {"n_resamples": settings.n_bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    bootstraps: dict[tuple[int, ...], GroupBootstrap] = {}
+    bootstraps: dict[tuple[int, ...], RankBootstrap] = {}
 
     def tested(*systems: str) -> list[int]:
         return [i for i, split in enumerate(splits) if all(name in split.ranks for name in systems)]
 
-    def resampled(*systems: str) -> GroupBootstrap:
+    def resampled(*systems: str) -> RankBootstrap:
         key = tuple(tested(*systems))
         if key not in bootstraps:
-            bootstraps[key] = GroupBootstrap([splits[i] for i in key], **options)
+            bootstraps[key] = RankBootstrap([splits[i] for i in key], settings.interval)
         return bootstraps[key]
 
     def of_system(name: str) -> dict[str, Any]:
@@ -233,7 +232,7 @@ def _ranked(data: PairData, part: dict[str, Any], *, exclude_own_group: bool) ->
     return SplitRanks(group_ids, len(group_ids), ranks)
 
 
-def _numbers(bootstrap: GroupBootstrap, name: str) -> dict[str, Any]:
+def _numbers(bootstrap: RankBootstrap, name: str) -> dict[str, Any]:
     found = {
         f"recall@{k}": interval
         for k, interval in zip(RECALL_AT, bootstrap.recall(name, RECALL_AT), strict=True)
@@ -266,7 +265,7 @@ def _chance(galleries: Sequence[int]) -> dict[str, float]:
     }
 
 
-def _curve(bootstrap: GroupBootstrap, name: str, k_max: int) -> dict[str, list[float]]:
+def _curve(bootstrap: RankBootstrap, name: str, k_max: int) -> dict[str, list[float]]:
     ks = list(range(1, k_max + 1))
     values = bootstrap.recall(name, ks)
     rows = {"value": "value", "low": "low", "high": "high"}

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.matching import (
     matching_accuracy,
@@ -71,15 +72,15 @@ def test_auc_by_hand():
 def test_the_areas_interval_holds_it_and_goes_by_person():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(40, 40)).round(1) + np.eye(40)  # with ties
-    strata = rng.integers(0, 3, size=40).tolist()
+    strata, settings = rng.integers(0, 3, size=40).tolist(), IntervalSettings(n_resamples=300)
     for labels in (None, strata):
-        area = verification_interval(similarity, strata=labels, n_resamples=300)
+        area = verification_interval(similarity, strata=labels, settings=settings)
         assert area.value == pytest.approx(verification_auc(similarity, strata=labels))
         assert area.low < area.value < area.high
-    by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), n_resamples=300)
+    by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), settings=settings)
     person_ids = np.repeat(np.arange(40), 3)
     by_person = verification_interval(
-        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), group_ids=person_ids, n_resamples=300
+        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), group_ids=person_ids, settings=settings
     )
     assert by_person.high - by_person.low > 1.4 * (by_voice.high - by_voice.low)
     with pytest.raises(InputError, match="at least two people"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation import statistics
 from s2f_lib.evaluation.retrieval import recall_at
 from s2f_lib.evaluation.statistics import (
+    GroupBootstrap,
     bootstrap_interval,
     chance_interval,
     chance_reciprocal_rank,
@@ -19,9 +21,8 @@ from s2f_lib.evaluation.statistics import (
     permutation_test_against_chance,
     recall_test,
     reciprocal_rank_test,
-    spread_over_seeds,
+    weighted_median,
 )
-from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks
 
 
 def _recall_at_10(ranks):
@@ -79,9 +80,9 @@ def test_tests_of_means_equal_the_general_one(monkeypatch, rows_at_once):
 
 def test_resamples_are_the_same_in_any_batch(monkeypatch):
     values = np.random.default_rng(0).random(50)
-    whole = bootstrap_interval(values, n_resamples=100)
+    whole = bootstrap_interval(values, settings=IntervalSettings(n_resamples=100))
     monkeypatch.setattr(statistics, "_BATCH_VALUES", 7 * 50)
-    assert bootstrap_interval(values, n_resamples=100) == whole
+    assert bootstrap_interval(values, settings=IntervalSettings(n_resamples=100)) == whole
 
 
 def test_clips_of_one_person_do_not_make_an_interval_narrower():
@@ -101,10 +102,11 @@ def test_clips_of_one_person_do_not_make_an_interval_narrower():
 def test_group_intervals_are_those_of_the_real_pairs(statistic):
     rng = np.random.default_rng(1)
     ranks, group_ids = rng.integers(1, 60, size=80).astype(float), rng.integers(0, 30, size=80)
-    bootstrap = GroupBootstrap([SplitRanks(group_ids, 60, {"one": ranks})], n_resamples=4_000)
-    other = bootstrap.recall("one", [10])[0] if statistic is np.mean else bootstrap.median_rank("one")
+    settings = IntervalSettings(n_resamples=4_000)
+    bootstrap = GroupBootstrap([group_ids], settings)
     values = (ranks <= 10).astype(float) if statistic is np.mean else ranks
-    own = bootstrap_interval(values, statistic, group_ids=group_ids, n_resamples=4_000)
+    other = bootstrap.means([values[:, None]])[0] if statistic is np.mean else bootstrap.median([values])
+    own = bootstrap_interval(values, statistic, group_ids=group_ids, settings=settings)
     assert own.value == pytest.approx(other.value)
     tolerance = 0.02 if statistic is np.mean else 1.5
     assert own.low == pytest.approx(other.low, abs=tolerance)
@@ -150,7 +152,10 @@ def test_chance_interval_holds_most_runs_of_guesses():
     assert 0.93 <= np.mean((guesses >= interval.low) & (guesses <= interval.high)) <= 0.985
 
 
-def test_spread():
-    spread = spread_over_seeds(np.array([1.0, 2.0, 3.0]))
-    assert (spread.mean, spread.deviation, spread.n) == (2.0, 1.0, 3)
-    assert np.isnan(spread_over_seeds(np.array([1.0])).deviation)
+def test_weighted_median_is_the_median_of_the_repeated_values():
+    rng = np.random.default_rng(1)
+    values = rng.integers(1, 30, 25).astype(float)
+    weights = rng.multinomial(25, np.full(25, 1 / 25), size=40)
+    expected = [np.median(np.repeat(values, row)) for row in weights]
+    assert np.array_equal(weighted_median(values, weights), expected)
+    assert np.isnan(weighted_median(values, np.zeros((1, 25), int))[0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2f_lib.config import EvaluationConfig
+from s2f_lib.config import EvaluationConfig, IntervalSettings
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.statistics import bootstrap_interval, recall_interval
+from s2f_lib.evaluation.statistics import bootstrap_interval, hit_interval
 from s2f_lib.evaluation.tables import Predictions, distance_table, rank_table, recall_table
 
 CONFIG = EvaluationConfig(recall_at=(1, 5), n_bootstrap=200)
@@ -24,17 +24,19 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(100):
-        interval = bootstrap_interval(rng.normal(size=60), n_resamples=200, seed=trial)
+        interval = bootstrap_interval(
+            rng.normal(size=60), settings=IntervalSettings(n_resamples=200, seed=trial)
+        )
         hits += interval.low <= 0 <= interval.high
     assert 87 <= hits <= 100
 
 
 def test_interval_holds_its_value_and_repeats_by_seed():
     values = np.random.default_rng(0).random(30)
-    one, two = bootstrap_interval(values, seed=1), bootstrap_interval(values, seed=1)
+    one, two = (bootstrap_interval(values, settings=IntervalSettings(seed=1)) for _ in range(2))
     assert one == two
     assert one.low < one.value < one.high
-    assert f"{recall_interval(np.array([1, 2, 9]), 9):.1f}" == "1.0 [0.3, 1.0]"
+    assert f"{hit_interval(np.array([1, 2, 9]) <= 9):.1f}" == "1.0 [0.3, 1.0]"
     with pytest.raises(InputError, match="at least 2 values"):
         bootstrap_interval(np.array([1.0]))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
-from s2f_lib.pairs.statistics import GroupBootstrap, SplitRanks, _weighted_median, compare_ranks
+from s2f_lib.pairs.statistics import RankBootstrap, SplitRanks, compare_ranks
 
 
 def test_numbers_are_means_over_splits_whatever_their_sizes():
@@ -14,7 +15,7 @@ def test_numbers_are_means_over_splits_whatever_their_sizes():
         SplitRanks(np.array([0, 1]), 2, {"a": np.array([1.0, 2.0])}),
         SplitRanks(np.array([0, 2, 3, 4]), 4, {"a": np.array([1.0, 1.0, 1.0, 4.0])}),
     ]
-    bootstrap = GroupBootstrap(splits, n_resamples=50)
+    bootstrap = RankBootstrap(splits, IntervalSettings(n_resamples=50))
     assert bootstrap.recall("a", [1, 2, 4])[0].value == pytest.approx((0.5 + 0.75) / 2)
     assert bootstrap.recall("a", [1, 2, 4])[1].value == pytest.approx((1 + 0.75) / 2)
     assert bootstrap.median_rank("a").value == pytest.approx((1.5 + 1.0) / 2)
@@ -27,8 +28,8 @@ def test_clips_of_one_person_are_drawn_together():
     ranks = np.where(np.repeat(hits, 10), 1.0, 50.0)
     clustered = SplitRanks(np.repeat(np.arange(10), 10), 100, {"a": ranks})
     alone = SplitRanks(np.arange(100), 100, {"a": ranks})
-    wide = GroupBootstrap([clustered], n_resamples=4_000).recall("a", [1])[0]
-    narrow = GroupBootstrap([alone], n_resamples=4_000).recall("a", [1])[0]
+    wide = RankBootstrap([clustered], IntervalSettings(n_resamples=4_000)).recall("a", [1])[0]
+    narrow = RankBootstrap([alone], IntervalSettings(n_resamples=4_000)).recall("a", [1])[0]
     assert wide.value == narrow.value == 0.5
     assert wide.high - wide.low == pytest.approx(4 * np.sqrt(0.25 / 10), rel=0.1)
     assert narrow.high - narrow.low == pytest.approx(4 * np.sqrt(0.25 / 100), rel=0.1)
@@ -38,24 +39,15 @@ def test_several_splits_of_the_same_people_do_not_narrow_an_interval():
     rng = np.random.default_rng(0)
     ranks = rng.integers(1, 40, 60).astype(float)
     one = SplitRanks(np.arange(60), 60, {"a": ranks})
-    once = GroupBootstrap([one], n_resamples=500).recall("a", [10])[0]
-    often = GroupBootstrap([one] * 5, n_resamples=500).recall("a", [10])[0]
+    once = RankBootstrap([one], IntervalSettings(n_resamples=500)).recall("a", [10])[0]
+    often = RankBootstrap([one] * 5, IntervalSettings(n_resamples=500)).recall("a", [10])[0]
     assert (once.value, once.low, once.high) == pytest.approx((often.value, often.low, often.high))
-
-
-def test_weighted_median_is_the_median_of_the_repeated_values():
-    rng = np.random.default_rng(1)
-    values = rng.integers(1, 30, 25).astype(float)
-    weights = rng.multinomial(25, np.full(25, 1 / 25), size=40)
-    expected = [np.median(np.repeat(values, row)) for row in weights]
-    assert np.array_equal(_weighted_median(values, weights), expected)
-    assert np.isnan(_weighted_median(values, np.zeros((1, 25), int))[0])
 
 
 def test_ratio_compares_systems_on_the_same_resamples():
     ranks = np.array([1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
     split = SplitRanks(np.arange(6), 9, {"a": ranks, "b": ranks, "c": np.array([1.0, 9, 9, 9, 9, 9])})
-    bootstrap = GroupBootstrap([split], n_resamples=200)
+    bootstrap = RankBootstrap([split], IntervalSettings(n_resamples=200))
     same = bootstrap.recall_ratio("a", "b", [1])[0]
     assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
     assert bootstrap.recall_ratio("a", "c", [1])[0].value == 2.0
@@ -63,7 +55,7 @@ def test_ratio_compares_systems_on_the_same_resamples():
 
 def test_too_few_pairs_have_no_interval():
     with pytest.raises(InputError, match="at least 2 videos or persons"):
-        GroupBootstrap([SplitRanks(np.array([0]), 1, {"a": np.array([1.0])})])
+        RankBootstrap([SplitRanks(np.array([0]), 1, {"a": np.array([1.0])})], IntervalSettings())
 
 
 def test_comparison_has_one_value_a_person():
