@@ -156,7 +156,7 @@ class AVSpeechConfig(Settings):
     """Clip list with rows `youtube_id,start_s,end_s,x,y`."""
     media: Path | None = None
     """Folder of `<id>.<ext>` files, each one clip or one whole video."""
-    splits: Path | None = None
+    split: Path | None = None
     """Stored split, CSV `clip_id,split`. None: the split is drawn by video id."""
     test_share: float = Field(0.05, gt=0, lt=1)
     """Share of the videos that go into the test split; the report has 400 of 8,400 clips."""

@@ -355,8 +355,7 @@ class Study:
 
         found = find_pairs(root_of(self.config), voxceleb=self.config.source.pairs.voxceleb)
         split = splits_of(self.config, found.pairs, found)[0]
-        rows = {"train": split.train, "test": split.test}
-        split_of = {found.pairs[row].clip_id: side for side, chosen in rows.items() for row in chosen}
+        split_of = split.by_clip(found.pairs)
         with _lock(folder):
             return prepare_pairs(
                 self.config, found, split_of, folder, progress=_log_progress("pairs prepared")
@@ -385,7 +384,7 @@ class Study:
 
         if self.config.source.kind == "synthetic":
             folder = self.source_dir
-            return load_clips(folder / "clips.csv", folder / "media", splits_csv=folder / "splits.csv")
+            return load_clips(folder / "clips.csv", folder / "media", split_csv=folder / "splits.csv")
         source = self.config.source.avspeech
         if source.csv is None:
             raise ConfigError(
@@ -394,7 +393,7 @@ class Study:
                 "(or -p source.avspeech.fetch_missing=true to download them)"
             )
         media = download.folder if download is not None else source.media
-        return load_clips(source.csv, media, test_share=source.test_share, splits_csv=source.splits)
+        return load_clips(source.csv, media, test_share=source.test_share, split_csv=source.split)
 
 
 def log_to_output(level: int = logging.INFO) -> None:

@@ -88,7 +88,7 @@ def synth(
         make_synthetic_clips(config, out, workers=workers, progress=report)
     seconds = time.perf_counter() - started
     console.print(f"{n_train + n_test} clips in {out} ({seconds:.0f} s). Next:")
-    command = f"s2f prepare --csv {out}/clips.csv --media {out}/media --splits {out}/splits.csv --out DIR"
+    command = f"s2f prepare --csv {out}/clips.csv --media {out}/media --split {out}/splits.csv --out DIR"
     console.print(f"  {command}", soft_wrap=True)
 
 

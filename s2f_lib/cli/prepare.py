@@ -37,8 +37,8 @@ def prepare(
     source: Annotated[
         str, typer.Option(help="Form of the clip list; only 'avspeech' is known.")
     ] = "avspeech",
-    splits: Annotated[
-        Path | None, typer.Option(help="Stored split, CSV clip_id,split; else drawn by video id.")
+    split: Annotated[
+        Path | None, typer.Option(help="Stored split, CSV clip_id,split. (Default: drawn by video id.)")
     ] = None,
     profile: Annotated[
         str | None,
@@ -98,8 +98,8 @@ def prepare(
     if media is None:
         raise InputError("no --media given: say where the files are, or add --download to fetch them")
     avspeech = config.source.avspeech
-    splits = splits if splits is not None else avspeech.splits
-    clips = load_clips(csv, media, test_share=avspeech.test_share, splits_csv=splits)
+    split = split if split is not None else avspeech.split
+    clips = load_clips(csv, media, test_share=avspeech.test_share, split_csv=split)
     with progress_bar("clips") as report:
         summary = prepare_clips(
             config, clips, out, progress=report, download=fetch, engine=engine, address=address

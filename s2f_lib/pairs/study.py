@@ -15,7 +15,7 @@ from s2f_lib.pairs.model import FEWEST_GROUPS
 from s2f_lib.pairs.protocol import evaluate_pairs
 from s2f_lib.pairs.systems import SYSTEMS
 from s2f_lib.sources.public_pairs import FoundPairs, Pair, find_pairs, find_root, group_ids_of
-from s2f_lib.sources.splits import PairSplit, draw_splits, read_pair_split
+from s2f_lib.sources.splits import PairSplit, draw_splits, read_pair_split, write_split
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ
 
 
@@ -113,11 +113,8 @@ def splits_of(config: StudyConfig, pairs: Sequence[Pair], found: FoundPairs) -> 
 
 def write_splits(splits: Sequence[PairSplit], pairs: Sequence[Pair], folder: Path) -> None:
     """Write each split as a CSV that another run, or another study, takes."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, split in enumerate(splits):
-        part = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
-        rows = [f"{pairs[row].clip_id},{part[row]}\n" for row in sorted(part)]
-        (folder / f"{number}.csv").write_text("clip_id,split\n" + "".join(rows), encoding="utf-8")
+        write_split(folder / f"{number}.csv", split.by_clip(pairs))
 
 
 def known_ids(config: StudyConfig, found: FoundPairs) -> list[str]:

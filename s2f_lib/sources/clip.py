@@ -1,4 +1,4 @@
-"""What every source hands on: references to clips."""
+"""References to clips: the type that every source returns."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """One clip: some seconds of one video, with one person speaking.
+    """One clip: some seconds of a video in which one person speaks.
 
     Attributes
     ----------
     clip_id
-        Unique in its list: `<video id>_<start>-<end>`, seconds with six decimals.
+        Unique name in the list: `<video id>_<start>-<end>`, in seconds with six decimals.
     video_id
-        The video that the clip was cut from; splits never divide a video.
+        Name of the video that contains the clip. A split never divides a video.
     start_s, end_s
-        The clip's place in the video, in seconds.
+        Start and end of the clip in the video, in seconds.
     x, y
-        Centre of the speaker's face, as shares of the frame's width and height, in [0, 1].
+        Centre of the speaker's face as a share of the frame's width and height, in [0, 1].
     media
-        The file that holds the clip; None where it is still to be found.
+        File with the clip or the whole video; None if it is not known.
     split
-        "train" or "test"; None where the source does not set it.
+        "train" or "test"; None if the source does not set it.
+
+    Examples
+    --------
+    >>> ClipRef("AAAAAAAAAAA_001.000000-004.500000", "AAAAAAAAAAA", 1.0, 4.5, 0.5, 0.5).duration_s
+    3.5
     """
 
     clip_id: str
@@ -40,10 +45,16 @@ class ClipRef:
 
     @property
     def duration_s(self) -> float:
-        """The clip's length in seconds."""
+        """Length of the clip, in seconds."""
         return self.end_s - self.start_s
 
 
 def make_clip_id(video_id: str, start_s: float, end_s: float) -> str:
-    """Return the clip's id, in the form of the Speech2Face pairs' file names."""
+    """Return the id of a clip, in the form of the file names of the Speech2Face pairs.
+
+    Examples
+    --------
+    >>> make_clip_id("AAAAAAAAAAA", 1.0, 4.5)
+    'AAAAAAAAAAA_001.000000-004.500000'
+    """
     return f"{video_id}_{start_s:010.6f}-{end_s:010.6f}"

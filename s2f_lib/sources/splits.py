@@ -1,10 +1,14 @@
-"""Splits of the pairs into train and test: stored as CSV, or drawn by video and person."""
+"""Train and test splits: one CSV format, `clip_id,split`, and the rules that draw a split.
+
+No split divides a video or a person. A clip of AVSpeech is drawn by a hash of its video id, because the list
+is too long to be held in memory. The public pairs are drawn at random, by groups of videos and persons.
+"""
 
 from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,175 +16,332 @@ import numpy as np
 
 from s2f_lib.errors import InputError, MissingFileError
 from s2f_lib.sources.public_pairs import Pair, group_ids_of
+from s2f_lib.storage import digest, write_atomically
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
-_LISTED = 3  # examples in a message
+
+_HEADER = ("clip_id", "split")
+_N_EXAMPLES = 3  # names in an error message
 
 
 @dataclass(frozen=True)
 class PairSplit:
-    """Which pairs are trained on, and which are tested.
+    """The pairs for training and the pairs for testing.
 
     Attributes
     ----------
     train, test
-        `(n,)` int, places in the list of pairs, ascending.
+        `(n,)` int, indices into the list of pairs, ascending.
     """
 
     train: np.ndarray
     test: np.ndarray
 
+    def by_clip(self, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Return clip id to "train" or "test", in the order of the pairs."""
+        split_of = dict.fromkeys(self.train, "train") | dict.fromkeys(self.test, "test")
+        return {pairs[index].clip_id: split_of[index] for index in sorted(split_of)}
+
+
+def split_of_video(video_id: str, *, test_share: float, seed: int = 0) -> str:
+    """Return the split of a video, as a function of its id and the seed only.
+
+    So all clips of a video are in one split, in whatever order a list names them.
+
+    Parameters
+    ----------
+    video_id
+        Name of the video.
+    test_share
+        Expected share of the videos in the test split, in (0, 1).
+    seed
+        Seed of the split.
+
+    Returns
+    -------
+    str
+        "train" or "test".
+
+    Examples
+    --------
+    >>> [split_of_video(f"video-{n}", test_share=0.5) for n in range(3, 6)]
+    ['train', 'test', 'test']
+    """
+    position = int(digest(f"{seed}:{video_id}", length=16), 16) / 2**64  # uniform in [0, 1)
+    return "test" if position < test_share else "train"
+
 
 def draw_splits(
     pairs: Sequence[Pair], *, n_splits: int = 1, test_share: float = 0.2, seed: int = 0
 ) -> list[PairSplit]:
-    """Draw splits that divide no video and no person, each set (AVSpeech, VoxCeleb) by itself.
+    """Draw splits of the public pairs, separately for AVSpeech and VoxCeleb.
 
     Parameters
     ----------
     pairs
         All pairs.
     n_splits
-        How many, each drawn anew; their test parts overlap.
+        Number of splits. They are drawn independently, so their test parts overlap. The first one does
+        not depend on `n_splits`.
     test_share
-        Of the groups of each set, in (0, 1).
+        Share of the groups (videos or persons) in the test split, in (0, 1).
     seed
-        The first of several splits is the one that is drawn alone.
+        Seed of the splits.
+
+    Returns
+    -------
+    list of PairSplit
+        Splits that divide no video and no person.
 
     Raises
     ------
     InputError
-        There are fewer than two groups in a set.
+        A data set has fewer than two groups.
+
+    See Also
+    --------
+    read_pair_split : Reads a stored split.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from s2f_lib.sources.public_pairs import Pair
+    >>> file = Path("unused")
+    >>> pairs = [Pair(f"{n}", "avspeech", f"{n}", f"{n}", file, file, file) for n in range(10)]
+    >>> (split,) = draw_splits(pairs)
+    >>> len(split.train), len(split.test)
+    (8, 2)
     """
     from sklearn.model_selection import GroupShuffleSplit
 
-    groups = np.array(group_ids_of(pairs))
-    names = np.array([pair.person for pair in pairs])
-    # the set of a group is that of its first pair, so that a video in both sets stays whole
-    first = {group: pairs[index].set_name for index, group in reversed(list(enumerate(groups)))}
-    set_of = np.array([first[group] for group in groups])
-    drawn: list[list[tuple[np.ndarray, np.ndarray]]] = []
-    for set_name in sorted(set(set_of)):
-        indices = np.flatnonzero(set_of == set_name)
-        if len(np.unique(groups[indices])) < 2:
+    groups = group_ids_of(pairs)
+    first = {group: pair for group, pair in reversed(list(zip(groups, pairs, strict=True)))}
+    set_names = np.array([first[group].set_name for group in groups])  # a video in both sets stays whole
+    labels = np.array([first[group].person for group in groups])  # the draw depends on the names only
+    drawn: list[tuple[list[int], list[int]]] = [([], []) for _ in range(n_splits)]
+    for set_name in np.unique(set_names):
+        indices = np.flatnonzero(set_names == set_name)
+        if len(np.unique(labels[indices])) < 2:
             raise InputError(
-                f"{len(indices)} pairs of {set_name} are of one video or person: a split needs at least two"
+                f"{len(indices)} pairs of {set_name} are of one video or person: a split needs two groups"
             )
-        labels = _named(groups[indices], names[indices])
         shuffle = GroupShuffleSplit(n_splits, test_size=test_share, random_state=seed)
-        drawn.append([(indices[a], indices[b]) for a, b in shuffle.split(indices, groups=labels)])
-    return [
-        PairSplit(*(np.sort(np.concatenate([parts[i][side] for parts in drawn])) for side in (0, 1)))
-        for i in range(n_splits)
-    ]
+        for parts, rows in zip(drawn, shuffle.split(indices, groups=labels[indices]), strict=True):
+            for part, chosen in zip(parts, rows, strict=True):
+                part.extend(indices[chosen])
+    return [PairSplit(np.sort(train), np.sort(test)) for train, test in drawn]
 
 
-def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] = ()) -> PairSplit:
-    """Read a stored split, a CSV `clip_id,split` (header or not; spaces and a BOM do no harm).
-
-    Pairs that it does not name are left out, but for a set of which it names none at all: that
-    set is then test as a whole, as when VoxCeleb's pairs test what was trained on AVSpeech.
+def read_split(path: Path) -> dict[str, str]:
+    """Read a stored split: a CSV `clip_id,split`, with or without a header and a byte order mark.
 
     Parameters
     ----------
     path
-        The CSV.
-    pairs
-        All pairs that can be used.
-    known
-        Further clip ids that are no mistake: incomplete pairs, and those of a set that is not used.
+        The CSV. Spaces around a cell are ignored.
+
+    Returns
+    -------
+    dict of str to str
+        Clip id to "train" or "test", in the order of the file.
 
     Raises
     ------
     MissingFileError
-        There is no such file.
+        The file does not exist.
     InputError
-        A row is malformed, an id or a split is unknown, an id has two splits, a video or person
-        is on both sides, or a side is empty.
+        The file is not a text file, has no rows or a malformed row, or gives a clip two splits.
+
+    See Also
+    --------
+    write_split : Writes the same format.
+    read_video_split, read_pair_split : Check that no video or person is divided.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> file = Path(mkdtemp()) / "split.csv"
+    >>> write_split(file, {"AAAAAAAAAAA_1": "train", "BBBBBBBBBBB_1": "test"})
+    >>> read_split(file)
+    {'AAAAAAAAAAA_1': 'train', 'BBBBBBBBBBB_1': 'test'}
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no split at {path}: expected a CSV clip_id,split with train or test")
-    index_of = {pair.clip_id: index for index, pair in enumerate(pairs)}
-    side_of = _read_rows(path)
-    unknown = sorted(set(side_of) - set(index_of) - set(known))
-    if unknown:
-        raise InputError(
-            f"{path.name}: {len(unknown)} of {len(side_of)} clip ids are of no pair in the folder "
-            f"({_examples(unknown)}): an id is the files' name without its ending"
-        )
-    chosen = {index_of[clip_id]: side for clip_id, side in side_of.items() if clip_id in index_of}
-    if len(chosen) < len(side_of):
-        logger.warning(
-            "%s names %d clips that are not used: a file is missing, or the set was not asked for",
-            path.name,
-            len(side_of) - len(chosen),
-        )
-    _check_disjoint(path, pairs, chosen)
-    groups = group_ids_of(pairs)
-    for set_name in sorted({pair.set_name for pair in pairs}):
-        indices = [index for index, pair in enumerate(pairs) if pair.set_name == set_name]
-        if chosen and not any(index in chosen for index in indices):
-            blocked = {groups[index] for index, side in chosen.items() if side == "train"}
-            free = [index for index in indices if groups[index] not in blocked]
-            logger.warning("%s names no pair of %s: all %d are test", path.name, set_name, len(free))
-            chosen |= dict.fromkeys(free, "test")
-    sides = {side: np.array(sorted(p for p, s in chosen.items() if s == side), dtype=int) for side in SPLITS}
-    for side, indices in sides.items():
-        if not len(indices):
-            raise InputError(f"{path.name}: no pair is in {side}; expected both train and test")
-    n_left = len(pairs) - len(chosen)
-    if n_left:
-        logger.warning("%d of %d pairs are not named in %s and left out", n_left, len(pairs), path.name)
-    return PairSplit(sides["train"], sides["test"])
-
-
-def _read_rows(path: Path) -> dict[str, str]:
+    split_of: dict[str, str] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        for number, (clip_id, split) in _rows(path):
+            if split not in SPLITS:
+                raise InputError(
+                    f"{path.name}: row {number}: unknown split {split!r}; expected train or test"
+                )
+            if split_of.setdefault(clip_id, split) != split:
+                raise InputError(f"{path.name}: {clip_id} is in train and in test")
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is not a text file: expected a CSV clip_id,split in UTF-8") from None
-    side_of: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and [cell.lower() for cell in cells] == ["clip_id", "split"]):
-            continue
-        if len(cells) != 2 or not cells[0]:
-            raise InputError(f"{path.name}: row {number} has {len(cells)} columns; expected clip_id,split")
-        clip_id, side = cells[0], cells[1].lower()
-        if side not in SPLITS:
-            raise InputError(f"{path.name}: row {number}: unknown split {cells[1]!r}; expected train or test")
-        if side_of.setdefault(clip_id, side) != side:
-            raise InputError(f"{path.name}: {clip_id} is in train and in test")
-    if not side_of:
+    if not split_of:
         raise InputError(f"{path.name} holds no row: expected a CSV clip_id,split with train or test")
-    return side_of
+    return split_of
 
 
-def _check_disjoint(path: Path, pairs: Sequence[Pair], chosen: dict[int, str]) -> None:
-    sides: dict[int, set[str]] = {}
-    groups = group_ids_of(pairs)
-    for index, side in chosen.items():
-        sides.setdefault(groups[index], set()).add(side)
-    both = {group for group, found in sides.items() if len(found) > 1}
-    if both:
-        shared = sorted({pairs[index].person for index in chosen if groups[index] in both})
+def read_video_split(path: Path) -> dict[str, str]:
+    """Read a stored split of AVSpeech clips and return the split of each video.
+
+    Parameters
+    ----------
+    path
+        The CSV; see `read_split`.
+
+    Returns
+    -------
+    dict of str to str
+        Video id (the first 11 characters of a clip id) to "train" or "test".
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as a split, or a video is in both splits.
+    """
+    split_of: dict[str, str] = {}
+    for clip_id, split in read_split(path).items():
+        if split_of.setdefault(clip_id[:11], split) != split:
+            raise InputError(
+                f"{Path(path).name}: video {clip_id[:11]} is in train and in test; split by video"
+            )
+    return split_of
+
+
+def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] = ()) -> PairSplit:
+    """Read a stored split of the public pairs.
+
+    Pairs that the file does not name are left out. There is one exception: a data set of which the file
+    names no pair is used for testing as a whole, as when VoxCeleb's pairs test a model of AVSpeech's.
+
+    Parameters
+    ----------
+    path
+        The CSV; see `read_split`.
+    pairs
+        All pairs that can be used.
+    known
+        Further clip ids that the file may name: incomplete pairs, and pairs of a data set that is not used.
+
+    Returns
+    -------
+    PairSplit
+        Indices into `pairs`.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as a split, an id is unknown, a video or person is in both splits, or a
+        split is empty.
+
+    See Also
+    --------
+    draw_splits : Draws splits instead.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.sources.public_pairs import Pair
+    >>> csv = Path(mkdtemp()) / "split.csv"
+    >>> pairs = [Pair(name, "avspeech", name, name, csv, csv, csv) for name in "abc"]
+    >>> write_split(csv, {"a": "train", "b": "test", "c": "train"})
+    >>> read_pair_split(csv, pairs).train
+    array([0, 2])
+    """
+    name = Path(path).name
+    stored = read_split(path)
+    index_of = {pair.clip_id: index for index, pair in enumerate(pairs)}
+    unknown = sorted(set(stored) - set(index_of) - set(known))
+    if unknown:
         raise InputError(
-            f"{path.name}: {len(both)} videos or persons are in train and in test "
+            f"{name}: {len(unknown)} of {len(stored)} clip ids are of no pair in the folder "
+            f"({_examples(unknown)}): an id is the name of the files without its suffix"
+        )
+    split_of = {index_of[clip_id]: split for clip_id, split in stored.items() if clip_id in index_of}
+    if n_unused := len(stored) - len(split_of):
+        logger.warning(
+            "%s names %d clips that are not used: a file is missing, or their data set is not used",
+            name,
+            n_unused,
+        )
+    groups = group_ids_of(pairs)
+    _check_disjoint(name, pairs, groups, split_of)
+    train_groups = {groups[index] for index, split in split_of.items() if split == "train"}
+    named_sets = {pairs[index].set_name for index in split_of}
+    for set_name in sorted({pair.set_name for pair in pairs} - named_sets):
+        free = [
+            index
+            for index, pair in enumerate(pairs)
+            if pair.set_name == set_name and groups[index] not in train_groups
+        ]
+        logger.warning("%s names no pair of %s: all %d are test", name, set_name, len(free))
+        split_of |= dict.fromkeys(free, "test")
+    indices = {split: np.array(sorted(i for i, s in split_of.items() if s == split), int) for split in SPLITS}
+    for split in SPLITS:
+        if not len(indices[split]):
+            raise InputError(f"{name}: no pair is in {split}; expected both train and test")
+    if n_left := len(pairs) - len(split_of):
+        logger.warning("%d of %d pairs are not named in %s and left out", n_left, len(pairs), name)
+    return PairSplit(indices["train"], indices["test"])
+
+
+def write_split(path: Path, split_of: Mapping[str, str]) -> None:
+    """Write a split as a CSV `clip_id,split` with a header.
+
+    Parameters
+    ----------
+    path
+        The CSV. An existing file is replaced.
+    split_of
+        Clip id to "train" or "test".
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> file = Path(mkdtemp()) / "split.csv"
+    >>> write_split(file, {"AAAAAAAAAAA_1": "train"})
+    >>> file.read_text()
+    'clip_id,split\\nAAAAAAAAAAA_1,train\\n'
+    """
+    rows = (_HEADER, *split_of.items())
+    write_atomically(path, "".join(f"{clip_id},{split}\n" for clip_id, split in rows))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Yield the number and the cells of each row, without the header; the split is in lower case."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        for number, row in enumerate(csv.reader(stream), 1):
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or (number == 1 and tuple(cell.lower() for cell in cells) == _HEADER):
+                continue
+            if len(cells) != 2 or not cells[0]:
+                raise InputError(
+                    f"{path.name}: row {number} has {len(cells)} columns; expected clip_id,split"
+                )
+            yield number, (cells[0], cells[1].lower())
+
+
+def _check_disjoint(
+    name: str, pairs: Sequence[Pair], groups: Sequence[int], split_of: Mapping[int, str]
+) -> None:
+    first = {groups[index]: split for index, split in split_of.items()}
+    both = {groups[index] for index, split in split_of.items() if first[groups[index]] != split}
+    if both:
+        shared = sorted({pairs[index].person for index in split_of if groups[index] in both})
+        raise InputError(
+            f"{name}: {len(both)} videos or persons are in train and in test "
             f"({_examples(shared)}): split by video, never by clip"
         )
 
 
-def _named(groups: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Name each group by its first name, so that its place in the draw follows from the names alone."""
-    first: dict[int, str] = {}
-    for group, name in zip(groups, names, strict=True):
-        first.setdefault(int(group), str(name))
-    return np.array([first[int(group)] for group in groups])
-
-
 def _examples(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_LISTED])
-    return f"{shown}, ..." if len(names) > _LISTED else shown
+    shown = ", ".join(names[:_N_EXAMPLES])
+    return f"{shown}, ..." if len(names) > _N_EXAMPLES else shown

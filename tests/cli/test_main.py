@@ -99,7 +99,7 @@ def test_synth_then_prepare(tmp_path):
     made = s2f("synth", "--out", tmp_path / "clips", "--n-train", 3, "--n-test", 2, "--duration-s", 3.2)
     assert made.returncode == 0, made.stderr
     arguments = ["--csv", tmp_path / "clips/clips.csv", "--media", tmp_path / "clips/media"]
-    arguments += ["--splits", tmp_path / "clips/splits.csv", "--out", tmp_path / "prepared"]
+    arguments += ["--split", tmp_path / "clips/splits.csv", "--out", tmp_path / "prepared"]
     arguments += ["-p", "preparation.detection_width_px=240", "-p", "preparation.detector=dlib"]
     prepared = s2f("prepare", *arguments)
     assert prepared.returncode == 0, prepared.stderr

@@ -14,10 +14,9 @@ from s2f_lib.sources.avspeech import (
     find_media,
     load_clips,
     read_clip_list,
-    read_splits,
-    split_of,
 )
 from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
+from s2f_lib.sources.splits import read_split, read_video_split, split_of_video
 
 ROW = "AAAAAAAAAA{n},10.5,14.0,0.25,0.75"
 
@@ -189,9 +188,9 @@ def test_media_are_found_by_clip_then_by_video(tmp_path):
 
 def test_splits_hang_on_the_video_and_the_seed_alone():
     ids = [f"video{n:06d}" for n in range(4000)]
-    splits = [split_of(video, test_share=0.25, seed=3) for video in ids]
+    splits = [split_of_video(video, test_share=0.25, seed=3) for video in ids]
     assert set(splits) == {"train", "test"}
-    assert splits != [split_of(video, test_share=0.25, seed=4) for video in ids]
+    assert splits != [split_of_video(video, test_share=0.25, seed=4) for video in ids]
     n_test = splits.count("test")
     assert abs(n_test - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5  # five standard deviations
 
@@ -202,17 +201,17 @@ def test_a_stored_split_goes_before_the_drawn_one(tmp_path):
     other = {clip_id: "train" if split == "test" else "test" for clip_id, split in drawn.items()}
     rows = "".join(f"{clip_id},{split}\n" for clip_id, split in other.items())
     stored = _write(tmp_path / "splits.csv", "clip_id,split\n" + rows)
-    assert read_splits(stored) == other
-    again = load_clips(clips_csv, None, test_share=0.5, splits_csv=stored)
+    assert read_split(stored) == other
+    again = load_clips(clips_csv, None, test_share=0.5, split_csv=stored)
     assert {clip.clip_id: clip.split for clip in again} == other
 
 
 def test_a_stored_split_may_not_divide_a_video(tmp_path):
     text = "clip_id,split\nAAAAAAAAAAA_1,train\nAAAAAAAAAAA_2,test\n"
     with pytest.raises(InputError, match="AAAAAAAAAAA is in train and in test"):
-        read_splits(_write(tmp_path / "splits.csv", text))
-    with pytest.raises(InputError, match="expected clip_id,split"):
-        read_splits(_write(tmp_path / "splits.csv", "clip_id,split\nAAAAAAAAAAA_1,validation\n"))
+        read_video_split(_write(tmp_path / "splits.csv", text))
+    with pytest.raises(InputError, match="unknown split 'validation'"):
+        read_video_split(_write(tmp_path / "splits.csv", "clip_id,split\nAAAAAAAAAAA_1,validation\n"))
 
 
 @pytest.mark.parametrize(
