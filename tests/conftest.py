@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures for all folders of tests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real clips, pairs and faces beside the checkout; skips where it is absent."""
+    """The folder of real clips, pairs and faces next to the checkout; skips if it is absent."""
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real clips and faces in ../shared/data, which are not part of the project")
     return SHARED_DATA
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """Give the package's logger back as it was: a page sends it to an output that ends with the test."""
+def _restore_logger() -> Iterator[None]:
+    """Restore the logger of the package: a page redirects it to an output that ends with the test."""
     package = logging.getLogger("s2f_lib")
     before = package.handlers[:], package.level, package.propagate
     yield

@@ -1,4 +1,4 @@
-"""Profiles, overrides, and what is refused."""
+"""Profiles, overrides and refused settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from s2f_lib.config import (
 from s2f_lib.errors import ConfigError, InputError
 
 
-def test_every_profile_of_the_book_resolves():
+def test_load_config_accepts_every_profile():
     assert {"quick", "avspeech", "gpu"} <= set(profile_names())
     for name in profile_names():
         assert load_config(name).profile == name
 
 
-def test_a_profile_holds_only_what_differs_from_the_defaults():
+def test_profiles_list_only_changed_settings():
     defaults = StudyConfig().model_dump(mode="json")
     for name in profile_names():
         resolved = load_config(name).model_dump(mode="json")
@@ -50,7 +50,7 @@ def _at(values, key):
     return values
 
 
-def test_overrides_are_typed_and_text_is_read_as_yaml():
+def test_overrides_are_typed_and_read_as_yaml():
     config = load_config(
         "quick", {"training.epochs": "3", "source.synthetic.rho": 0, "training.losses": "[l1, l2]"}
     )
@@ -77,12 +77,12 @@ def test_overrides_are_typed_and_text_is_read_as_yaml():
         ("quick", {"preparation.frame_positions": [0.5, 1.0]}, "frame_positions.1: .*less than 1"),
     ],
 )
-def test_what_is_wrong_is_named(profile, overrides, message):
+def test_load_config_bad_input_names_the_key(profile, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(profile, overrides)
 
 
-def test_unknown_key_in_a_profile_file_is_refused(tmp_path):
+def test_profile_file_with_unknown_key_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("training:\n  epoch: 3\n")
     with pytest.raises(
@@ -97,7 +97,7 @@ def test_unknown_key_in_a_profile_file_is_refused(tmp_path):
         load_config(path)
 
 
-def test_settings_are_frozen_and_their_digest_follows_them():
+def test_settings_are_frozen_and_digest_follows_values():
     config = StudyConfig()
     with pytest.raises(ValueError, match="frozen"):
         config.profile = "other"
@@ -105,7 +105,7 @@ def test_settings_are_frozen_and_their_digest_follows_them():
     assert config.training.digest() != config.training.model_copy(update={"epochs": 21}).digest()
 
 
-def test_resolved_settings_can_be_read_back(tmp_path):
+def test_to_yaml_round_trip(tmp_path):
     config = load_config("quick")
     path = tmp_path / "quick.yaml"
     path.write_text(config.to_yaml())
@@ -117,17 +117,17 @@ def test_resolved_settings_can_be_read_back(tmp_path):
     ("settings", "frames", "bins"),
     [({}, 598, 257), ({"duration_s": 3.0, "max_frequency_hz": 4000}, 298, 129)],
 )
-def test_size_of_the_spectrogram(settings, frames, bins):
+def test_spectrogram_size_follows_settings(settings, frames, bins):
     config = SpectrogramConfig(**settings)
     assert (config.n_frames, config.n_bins) == (frames, bins)
 
 
-def test_setting_keys_are_dotted_leaves():
+def test_setting_keys_returns_dotted_leaves():
     keys = setting_keys()
     assert "source.synthetic.rho" in keys
     assert "training.epochs" in keys
     assert "training" not in keys
 
 
-def test_precision_no_is_no_truth_value():
+def test_precision_no_is_read_as_text():
     assert load_config(None, {"training.precision": "no"}).training.precision == "no"

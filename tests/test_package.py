@@ -1,4 +1,4 @@
-"""Importing the package is light; packaging files agree with one another."""
+"""The import is light, and the packaging files agree with each other."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("dlib", "yt_dlp", "ray", "av", "librosa", "torch", "cv2")
 
 
-def test_import_takes_none_of_the_heavy_libraries():
+def test_import_loads_no_heavy_library():
     script = f"import sys, s2f_lib; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_imported():
     for name in s2f_lib.__all__:
         assert getattr(s2f_lib, name) is not None
     assert set(s2f_lib.__all__) == set(dir(s2f_lib))
@@ -40,14 +40,14 @@ def _pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_conda_environment_is_in_step_with_pyproject():
+def test_conda_environment_matches_pyproject():
     project = _pyproject()["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    for entry in [*conda, *pip]:  # conda hands the second to pip as a file, in which most options are errors
-        assert re.fullmatch(r"\w[\w.-]*([<>=!~]=?[\d.]+,?)*", entry), f"no plain requirement: {entry}"
-    # what conda-forge names otherwise than PyPI
+    for entry in [*conda, *pip]:  # conda passes the pip list as a file, in which most options are errors
+        assert re.fullmatch(r"\w[\w.-]*([<>=!~]=?[\d.]+,?)*", entry), f"not a plain requirement: {entry}"
+    # other names on conda-forge
     renamed = {"dlib-bin": "dlib", "opencv-python-headless": "py-opencv", "torch": "pytorch-gpu"}
     wanted = {_name(r): r for r in project["dependencies"]}
     have = {_name(entry) for entry in [*conda, *pip]}
@@ -62,7 +62,7 @@ def test_conda_environment_is_in_step_with_pyproject():
             assert _bound(entry) == _bound(requirement), f"environment.yml says {entry}"
 
 
-def test_conda_environment_says_how_the_package_and_its_pretrained_networks_are_installed():
+def test_conda_environment_explains_the_pip_steps():
     text = (ROOT / "environment.yml").read_text()
     comment = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert "pip install --no-deps -e ." in comment
@@ -71,7 +71,7 @@ def test_conda_environment_says_how_the_package_and_its_pretrained_networks_are_
         assert f'"{requirement}"' in comment or requirement in listed, f"environment.yml lacks {requirement}"
 
 
-def test_lock_pins_every_requirement_with_hashes_and_names_no_index():
+def test_lock_pins_all_with_hashes_and_names_no_index():
     lock = (ROOT / "requirements.lock").read_text()
     project = _pyproject()["project"]
     pinned = {_name(line) for line in lock.splitlines() if re.match(r"[a-z0-9]", line)}
@@ -83,7 +83,7 @@ def test_lock_pins_every_requirement_with_hashes_and_names_no_index():
     assert "://" not in re.sub(r"#.*", "", lock)
 
 
-def test_no_file_of_the_project_names_a_package_index():
+def test_no_file_names_a_package_index():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     hosts = re.compile(r"pypi\.org|files\.pythonhosted|index-url\s*[=h]|download\.pytorch\.org|registry\.npm")
     for name in listed.split():

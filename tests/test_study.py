@@ -1,4 +1,4 @@
-"""The whole way on a tiny population: clips, shards, models, tables, triptychs."""
+"""All steps of a study on a tiny population."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A run of the quick profile, made small, in a workspace of its own."""
+    """A small run of the quick profile in a temporary workspace."""
     workspace = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("S2F_WORKSPACE", str(workspace))
         yield Study.open("quick", settings=TINY)
 
 
-def test_clips_become_shards_with_splits_and_features(study):
+def test_clips_have_splits_and_features(study):
     assert len(study.clips) + study.preparation.n_refused == 15
     train, test = study.split("train"), study.split("test")
     assert len(train) >= 9
@@ -42,13 +42,13 @@ def test_clips_become_shards_with_splits_and_features(study):
     assert not set(train.video_ids) & set(test.video_ids)
     assert train.audio.shape[1] == 6 * 16_000
     assert train.features.shape[1] == study.extractor.dimension == 128
-    # stored features are those of the stored faces, within float16
+    # stored features equal those of the stored faces, within float16
     np.testing.assert_allclose(study.extractor(test.crops()), test.features, atol=2e-3)
     with pytest.raises(DataError, match="no prepared clip is in split 'validation'"):
         study.split("validation")
 
 
-def test_the_same_settings_are_prepared_once(study):
+def test_same_settings_are_prepared_once(study):
     again = Study.open("quick", settings=TINY)
     shards = {path: path.stat().st_mtime_ns for path in study.prepared_dir.glob("*.parquet")}
     assert shards
@@ -56,7 +56,7 @@ def test_the_same_settings_are_prepared_once(study):
     assert {path: path.stat().st_mtime_ns for path in again.prepared_dir.glob("*.parquet")} == shards
 
 
-def test_every_loss_trains_and_the_tables_are_whole(study):
+def test_every_loss_trains_and_fills_the_tables(study):
     pairs = {}
     for loss in study.config.training.losses:
         trained = study.encoder(loss)
@@ -77,12 +77,12 @@ def test_triptychs_are_faces_with_a_cosine(study):
     assert (np.abs(triptychs.cosine) <= 1).all()
 
 
-def test_a_source_that_is_not_set_is_named(study):
+def test_missing_source_setting_is_named(study):
     with pytest.raises(ConfigError, match=r"source.avspeech.csv is not set: .* -p source.avspeech.csv="):
         Study.open("quick", settings=TINY | {"source.kind": "avspeech"}).clips  # noqa: B018
 
 
-def test_other_settings_train_beside_a_model_and_do_not_disturb_it(study):
+def test_changed_settings_train_in_a_new_folder(study):
     first = study.encoder("l1")
     again = Study.open("quick", settings=TINY | {"training.epochs": 1})
     other = again.encoder("l1")

@@ -1,4 +1,4 @@
-"""The command line as a person types it: a process, its output, its exit status."""
+"""The command line: output and exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from s2f_lib.preparation.shards import read_prepared
 
 
 def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a new process."""
     command = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)
@@ -28,7 +28,7 @@ def s2f(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
-def test_the_help_names_every_command():
+def test_help_lists_every_command():
     result = s2f("--help")
     assert result.returncode == 0
     assert len(COMMANDS) >= 10
@@ -65,7 +65,7 @@ def test_every_command_has_help(command):
         (["train-vgg-face", "--out", "x", "-p", "learning_rat=1"], "did you mean learning_rate?"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
+def test_bad_input_prints_one_line_and_exits_with_2(arguments, message, tmp_path):
     result = s2f(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
@@ -74,28 +74,28 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_where_a_folder_goes_is_one_line_and_status_two(tmp_path):
+def test_file_instead_of_folder_exits_with_2(tmp_path):
     (tmp_path / "taken").write_text("")
     result = s2f("synth", "--out", "taken", "--n-train", "1", "--n-test", "1", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines() == ["s2f: taken/media: Not a directory"]
 
 
-def test_utkface_is_a_setting_with_a_name_of_its_own(tmp_path):
+def test_utkface_option_sets_the_setting(tmp_path):
     parameters = cli.chapter_parameters(["training.epochs=3"], utkface=tmp_path)
     config = load_config("pairs", parameters)
     assert (config.decoder_training.utkface, config.training.epochs) == (tmp_path, 3)
     assert load_config("pairs", cli.chapter_parameters(None, utkface=None)).decoder_training.utkface is None
 
 
-def test_info_names_versions_and_profiles():
+def test_info_prints_versions_and_profiles():
     result = s2f("info")
     assert result.returncode == 0
     assert "torch" in result.stdout
     assert "quick" in result.stdout
 
 
-def test_synth_then_prepare(tmp_path):
+def test_synth_output_can_be_prepared(tmp_path):
     made = s2f("synth", "--out", tmp_path / "clips", "--n-train", 3, "--n-test", 2, "--duration-s", 3.2)
     assert made.returncode == 0, made.stderr
     arguments = ["--csv", tmp_path / "clips/clips.csv", "--media", tmp_path / "clips/media"]
@@ -108,7 +108,7 @@ def test_synth_then_prepare(tmp_path):
     assert sorted(clips.splits) == ["test"] * 2 + ["train"] * 3
 
 
-def test_real_clips_are_prepared_and_two_are_refused(shared_data, tmp_path):
+def test_prepare_real_clips_refuses_two(shared_data, tmp_path):
     clips = shared_data / "clips"
     arguments = ["--source", "avspeech", "--csv", clips / "avspeech_clips.csv", "--media", clips]
     result = s2f("prepare", *arguments, "--out", tmp_path / "out")
