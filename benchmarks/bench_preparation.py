@@ -3,7 +3,7 @@
 The recipe (report, "Data Preparation Details"): one process, clip by clip; moviepy for sound and frames,
 dlib's CNN detector, librosa's spectrogram, and a pickle of spectrogram and face features a clip.
 Ours: `s2f_lib.preparation.pipeline.prepare` on all cores, with the torch port of that detector; sound, face
-and features into Parquet shards, checksums and ledger included.  Both compute the same face features (dlib's
+and features into shards, checksums and ledger included.  Both compute the same face features (dlib's
 128-D: VGG-Face's weights cannot be shipped), and both times include the start of processes and models.
 
 Measured twice: both look at three frames of a clip, scaled to 640 pixels (ours by default), and both at one.

@@ -134,7 +134,6 @@ def run_recipe(folder: str, options: argparse.Namespace, epochs: int, seed: int)
 
 def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
     """Train with this package; the same numbers."""
-    from s2f_lib.training.clip_store import map_clips
     from s2f_lib.training.encoder import train_voice_encoder
 
     torch.set_num_threads(options.threads)
@@ -143,7 +142,7 @@ def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -
         channels_last=options.channels_last, compile=options.compile, loader_threads=options.loader_threads,
     )  # fmt: skip
     times: list[float] = []
-    clips = map_clips(Path(folder))
+    clips = read_prepared(Path(folder))
 
     def after_step(step: int, loss: float) -> None:
         times.append(time.perf_counter())

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from s2f_lib.media.jpeg import encode_jpeg
-from s2f_lib.preparation.shards import PreparedRow, write_shard
+from s2f_lib.preparation.shards import PreparedRow, shard_name, write_shard
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -49,8 +49,7 @@ def make_shards(
             )
         )  # fmt: skip
         if len(rows) == 256 or index == n - 1:
-            name = f"shard-{index // 256:05d}.parquet"
-            write_shard(folder / name, rows, provenance={"made": "for a benchmark"})
+            write_shard(folder / shard_name(index // 256), rows, provenance={"made": "for a benchmark"})
             rows = []
 
 

@@ -224,7 +224,7 @@ class PreparationConfig(Settings):
     jpeg_quality: int = Field(92, ge=50, le=100)
     """JPEG quality of the stored faces."""
     clips_per_shard: int = Field(256, ge=1)
-    """Clips per Parquet file."""
+    """Clips per shard."""
     workers: int = Field(0, ge=0)
     """Number of processes; 0: one per core."""
 

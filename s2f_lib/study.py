@@ -126,9 +126,10 @@ class Study:
     @functools.cached_property
     def clips(self) -> PreparedClips:
         """All prepared clips, by split, within it in the order of the list; they stay on disk until used."""
-        from s2f_lib.training.clip_store import map_clips
+        from s2f_lib.preparation.shards import read_prepared
 
-        return map_clips(self.prepared_dir)
+        clips = read_prepared(self.prepared_dir)
+        return clips.subset(np.argsort([split or "" for split in clips.splits], kind="stable"))
 
     def split(self, name: str) -> PreparedClips:
         """Return the prepared clips of "train" or "test".

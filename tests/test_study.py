@@ -50,10 +50,10 @@ def test_clips_have_splits_and_features(study):
 
 def test_same_settings_are_prepared_once(study):
     again = Study.open("quick", settings=TINY)
-    shards = {path: path.stat().st_mtime_ns for path in study.prepared_dir.glob("*.parquet")}
+    shards = {path: path.stat().st_mtime_ns for path in study.prepared_dir.glob("*.arrow")}
     assert shards
     assert again.prepared_dir == study.prepared_dir
-    assert {path: path.stat().st_mtime_ns for path in again.prepared_dir.glob("*.parquet")} == shards
+    assert {path: path.stat().st_mtime_ns for path in again.prepared_dir.glob("*.arrow")} == shards
 
 
 def test_every_loss_trains_and_fills_the_tables(study):

@@ -70,7 +70,7 @@ def prepare(
         str | None, typer.Option(help="Of the Ray cluster, such as auto. (Default: one on this machine.)")
     ] = None,
 ) -> None:
-    """Prepare clips: audio, face crop and features into Parquet shards; refusals into the ledger."""
+    """Prepare clips: audio, face crop and features into shards (Arrow files); refusals into the ledger."""
     from s2f_lib.preparation.pipeline import prepare as prepare_clips
     from s2f_lib.sources.avspeech import load_clips
 

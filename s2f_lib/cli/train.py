@@ -66,7 +66,7 @@ def _train(
 
     from s2f_lib.cli.common import progress_bar
     from s2f_lib.config import LossName, load_config, suggest
-    from s2f_lib.training.clip_store import map_clips
+    from s2f_lib.preparation.shards import read_prepared
     from s2f_lib.training.encoder import train_voice_encoder
 
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -75,7 +75,7 @@ def _train(
     name = loss or config.training.main_loss
     if name not in get_args(LossName):
         raise InputError(f"unknown loss {name!r}{suggest(name, list(get_args(LossName)))}")
-    clips = map_clips(prepared, split="train")
+    clips = read_prepared(prepared, split="train")
     logger.info("%d training clips, loss %s, profile %s", len(clips), name, config.profile)
     steps: Any = log_steps.open("a", encoding="utf-8") if log_steps and main_process else None
 

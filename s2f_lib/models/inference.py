@@ -12,11 +12,12 @@ from torch.nn.functional import normalize
 
 from s2f_lib.config import SpectrogramConfig
 from s2f_lib.media.spectrogram import complex_spectrogram
+from s2f_lib.preparation.shards import MappedAudio
 
 
 def predict_features(
     model: nn.Module,
-    audio: np.ndarray,
+    audio: np.ndarray | MappedAudio,
     spectrogram: SpectrogramConfig,
     *,
     batch_size: int = 64,

@@ -20,7 +20,7 @@ from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.pairs.media import align_image, read_image, read_voice
 from s2f_lib.preparation.pipeline import PreparationSummary, settings_of
-from s2f_lib.preparation.shards import PreparedRow, verify_shard, write_shard
+from s2f_lib.preparation.shards import PreparedRow, shard_name, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
 from s2f_lib.sources.public_pairs import FoundPairs, Pair
 
@@ -90,7 +90,7 @@ def prepare_pairs(
     size = config.preparation.clips_per_shard
     names = []
     for number, start in enumerate(range(0, len(rows), size)):
-        names.append(f"shard-{number:05d}.parquet")
+        names.append(shard_name(number))
         write_shard(
             out / names[-1], with_features(rows[start : start + size], extractor), provenance=provenance
         )

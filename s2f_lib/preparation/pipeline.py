@@ -32,7 +32,15 @@ from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.preparation.clip import Outcome
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
 from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger
-from s2f_lib.preparation.shards import rows_from_bytes, rows_to_bytes, sidecar, verify_shard, write_shard
+from s2f_lib.preparation.shards import (
+    FORMAT_VERSION,
+    rows_from_bytes,
+    rows_to_bytes,
+    shard_name,
+    sidecar,
+    verify_shard,
+    write_shard,
+)
 from s2f_lib.preparation.stages import with_features
 from s2f_lib.preparation.summary import PreparationSummary, summarise
 from s2f_lib.preparation.workers import Known, Task, prepare_clips
@@ -107,7 +115,7 @@ def prepare(
         raise InputError(f"another run is at work in {out}: wait for it, or give another folder") from None
     try:
         with Ledger(out / LEDGER_NAME, block_size=config.preparation.clips_per_shard) as ledger:
-            ledger.check_same(settings_of(config, extractor))
+            ledger.check_same(settings_of(config, extractor) | {"shards": {"format": FORMAT_VERSION}})
             _reopen_lost_shards(ledger, out)
             with ExitStack() as stack:
                 reopen = stack.enter_context(download.reopens()) if download else None
@@ -234,7 +242,7 @@ class _Run:
             if block is None:
                 return
             positions, packed = zip(*self._ledger.spooled(block), strict=True)
-            name = f"shard-{block:05d}.parquet"
+            name = shard_name(block)
             self._writing = block, name, positions, self._writer.submit(self._write, name, packed)
 
     def _write(self, name: str, packed: tuple[bytes, ...]) -> int:

@@ -1,32 +1,40 @@
-"""Prepared clips on disk: Parquet shards, each with its checksum, never pickle.
+"""Prepared clips on disk: Arrow files with checksums, which training maps into memory as they are.
 
-A shard is written under a temporary name, fsynced and renamed; its sidecar
-`NAME.sha256` is there before it.  So a shard that has its name is whole.
+A shard is an Arrow IPC file ("Feather") without compression, so sound and JPEG bytes can be used where they
+lie: no clip is stored twice, and the operating system reads the pages of those clips that are indexed.
+`pandas.read_feather` and `pyarrow.ipc` read a shard too.
+
+The checksum `NAME.sha256` is written before its shard, and both are renamed into place when they are
+complete. So a shard that has its name is complete.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.media.jpeg import decode_jpeg
+from s2f_lib.storage import digest, file_digest, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_PROVENANCE_KEY = b"s2f_provenance"
-_AGAIN = "delete it and run `s2f prepare` again with the same arguments"
+#: Version of the columns and of the file format. Version 1 was Parquet.
+FORMAT_VERSION = 2
+
+_PROVENANCE_KEY, _VERSION_KEY = b"s2f_provenance", b"s2f_format"
+_CHECKED = ".checked.json"  # shards whose checksum was right, with their size and time of change
+_PREPARE_AGAIN = "delete it and run `s2f prepare` again with the same arguments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,72 +43,169 @@ class PreparedRow:
 
     Attributes
     ----------
-    clip_id, video_id, split, start_s, end_s, x, y
-        As the clip's `ClipRef`.
+    clip_id, video_id, split
+        Names of the clip and its video; "train", "test" or None.
+    audio
+        `(samples,)` int16, mono, `preparation.audio_s` long; a shorter clip is repeated.
+    crop
+        Aligned face as JPEG.
+    features
+        `(dimension,)` float16, computed from the stored crop. None until they are computed.
+    start_s, end_s, x, y
+        The clip's part of the video in seconds, and the speaker's position in it in [0, 1].
     media
         Name of the media file.
-    audio
-        (samples,) int16 mono, `preparation.audio_s` long, repeated or cut.
     n_audio_samples
-        How many of them came from the clip, before repetition.
-    crop
-        The aligned face, JPEG.
+        Number of samples before repetition.
     box
-        The face in the frame: left, top, right, bottom in pixels.
+        Left, top, right and bottom of the face in its frame, in pixels.
     detection_confidence
-        The detector's score of it.
+        Score of the detector.
     eye_angle_deg
-        Slope of the eyes before they were levelled.
+        Slope of the line between the eyes before alignment.
     frame_time_s
-        The frame that the face was taken from, in seconds of the media file.
-    features
-        (dimension,) float16 of the stored crop; None until they are computed.
+        Time of the frame in the media file, in seconds.
     """
 
     clip_id: str
     video_id: str
     split: str | None
-    start_s: float
-    end_s: float
-    x: float
-    y: float
-    media: str
     audio: np.ndarray
-    n_audio_samples: int
     crop: bytes
-    box: tuple[float, float, float, float]
-    detection_confidence: float
-    eye_angle_deg: float
-    frame_time_s: float
     features: np.ndarray | None = None
+    start_s: float = 0.0
+    end_s: float = 0.0
+    x: float = 0.5
+    y: float = 0.5
+    media: str = ""
+    n_audio_samples: int = 0
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    detection_confidence: float = 1.0
+    eye_angle_deg: float = 0.0
+    frame_time_s: float = 0.0
+
+
+class _MappedRows:
+    """Rows of several mapped arrays, one array per shard.
+
+    Parameters
+    ----------
+    shards
+        One indexable array per shard.
+    rows
+        `(n,)` int64, indices over all shards in their order. All rows by default.
+    """
+
+    def __init__(self, shards: Sequence[Any], rows: np.ndarray | None = None) -> None:
+        self._shards = shards
+        self._starts = np.cumsum([0, *map(len, shards)])
+        self._rows = np.arange(self._starts[-1]) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _values(self, rows: np.ndarray) -> Iterator[Any]:
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard, row in zip(shards, rows - self._starts[shards], strict=True):
+            yield self._shards[shard][int(row)]
+
+
+class MappedAudio(_MappedRows):
+    """Sound of prepared clips that stays on disk: a `(n, samples)` int16 array, read when it is indexed.
+
+    Indexing works as with NumPy (integer, slice, mask, index array; then slices within a clip) and returns a
+    new array. `numpy.asarray` reads everything. All processes of a machine share the memory of the pages.
+
+    Parameters
+    ----------
+    shards
+        `(clips, samples)` int16, one mapped array per shard.
+    digests
+        `(n,)` str, one digest per row: it tells whether two clips have the same sound without reading it.
+    rows
+        `(n,)` int64, indices over all shards in their order. All rows by default.
+    """
+
+    dtype = np.dtype(np.int16)
+
+    def __init__(
+        self, shards: Sequence[np.ndarray], digests: np.ndarray, rows: np.ndarray | None = None
+    ) -> None:
+        super().__init__(shards, rows)
+        self.digests = digests
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of clips and of samples."""
+        return len(self), self._shards[0].shape[1]
+
+    def at(self, indices: np.ndarray) -> MappedAudio:
+        """Return the clips at `(m,)` indices without reading them."""
+        return MappedAudio(self._shards, self.digests[indices], self._rows[indices])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        chosen = np.atleast_1d(self._rows[first])
+        audio = np.empty((len(chosen), self.shape[1]), self.dtype)
+        for target, values in zip(audio, self._values(chosen), strict=True):
+            target[:] = values  # a copy of one row lets other threads run, unlike fancy indexing
+        return audio[(0 if np.ndim(self._rows[first]) == 0 else slice(None), *rest)]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class MappedJpegs(_MappedRows, Sequence[bytes]):
+    """Faces of prepared clips as JPEG files that stay on disk.
+
+    As in `PackedJpegs`, an integer index reads one face, and a slice or an array of indices reads nothing.
+    """
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice | np.ndarray) -> MappedJpegs: ...
+
+    def __getitem__(self, index):
+        if isinstance(index, int | np.integer):
+            return next(self._values(self._rows[[index]])).as_py()
+        return MappedJpegs(self._shards, self._rows[index])
 
 
 @dataclass(frozen=True)
 class PreparedClips:
-    """Prepared clips in memory: about 200 kB each.
+    """Prepared clips. Their sound and faces may stay on disk until they are used.
 
     Attributes
     ----------
     clip_ids, video_ids, splits
-        A text each a clip; a split is "train", "test" or None.
+        One text per clip. A split is "train", "test" or None.
     audio
-        (n, samples) int16 mono; times 1/32,768 it is in [-1, 1].
+        `(n, samples)` int16, mono. Divided by 32,768 it lies in [-1, 1].
     features
-        (n, dimension) float32.
+        `(n, dimension)` float32, in memory.
     crops_jpeg
-        The aligned faces, JPEG; `crops` decodes them.
+        Aligned faces as JPEG; `crops` decodes them.
     provenance
-        How they were made: version, settings, extractor and its weights' fingerprint.
+        Version, settings, extractor and fingerprint of its weights.
     columns
-        The other columns, name to (n,) array.
+        Other columns: name to `(n,)` array.
+
+    See Also
+    --------
+    read_prepared : Reads the clips of a folder.
     """
 
     clip_ids: list[str]
     video_ids: list[str]
     splits: list[str | None]
-    audio: np.ndarray
+    audio: np.ndarray | MappedAudio
     features: np.ndarray
-    crops_jpeg: list[bytes]
+    crops_jpeg: Sequence[bytes]
     provenance: dict[str, Any]
     columns: dict[str, np.ndarray]
 
@@ -109,83 +214,199 @@ class PreparedClips:
 
     @cached_property
     def digest(self) -> str:
-        """Names these clips and what was made of them, 16 hexadecimal digits."""
-        digest = hashlib.sha256("\n".join(self.clip_ids).encode())
-        digest.update(np.ascontiguousarray(self.features).data)
-        digest.update(np.ascontiguousarray(self.audio).data)
-        return digest.hexdigest()[:16]
+        """Digest of ids, features and sound, 16 hexadecimal digits."""
+        if isinstance(self.audio, MappedAudio):
+            sound = self.audio.digests.tolist()
+        else:
+            sound = [_row_digest(audio) for audio in self.audio]
+        return digest("\n".join(self.clip_ids), self.features, "\n".join(sound), length=16)
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Decode the faces.
+        """Decode faces.
 
         Parameters
         ----------
         indices
-            Which clips; all by default.
+            `(m,)` int. All clips by default.
 
         Returns
         -------
         numpy.ndarray
-            (n, 224, 224, 3) uint8 RGB.
+            `(m, 224, 224, 3)` uint8, RGB.
         """
         chosen = range(len(self)) if indices is None else indices
         images = [decode_jpeg(self.crops_jpeg[int(index)]) for index in chosen]
         return np.stack(images) if images else np.zeros((0, 224, 224, 3), np.uint8)
 
     def subset(self, mask: np.ndarray) -> PreparedClips:
-        """Return the clips where a (n,) boolean mask is true, or at the given (m,) indices."""
-        mask = np.asarray(mask)
-        indices = np.flatnonzero(mask) if mask.dtype == bool else mask
+        """Return the clips where an `(n,)` bool mask is true, or at `(m,)` indices.
+
+        Sound and faces that are mapped stay on disk.
+        """
+        indices = np.arange(len(self))[np.asarray(mask)]
+        audio, crops = self.audio, self.crops_jpeg
         return PreparedClips(
             clip_ids=[self.clip_ids[i] for i in indices],
             video_ids=[self.video_ids[i] for i in indices],
             splits=[self.splits[i] for i in indices],
-            audio=self.audio[indices],
+            audio=audio.at(indices) if isinstance(audio, MappedAudio) else audio[indices],
             features=self.features[indices],
-            crops_jpeg=[self.crops_jpeg[i] for i in indices],
+            crops_jpeg=crops[indices] if isinstance(crops, MappedJpegs) else [crops[i] for i in indices],
             provenance=self.provenance,
             columns={name: values[indices] for name, values in self.columns.items()},
         )
 
     def table(self) -> pd.DataFrame:
-        """Return all columns but sound, faces and features, a row a clip."""
+        """Return all columns except sound, faces and features: one row per clip."""
         import pandas as pd
 
         ids = {"clip_id": self.clip_ids, "video_id": self.video_ids, "split": self.splits}
         return pd.DataFrame(ids | self.columns)
 
 
-def shard_schema(*, dimension: int | None, provenance: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Return the columns of a shard; without a dimension, of a row whose features are still missing."""
+def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
+    """Map the clips of a folder of shards into memory.
+
+    The checksum of a shard is compared when the shard is new or was changed since the last call. Only
+    features and small columns are read; sound and faces are read when they are indexed.
+
+    Parameters
+    ----------
+    folder
+        Folder that `prepare` wrote.
+    split
+        "train" or "test": only the clips of that split.
+
+    Returns
+    -------
+    PreparedClips
+        Clips in the order of the clip list.
+
+    Raises
+    ------
+    MissingFileError
+        The folder does not exist.
+    DataError
+        The folder holds no shard or shards of an older version, a shard is missing or damaged, shards do
+        not belong together, or the split is empty.
+
+    See Also
+    --------
+    s2f_lib.preparation.pipeline.prepare : Writes the folder.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.media.jpeg import encode_jpeg
+    >>> folder = Path(mkdtemp())
+    >>> face, features = encode_jpeg(np.zeros((224, 224, 3), np.uint8)), np.ones(2, np.float16)
+    >>> row = PreparedRow("clip-a", "video-a", "train", np.arange(4, dtype=np.int16), face, features)
+    >>> _ = write_shard(folder / shard_name(0), [row], provenance={})
+    >>> read_prepared(folder, split="train").audio[0]
+    array([0, 1, 2, 3], dtype=int16)
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
+    shards = list_shards(folder)
+    _check_changed(folder, shards)
+    clips = _from_tables(shards, [_map_shard(path) for path in shards])
+    if split is None:
+        return clips
+    chosen = np.array([name == split for name in clips.splits])
+    if not chosen.any():
+        raise DataError(
+            f"no prepared clip is in split {split!r}: splits are {sorted(set(clips.splits), key=str)}"
+        )
+    return clips.subset(chosen)
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+def sidecar(path: Path) -> Path:
+    """Return the file that holds the checksum of a shard."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """Return the shards of a folder in order, also those of which only the checksum is left.
+
+    Raises
+    ------
+    DataError
+        The folder holds no shard, or only shards of an older version.
+    """
+    names = {path.name.removesuffix(".sha256") for path in folder.glob("shard-*.arrow*")}
+    if not names and any(folder.glob("shard-*.parquet")):
+        raise DataError(
+            f"{folder} holds shards of an older version (Parquet): "
+            "remove the folder and run `s2f prepare` again"
+        )
+    if not names:
+        raise DataError(
+            f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def read_shard(path: Path) -> pa.Table:
+    """Map one shard into memory after its checksum was compared.
+
+    Raises
+    ------
+    DataError
+        The shard or its checksum is missing, they differ, or the shard is of another version.
+    """
+    _refuse_damaged(path)
+    return _map_shard(path)
+
+
+def verify_shard(path: Path) -> bool:
+    """Return whether a shard exists and matches its checksum."""
+    if not path.is_file() or not sidecar(path).is_file():
+        return False
+    stored = sidecar(path).read_text(encoding="utf-8", errors="replace").split()
+    return bool(stored) and file_digest(path) == stored[0]
+
+
+def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[str, Any]) -> str:
+    """Write a shard and its checksum atomically.
+
+    Parameters
+    ----------
+    path
+        Target file, named by `shard_name`. An existing shard is replaced.
+    rows
+        At least one row. All have features and sound of the same length.
+    provenance
+        Written into the metadata of the schema as JSON.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file, as in `NAME.sha256`, which `sha256sum -c` reads.
+    """
     import pyarrow as pa
 
-    columns = [
-        ("clip_id", pa.string()),
-        ("video_id", pa.string()),
-        ("split", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("x", pa.float64()),
-        ("y", pa.float64()),
-        ("media", pa.string()),
-        ("audio", pa.list_(pa.int16())),
-        ("n_audio_samples", pa.int32()),
-        ("crop", pa.binary()),
-        ("box", pa.list_(pa.float32(), 4)),
-        ("detection_confidence", pa.float32()),
-        ("eye_angle_deg", pa.float32()),
-        ("frame_time_s", pa.float64()),
-        ("features", pa.list_(pa.float16(), dimension) if dimension else pa.list_(pa.float16())),
-    ]
-    metadata = {_PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)} if provenance is not None else None
-    return pa.schema(columns, metadata=metadata)
+    schema = _schema(rows[0], provenance)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:  # uncompressed: it can be mapped, and sound hardly shrinks
+        writer.write_table(_to_table(rows, schema))
+    data = sink.getvalue()
+    checksum = digest(data, length=64)
+    write_atomically(sidecar(path), f"{checksum}  {path.name}\n")
+    write_atomically(path, data)
+    return checksum
 
 
 def rows_to_bytes(rows: Sequence[PreparedRow]) -> bytes:
-    """Pack rows as an Arrow stream: how a row waits in the ledger for its shard."""
+    """Pack rows as an Arrow stream: so a row waits in the ledger until its shard is written."""
     import pyarrow as pa
 
-    table = _to_table(rows, shard_schema(dimension=None))
+    table = _to_table(rows, _schema(rows[0]))
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -193,7 +414,7 @@ def rows_to_bytes(rows: Sequence[PreparedRow]) -> bytes:
 
 
 def rows_from_bytes(data: bytes) -> list[PreparedRow]:
-    """Unpack what `rows_to_bytes` packed."""
+    """Unpack the rows that `rows_to_bytes` packed."""
     import pyarrow as pa
 
     table = pa.ipc.open_stream(data).read_all()
@@ -204,199 +425,135 @@ def rows_from_bytes(data: bytes) -> list[PreparedRow]:
         audio, features = values.pop("audio").values, values.pop("features").values
         plain = {name: value.as_py() for name, value in values.items()}
         plain["box"] = tuple(plain["box"])
-        rows.append(
-            PreparedRow(
-                **plain,
-                audio=audio.to_numpy(),
-                features=None if features is None else features.to_numpy(),
-            )
-        )
+        plain["features"] = None if features is None else features.to_numpy()
+        rows.append(PreparedRow(**plain, audio=audio.to_numpy()))
     return rows
 
 
-def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[str, Any]) -> str:
-    """Write a shard, whole or not at all.
-
-    Parameters
-    ----------
-    path
-        Its name, `shard-NNNNN.parquet`; what stood there is replaced.
-    rows
-        At least one, all with features of one dimension.
-    provenance
-        Goes into the schema's metadata as JSON.
-
-    Returns
-    -------
-    str
-        The SHA-256 of the file.
-    """
-    import pyarrow.parquet as pq
-
-    schema = shard_schema(dimension=len(rows[0].features), provenance=provenance)
-    buffer = io.BytesIO()
-    # sound and JPEG hardly shrink: zstd at its fastest, and no dictionaries
-    pq.write_table(
-        _to_table(rows, schema), buffer, compression="zstd", compression_level=1, use_dictionary=False
-    )
-    data = buffer.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_durably(sidecar(path), f"{digest}  {path.name}\n".encode())  # as `sha256sum -c` reads it
-    _write_durably(path, data)
-    return digest
-
-
-def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
-    """Read all shards of a folder, each checked against its checksum.
-
-    Parameters
-    ----------
-    folder
-        What `pipeline.prepare` wrote.
-    split
-        "train" or "test" to keep only those clips.
-
-    Returns
-    -------
-    PreparedClips
-        In the order of the clip list.
-
-    Raises
-    ------
-    MissingFileError
-        The folder is not there.
-    DataError
-        It holds no shard, a shard is missing or damaged, or shards do not belong together.
-    """
+def _schema(row: PreparedRow, provenance: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Return the columns of a shard. Features may be missing in all rows where the row has none."""
     import pyarrow as pa
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
-    shards = list_shards(folder)
-    tables = [read_shard(path) for path in shards]
-    provenance = _provenance(tables[0])
-    for path, table in zip(shards, tables, strict=True):
-        if table.schema.field("features").type != tables[0].schema.field("features").type:
-            raise DataError(
-                f"{path.name} has {table.schema.field('features').type} features, unlike the first shard"
-            )
-    table = pa.concat_tables(tables).combine_chunks()
-    if split is not None:
-        table = table.filter(pa.compute.equal(table.column("split"), split)).combine_chunks()
-    return _from_table(table, provenance)
-
-
-def list_shards(folder: Path) -> list[Path]:
-    """Return the shards of a folder in order, with those that their sidecars alone still name.
-
-    Raises
-    ------
-    DataError
-        There is none.
-    """
-    names = {path.name for path in folder.glob("shard-*.parquet")}
-    names |= {path.name.removesuffix(".sha256") for path in folder.glob("shard-*.parquet.sha256")}
-    if not names:
-        raise DataError(
-            f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
-        )
-    return [folder / name for name in sorted(names)]
-
-
-def read_shard(path: Path) -> pa.Table:
-    """Read one shard, checked against its sidecar.
-
-    Raises
-    ------
-    DataError
-        The shard or its sidecar is missing, or they differ.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not verify_shard(path):
-        if not path.is_file():
-            raise DataError(f"{path} is missing: run `s2f prepare` again with the same arguments")
-        raise DataError(f"{path} does not match its checksum in {sidecar(path).name}: {_AGAIN}")
-    try:
-        return pq.read_table(path)
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a shard of this study ({error}): {_AGAIN}") from None
-
-
-def verify_shard(path: Path) -> bool:
-    """Return whether a shard is there and matches its sidecar."""
-    if not path.is_file() or not sidecar(path).is_file():
-        return False
-    said = sidecar(path).read_text(encoding="utf-8", errors="replace").split()
-    with path.open("rb") as stream:
-        return bool(said) and hashlib.file_digest(stream, "sha256").hexdigest() == said[0]
+    n_features = -1 if row.features is None else len(row.features)  # -1: lists of any length
+    columns = [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("split", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("media", pa.string()),
+        ("audio", pa.list_(pa.int16(), len(row.audio))),
+        ("audio_digest", pa.string()),
+        ("n_audio_samples", pa.int32()),
+        ("crop", pa.binary()),
+        ("box", pa.list_(pa.float32(), 4)),
+        ("detection_confidence", pa.float32()),
+        ("eye_angle_deg", pa.float32()),
+        ("frame_time_s", pa.float64()),
+        ("features", pa.list_(pa.float16(), n_features)),
+    ]
+    metadata = {_VERSION_KEY: str(FORMAT_VERSION), _PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
+    return pa.schema(columns, metadata=metadata)
 
 
 def _to_table(rows: Sequence[PreparedRow], schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     def column(name: str, kind: pa.DataType) -> pa.Array:
+        if name == "audio_digest":
+            return pa.array([_row_digest(row.audio) for row in rows])
         values = [getattr(row, name) for row in rows]
-        if name == "features" and pa.types.is_fixed_size_list(kind):
-            flat = np.concatenate([np.asarray(value, np.float16) for value in values])
-            return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
-        return pa.array(values, type=kind)  # numpy arrays within go in without a copy a number
+        if isinstance(values[0], np.ndarray):  # without a Python object per number
+            flat = pa.array(np.concatenate(values), kind.value_type)
+            return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+        return pa.array(values, kind)
 
     return pa.table([column(field.name, field.type) for field in schema], schema=schema)
 
 
-def _from_table(table: pa.Table, provenance: dict[str, Any]) -> PreparedClips:
-    n = table.num_rows
-    blobs = {"clip_id", "video_id", "split", "audio", "crop", "features", "box"}
-    columns = {
-        name: table.column(name).to_numpy(zero_copy_only=False)
-        for name in table.column_names
-        if name not in blobs
-    }
-    boxes = _stack(table, "box", np.float32)
-    columns |= {f"box_{side}": boxes[:, i] for i, side in enumerate(("left", "top", "right", "bottom")) if n}
+def _row_digest(audio: np.ndarray) -> str:
+    return digest(audio, length=16)
+
+
+def _map_shard(path: Path) -> pa.Table:
+    """Return the table of a shard; its columns are views of the mapped file."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:  # closes the file; the mapping lives as long as the table
+            table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a shard of this study ({error}): {_PREPARE_AGAIN}") from None
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version != str(FORMAT_VERSION):
+        raise DataError(
+            f"{path} has format {version}, expected {FORMAT_VERSION}: "
+            "remove the folder and run `s2f prepare` again"
+        )
+    return table
+
+
+def _from_tables(shards: Sequence[Path], tables: Sequence[pa.Table]) -> PreparedClips:
+    import pyarrow as pa
+
+    schema = tables[0].schema
+    for path, table in zip(shards, tables, strict=True):
+        for name in ("features", "audio"):
+            if (kind := table.schema.field(name).type) != schema.field(name).type:
+                raise DataError(f"{path.name} has {kind} {name}, unlike the first shard")
+    large = ["audio", "crop", "features", "box"]
+    small = pa.concat_tables([table.drop_columns(large) for table in tables])
+    columns = {name: small.column(name).to_numpy() for name in small.column_names}
+    boxes = np.concatenate([_matrix(table, "box") for table in tables])
+    columns |= {f"box_{side}": boxes[:, i] for i, side in enumerate(("left", "top", "right", "bottom"))}
+    ids = {name: columns.pop(name).tolist() for name in ("clip_id", "video_id", "split")}
     return PreparedClips(
-        clip_ids=table.column("clip_id").to_pylist(),
-        video_ids=table.column("video_id").to_pylist(),
-        splits=table.column("split").to_pylist(),
-        audio=_stack(table, "audio", np.int16),
-        features=_stack(table, "features", np.float16).astype(np.float32),
-        crops_jpeg=table.column("crop").to_pylist(),
-        provenance=provenance,
+        clip_ids=ids["clip_id"],
+        video_ids=ids["video_id"],
+        splits=ids["split"],
+        audio=MappedAudio([_matrix(table, "audio") for table in tables], columns.pop("audio_digest")),
+        features=np.concatenate([_matrix(table, "features") for table in tables]).astype(np.float32),
+        crops_jpeg=MappedJpegs([table.column("crop").combine_chunks() for table in tables]),
+        provenance=json.loads(schema.metadata[_PROVENANCE_KEY]),
         columns=columns,
     )
 
 
-def _stack(table: pa.Table, name: str, dtype: type) -> np.ndarray:
-    """Return a list column as (n, length)."""
-    if table.num_rows == 0:
-        return np.zeros((0, 0), dtype)
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column(name).chunks]
-    return np.concatenate(chunks).astype(dtype, copy=False).reshape(table.num_rows, -1)
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column of fixed-size lists as a `(n, length)` view of the mapped file."""
+    (chunk,) = table.column(name).chunks
+    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(table), -1)
 
 
-def _provenance(table: pa.Table) -> dict[str, Any]:
-    return json.loads((table.schema.metadata or {}).get(_PROVENANCE_KEY, b"{}"))
-
-
-def sidecar(path: Path) -> Path:
-    """Return the file that holds a shard's checksum."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """Write, fsync, rename, and fsync the folder, so that the name survives a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def _check_changed(folder: Path, shards: Sequence[Path]) -> None:
+    """Compare the checksums of those shards that are new or changed since they were last compared."""
+    record = folder / _CHECKED
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        checked = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        checked = {}
+    found = {path.name: _state(path) for path in shards}
+    for path in shards:
+        if found[path.name] is None or checked.get(path.name) != found[path.name]:
+            _refuse_damaged(path)
+    if checked != found:
+        with suppress(OSError):  # a folder that cannot be written to is compared each time
+            write_atomically(record, json.dumps(found), durable=False)
+
+
+def _state(path: Path) -> list[Any] | None:
+    """Return the stored checksum, the size and the time of change of a shard."""
+    try:
+        state = path.stat()
+        return [sidecar(path).read_text(encoding="utf-8"), state.st_size, state.st_mtime_ns]
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _refuse_damaged(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run `s2f prepare` again with the same arguments")
+    if not verify_shard(path):
+        raise DataError(f"{path} does not match its checksum in {sidecar(path).name}: {_PREPARE_AGAIN}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2f_lib.errors import DataError
-from s2f_lib.preparation.shards import PreparedClips
+from s2f_lib.preparation.shards import MappedAudio, PreparedClips
 
 #: Decoded faces are kept in memory up to this; above, each batch decodes its own.
 FACES_IN_MEMORY_BYTES = 4 * 2**30
@@ -24,28 +24,36 @@ class PairedArrays(Dataset):
     ----------
     arrays
         `(n, ...)` each: int16 audio and float32 features, or features and uint8 faces.
-        They may be mapped from disk; nothing is read or copied before it is asked for.
+        Mapped audio stays on disk; only the rows of a batch are read.
     rows
         `(m,)` int, the rows that make up the data set; all by default.
     """
 
-    def __init__(self, *arrays: np.ndarray, rows: np.ndarray | None = None) -> None:
+    def __init__(self, *arrays: np.ndarray | MappedAudio, rows: np.ndarray | None = None) -> None:
         lengths = {len(array) for array in arrays}
         if len(lengths) != 1:
             raise DataError(f"paired arrays must have one length, found {sorted(lengths)}")
-        self._tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        self._arrays = [
+            array if isinstance(array, MappedAudio) else torch.from_numpy(np.ascontiguousarray(array))
+            for array in arrays
+        ]
         self._rows = torch.arange(lengths.pop()) if rows is None else torch.from_numpy(np.asarray(rows))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(tensor[self._rows[index]] for tensor in self._tensors)
+        return tuple(values[0] for values in self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         rows = self._rows[list(indices)]
-        # index_select lets other threads run meanwhile, unlike numpy's indexing
-        return tuple(tensor.index_select(0, rows) for tensor in self._tensors)
+        # index_select and mapped audio let other threads run meanwhile, unlike numpy's indexing
+        return tuple(
+            torch.from_numpy(array[rows.numpy()])
+            if isinstance(array, MappedAudio)
+            else array.index_select(0, rows)
+            for array in self._arrays
+        )
 
 
 class FeaturesAndFaces(Dataset):

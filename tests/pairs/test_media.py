@@ -112,7 +112,7 @@ def test_pairs_become_shards_for_every_chapter(tmp_path, monkeypatch, caplog):
     assert clips.crops([0]).shape == (1, 224, 224, 3)
     assert clips.audio.shape == (8, 96_000)
     # what is there is not made again, and what is damaged is
-    shard = next(study.prepared_dir.glob("shard-*.parquet"))
+    shard = next(study.prepared_dir.glob("shard-*.arrow"))
     before = shard.stat().st_mtime_ns
     again = Study.open("pairs", run_dir=tmp_path / "run", settings=settings)
     assert again.preparation == summary

@@ -62,7 +62,7 @@ def _assert_same(first: PreparedClips, second: PreparedClips) -> None:
     assert first.splits == second.splits
     np.testing.assert_array_equal(first.audio, second.audio)
     np.testing.assert_array_equal(first.features, second.features)
-    assert first.crops_jpeg == second.crops_jpeg
+    assert list(first.crops_jpeg) == list(second.crops_jpeg)
     assert first.table().equals(second.table())
 
 
@@ -95,7 +95,7 @@ def test_rows_are_in_the_order_of_the_list(prepared, source):
     listed = {clip.clip_id: clip.split for clip in _clips(source) if hasattr(clip, "clip_id")}
     assert clips.splits == [listed[clip_id] for clip_id in clips.clip_ids]
     assert set(clips.splits) == {"train", "test"}
-    names = sorted(path.name for path in prepared[0].glob("*.parquet"))
+    names = sorted(path.name for path in prepared[0].glob("*.arrow"))
     assert len(names) == 4  # places 0-4, 5-9 (with both refused), 10-14, 15
     assert clips.audio.shape == (14, 32_000)
     assert clips.features.shape == (14, 128)
@@ -135,7 +135,7 @@ def test_a_second_run_does_nothing_and_a_longer_list_only_what_is_new(prepared, 
 def test_a_lost_shard_is_made_again(prepared, source, tmp_path, harm):
     out = tmp_path / "out"
     shutil.copytree(prepared[0], out)
-    path = out / "shard-00001.parquet"
+    path = out / "shard-00001.arrow"
     whole = path.read_bytes()
     path.unlink() if harm == "deleted" else path.write_bytes(whole[:100])
     summary = prepare(_config(), _clips(source), out)
@@ -150,7 +150,7 @@ def test_a_damaged_shard_whose_media_are_gone_does_not_block_the_others(prepared
     shutil.copytree(source, without)
     for path in (without / "media").glob("good*.mp4"):
         path.unlink()
-    damaged = out / "shard-00001.parquet"
+    damaged = out / "shard-00001.arrow"
     damaged.write_bytes(damaged.read_bytes()[:100])
     summary = prepare(_config(), _clips(without), out)
     lost = summary.by_reason["media-missing"] - 1  # one was missing from the start

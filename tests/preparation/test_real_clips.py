@@ -37,7 +37,7 @@ def test_fifteen_are_prepared_and_two_refused(prepared):
         "no-face",
         "0, 0, 0 faces in the frames looked at; expected one in each",
     )
-    assert [path.name for path in out.glob("*.parquet")] == ["shard-00000.parquet"]
+    assert [path.name for path in out.glob("*.arrow")] == ["shard-00000.arrow"]
 
 
 def test_the_faces_fill_their_crops_with_level_eyes(prepared):
@@ -58,7 +58,7 @@ def test_sound_is_six_seconds_and_features_are_of_different_people(prepared):
     assert clips.audio.shape == (15, 96_000)
     seconds = clips.table()["n_audio_samples"] / 16_000
     assert seconds.between(2.9, 6.0).all()
-    assert (np.abs(clips.audio.astype(int)).max(1) > 1_000).all()
+    assert (np.abs(np.asarray(clips.audio, int)).max(1) > 1_000).all()
     distance = np.linalg.norm(clips.features[:, None] - clips.features[None], axis=2)
     apart = distance[~np.eye(15, dtype=bool)]
     assert apart.min() > 0.4  # dlib takes 0.6 for the border between one person and two

@@ -1,21 +1,28 @@
-"""Shards: what goes in comes out, and damage is found."""
+"""Shards: rows come back as they were written, stay on disk, and damage is found."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from dataclasses import fields, replace
 
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
+import psutil
+import pyarrow as pa
 import pytest
 
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.media.jpeg import encode_jpeg
+from s2f_lib.preparation import shards
 from s2f_lib.preparation.shards import (
+    FORMAT_VERSION,
     PreparedRow,
     read_prepared,
     rows_from_bytes,
     rows_to_bytes,
+    shard_name,
     write_shard,
 )
 
@@ -33,7 +40,7 @@ def _row(number: int, *, split: str | None = "train", dimension: int = 4) -> Pre
         media=f"{number}.mp4",
         audio=np.arange(number, number + 12, dtype=np.int16),
         n_audio_samples=6 + number,
-        crop=encode_jpeg(face, quality=92),
+        crop=encode_jpeg(face),
         box=(1.0, 2.0, 3.5, 4.5),
         detection_confidence=1.0625,
         eye_angle_deg=-2.5,
@@ -49,13 +56,13 @@ def _assert_equal(first: PreparedRow, second: PreparedRow) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    write_shard(tmp_path / "shard-00000.parquet", [_row(0), _row(1, split="test")], provenance={"a": 1})
-    write_shard(tmp_path / "shard-00001.parquet", [_row(2)], provenance={"a": 1})
+    write_shard(tmp_path / shard_name(0), [_row(0), _row(1, split="test")], provenance={"a": 1})
+    write_shard(tmp_path / shard_name(1), [_row(2)], provenance={"a": 1})
     return tmp_path
 
 
 @pytest.mark.parametrize("features", ["given", "missing"])
-def test_a_row_survives_packing(features):
+def test_rows_to_bytes_and_back_are_equal(features):
     rows = [_row(0), replace(_row(1), split=None)]
     if features == "missing":
         rows = [replace(row, features=None) for row in rows]
@@ -65,7 +72,7 @@ def test_a_row_survives_packing(features):
         assert after.audio.dtype == np.int16
 
 
-def test_what_was_written_is_read(folder):
+def test_read_prepared_returns_what_was_written(folder):
     clips = read_prepared(folder)
     assert clips.clip_ids == ["clip-0", "clip-1", "clip-2"]
     assert clips.video_ids == ["video-0", "video-0", "video-1"]
@@ -82,7 +89,7 @@ def test_what_was_written_is_read(folder):
     assert table["n_audio_samples"].tolist() == [6, 7, 8]
 
 
-def test_splits_and_subsets(folder):
+def test_subset_by_mask_and_by_indices_are_equal(folder):
     test = read_prepared(folder, split="test")
     assert test.clip_ids == ["clip-1"]
     np.testing.assert_array_equal(test.audio, [np.arange(1, 13)])
@@ -90,60 +97,128 @@ def test_splits_and_subsets(folder):
     by_mask = clips.subset(np.array([True, False, True]))
     assert by_mask.clip_ids == clips.subset(np.array([0, 2])).clip_ids == ["clip-0", "clip-2"]
     assert by_mask.table()["start_s"].tolist() == [0.0, 2.0]
-    assert len(read_prepared(folder, split="validation")) == 0
+    with pytest.raises(DataError, match="no prepared clip is in split 'validation'"):
+        read_prepared(folder, split="validation")
 
 
-def test_the_digest_names_the_data(folder):
+def test_digest_changes_with_clips_features_and_sound(folder):
     clips = read_prepared(folder)
     assert clips.digest == read_prepared(folder).digest
     assert clips.digest != clips.subset(np.array([True, True, False])).digest
     assert clips.digest != replace(clips, features=clips.features + 1).digest
+    assert clips.digest != replace(clips, audio=np.asarray(clips.audio) + 1).digest
+    loaded = replace(clips, audio=np.asarray(clips.audio), crops_jpeg=list(clips.crops_jpeg))
+    assert clips.digest == loaded.digest
+    assert clips.subset(np.array([2, 0])).digest == loaded.subset(np.array([2, 0])).digest
 
 
-def test_the_columns_are_compact_and_the_provenance_is_in_the_file(folder):
-    schema = pq.read_schema(folder / "shard-00000.parquet")
-    assert str(schema.field("audio").type) == "list<element: int16>"
-    assert str(schema.field("features").type) == "fixed_size_list<element: halffloat>[4]"
+def test_shard_is_readable_by_pyarrow_and_pandas(folder):
+    with pa.ipc.open_file(folder / shard_name(0)) as reader:
+        schema = reader.schema
+    assert str(schema.field("audio").type) == "fixed_size_list<item: int16>[12]"
+    assert str(schema.field("features").type) == "fixed_size_list<item: halffloat>[4]"
     assert schema.metadata[b"s2f_provenance"] == b'{"a": 1}'
+    table = pd.read_feather(folder / shard_name(0))
+    assert table["clip_id"].tolist() == ["clip-0", "clip-1"]
+    np.testing.assert_array_equal(table["audio"][1], np.arange(1, 13))
 
 
-def test_the_sidecar_is_the_checksum_and_no_temporary_file_stays(folder):
+def test_mapped_audio_indexes_like_an_array(folder):
+    clips = read_prepared(folder)
+    audio, array = clips.audio, np.asarray(clips.audio)
+    assert (audio.shape, audio.dtype, len(audio)) == (array.shape, array.dtype, 3)
+    mask = np.array([True, False, True])
+    for key in (1, -1, slice(None, None, -1), np.array([2, 0, 2]), [1, 2], mask, (2, slice(3, 5)),
+                (slice(None), slice(4)), np.array([], int)):  # fmt: skip
+        np.testing.assert_array_equal(audio[key], array[key])
+    np.testing.assert_array_equal(np.stack(list(audio)), array)
+    with pytest.raises(IndexError):
+        audio[3]
+    later = clips.subset(np.array([2, 1]))
+    np.testing.assert_array_equal(later.subset(np.array([1])).audio, array[[1]])
+    jpegs = list(clips.crops_jpeg)
+    assert list(clips.crops_jpeg[1:]) == jpegs[1:]
+    assert clips.crops_jpeg[-1] == jpegs[2]
+    assert list(later.crops_jpeg) == [jpegs[2], jpegs[1]]
+
+
+def test_read_prepared_maps_sound_and_leaves_files_closed(tmp_path):
+    long = np.zeros(500_000, np.int16)
+    for number in range(4):
+        write_shard(tmp_path / shard_name(number), [replace(_row(number), audio=long)], provenance={})
+    before, n_open = pa.total_allocated_bytes(), psutil.Process().num_fds()
+    clips = read_prepared(tmp_path)
+    assert pa.total_allocated_bytes() - before < long.nbytes  # 4 MB of sound are not in memory
+    assert psutil.Process().num_fds() == n_open
+    n_files = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert n_files < 4 * (long.nbytes + 10_000)  # no second copy
+    assert clips.audio[3].shape == (500_000,)
+
+
+def test_checksums_are_compared_once_until_a_shard_changes(folder, monkeypatch):
+    compared = []
+
+    def verify(path):
+        compared.append(path.name)
+        return True
+
+    monkeypatch.setattr(shards, "verify_shard", verify)
+    read_prepared(folder)
+    read_prepared(folder)
+    assert compared == [shard_name(0), shard_name(1)]
+    os.utime(folder / shard_name(1), (0, 0))
+    read_prepared(folder)
+    assert compared[2:] == [shard_name(1)]
+
+
+def test_shards_of_another_version_are_refused_with_advice(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    with pytest.raises(DataError, match=r"format 2, expected 3: remove the folder and run `s2f prepare`"):
+        read_prepared(folder)
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(folder / shard_name(0), old / "shard-00000.parquet")
+    with pytest.raises(DataError, match=r"older version \(Parquet\): remove the folder and run"):
+        read_prepared(old)
+
+
+def test_write_shard_leaves_shard_and_checksum_only(folder):
     names = sorted(path.name for path in folder.iterdir())
-    assert names == [f"shard-0000{i}.parquet{end}" for i in (0, 1) for end in ("", ".sha256")]
-    said, name = (folder / "shard-00001.parquet.sha256").read_text().split()
-    assert name == "shard-00001.parquet"
+    assert names == [f"shard-0000{i}.arrow{end}" for i in (0, 1) for end in ("", ".sha256")]
+    said, name = (folder / "shard-00001.arrow.sha256").read_text().split()
+    assert name == "shard-00001.arrow"
     assert said == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
-def test_a_flipped_bit_is_found(folder):
-    path = folder / "shard-00001.parquet"
+def test_read_prepared_finds_a_flipped_bit(folder):
+    read_prepared(folder)
+    path = folder / "shard-00001.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(
-        DataError, match=r"shard-00001.parquet does not match its checksum.*delete it and run"
-    ):
+    with pytest.raises(DataError, match=r"shard-00001.arrow does not match its checksum.*delete it and run"):
         read_prepared(folder)
 
 
-def test_a_truncated_and_a_missing_shard_are_found(folder):
-    path = folder / "shard-00000.parquet"
+def test_read_prepared_finds_truncated_and_missing_shards(folder):
+    read_prepared(folder)
+    path = folder / "shard-00000.arrow"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     with pytest.raises(DataError, match="does not match its checksum"):
         read_prepared(folder)
     path.unlink()
-    with pytest.raises(DataError, match=r"shard-00000.parquet is missing: run `s2f prepare`"):
+    with pytest.raises(DataError, match=r"shard-00000.arrow is missing: run `s2f prepare`"):
         read_prepared(folder)
 
 
-def test_shards_of_two_extractors_do_not_mix(folder):
-    write_shard(folder / "shard-00002.parquet", [_row(3, dimension=5)], provenance={"a": 1})
-    with pytest.raises(DataError, match=r"shard-00002.parquet has .*\[5\] features, unlike the first"):
+def test_read_prepared_refuses_shards_of_two_extractors(folder):
+    write_shard(folder / shard_name(2), [_row(3, dimension=5)], provenance={"a": 1})
+    with pytest.raises(DataError, match=r"shard-00002.arrow has .*\[5\] features, unlike the first"):
         read_prepared(folder)
 
 
-def test_nothing_there(tmp_path):
+def test_read_prepared_without_folder_or_shards_is_an_error(tmp_path):
     with pytest.raises(MissingFileError, match="run `s2f prepare"):
         read_prepared(tmp_path / "none")
     with pytest.raises(DataError, match="holds no shard"):

@@ -9,7 +9,7 @@ import pytest
 
 from s2f_lib.config import StudyConfig, load_config
 from s2f_lib.media.jpeg import encode_jpeg
-from s2f_lib.preparation.shards import PreparedRow, write_shard
+from s2f_lib.preparation.shards import PreparedRow, shard_name, write_shard
 
 #: 2.7 s up to 1 kHz: the least that the nine layers take is 259 frames and 31 bins
 SETTINGS = {
@@ -55,7 +55,7 @@ def write_clips(folder: Path, *, n: int = 40, dimension: int = 8, per_shard: int
             )
         )  # fmt: skip
     for start in range(0, n, per_shard):
-        path = folder / f"shard-{start // per_shard:05d}.parquet"
+        path = folder / shard_name(start // per_shard)
         write_shard(path, rows[start : start + per_shard], provenance={"made": "for a test"})
     return folder
 

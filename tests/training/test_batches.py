@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from s2f_lib.config import LoopConfig
 from s2f_lib.errors import ConfigError, DataError, TrainingError
+from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.training.batches import BatchLoader
 from s2f_lib.training.data import FeaturesAndFaces, PairedArrays, mean_direction
+from s2f_lib.training.encoder import train_voice_encoder
 from s2f_lib.training.loop import Task, fit
 from s2f_lib.training.optim import make_schedule
+
+from .conftest import tiny_config
 
 CPU = torch.device("cpu")
 
@@ -77,8 +83,6 @@ def test_an_error_in_a_thread_reaches_the_caller():
 
 
 def test_faces_decoded_at_once_or_a_batch_at_a_time_are_the_same(prepared, monkeypatch):
-    from s2f_lib.preparation.shards import read_prepared
-
     clips, rows = read_prepared(prepared), np.array([3, 17, 30])
     at_once = FeaturesAndFaces(clips, rows).__getitems__([2, 0])
     monkeypatch.setattr("s2f_lib.training.data.FACES_IN_MEMORY_BYTES", 0)
@@ -110,3 +114,12 @@ def test_what_cannot_be_shared_or_found_is_refused(tmp_path):
         fit(task, LoopConfig(batch_size=8, device="cpu", precision="fp16"), out=tmp_path, digest="d")
     with pytest.raises(DataError, match=r"one length, found \[2, 3\]"):
         PairedArrays(np.zeros(2), np.zeros(3))
+
+
+def test_training_from_mapped_and_loaded_audio_is_the_same(tmp_path, prepared):
+    mapped = read_prepared(prepared, split="train")
+    losses = {}
+    for name, clips in {"mapped": mapped, "memory": replace(mapped, audio=np.asarray(mapped.audio))}.items():
+        trained = train_voice_encoder(clips, tiny_config(), loss="l1", out=tmp_path / name)
+        losses[name] = list(trained.metrics["train_loss"]) + list(trained.metrics["validation_loss"])
+    assert losses["mapped"] == losses["memory"]
