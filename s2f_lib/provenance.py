@@ -1,10 +1,11 @@
-"""What a result was made with: commit, profile, seed, device, versions, wall time.
+"""What a result was made with: commit, profile, seeds, device, versions, wall time.
 
-No host name and no folder of the machine: the book is published.
+The tables show no host name and no folder of the machine, because the book is published.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from s2f_lib import __version__, paths
+from s2f_lib import paths
 from s2f_lib.config import StudyConfig
 
-#: The distributions whose versions can change a number or a picture.
+#: Distributions whose versions can change a number or a figure.
 PACKAGES = (
     "torch",
     "torchvision",
@@ -36,18 +37,18 @@ UNKNOWN = "unknown"
 
 
 def commit(root: Path | None = None) -> str:
-    """Return the commit's short name, "+ changes" where files differ from it, or "unknown"."""
+    """Return the commit's short name, with "+ changes" if tracked files differ from it, or "unknown"."""
     root = paths.repository_root() if root is None else root
     head = _git(root, "rev-parse", "--short=10", "HEAD")
     top = _git(root, "rev-parse", "--show-toplevel")
     if head is None or top is None or Path(top).resolve() != root.resolve():
-        return UNKNOWN  # no repository, or another one around this folder
+        return UNKNOWN  # not a repository, or inside another one
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     return f"{head} + changes" if changed else head
 
 
 def device_name() -> str:
-    """Return the accelerator's name, or the number of CPU cores that this process may use."""
+    """Return the number and name of the GPUs, or the number of CPU cores that this process may use."""
     import torch
 
     if torch.cuda.is_available():
@@ -57,18 +58,16 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return distribution to version of those in `PACKAGES` that are installed."""
+    """Return the version of each distribution in `PACKAGES` that is installed."""
     found = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def environment() -> dict[str, str]:
-    """Return what `s2f info` and every chapter say of machine and installation."""
+    """Return what `s2f info` and every chapter say about the machine and the installation."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -78,20 +77,7 @@ def environment() -> dict[str, str]:
 
 
 def provenance_table(config: StudyConfig, *, wall_s: float) -> pd.DataFrame:
-    """Return a chapter's provenance.
-
-    Parameters
-    ----------
-    config
-        The resolved settings.
-    wall_s
-        Seconds that the chapter took in this run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns what, value; both text.
-    """
+    """Return a chapter's provenance as columns what and value; `wall_s` is its wall time in seconds."""
     seeds = {
         "world": config.source.synthetic.seed if config.source.kind == "synthetic" else None,
         "encoder": config.training.seed,
@@ -102,7 +88,7 @@ def provenance_table(config: StudyConfig, *, wall_s: float) -> pd.DataFrame:
     packages = ", ".join(f"{name} {machine[name]}" for name in PACKAGES if name in machine)
     rows = {
         "commit": machine["commit"],
-        "s2f_lib": __version__,
+        "s2f_lib": importlib.metadata.version("s2f_lib"),
         "profile": config.profile,
         "settings digest": config.digest(),
         "source of clips": config.source.kind,

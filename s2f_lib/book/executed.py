@@ -1,44 +1,218 @@
-"""Executed chapters on disk: what was run, from what, and whether it still holds.
+"""The chapters of the book: their sources, their parameters and their executed copies.
 
-The record lies in the notebook's own metadata, under `s2f`, so that a chapter
-and its record are replaced together.
+A source is `book/notebooks/NN_topic.md` (Jupytext MyST Markdown) with one cell tagged `parameters`, which
+sets `profile`, `run_dir`, `settings` and the chapter's own parameters. An executed copy is
+`runs/PROFILE/notebooks/NN_topic.ipynb`. Its metadata hold, under `s2f`, the record of what it was made from.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ast
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from nbformat import NotebookNode
 
 from s2f_lib import paths
-from s2f_lib.book.chapters import Chapter
-from s2f_lib.config import load_config
+from s2f_lib.config import SourceConfig, load_config, setting_keys, suggest
+from s2f_lib.errors import ChapterError, ConfigError, InputError
+from s2f_lib.paths import RunPaths
+from s2f_lib.storage import atomic_path, digest, file_digest
+
+COMMON_PARAMETERS = ("profile", "run_dir", "settings")  # the runner sets them in every chapter
+
+_NAME = re.compile(r"\d\d_[a-z0-9_]+")
+_OPTIONS = {"profile": "--profile", "run_dir": "--run-dir", "settings": "-p a.dotted.setting=value"}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Source of one chapter, named `NN_topic`."""
+
+    name: str
+    path: Path
+
+    @property
+    def number(self) -> str:
+        """The two digits that start the name; they also start the names of its tables and figures."""
+        return self.name[:2]
+
+    @cached_property
+    def text(self) -> str:
+        """Content of the source file."""
+        return self.path.read_text(encoding="utf-8")
+
+    def notebook(self) -> NotebookNode:
+        """Return the chapter as a notebook without outputs."""
+        import jupytext
+
+        return jupytext.reads(self.text, fmt="md:myst")
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Default of each parameter, as the cell tagged `parameters` sets it.
+
+        Raises
+        ------
+        InputError
+            The cell is missing, does not set a common parameter, or sets a default that is not a
+            literal, so that no type can be checked against it.
+        """
+        from papermill import inspect_notebook
+
+        found = {}
+        for name, parameter in inspect_notebook(self.notebook()).items():
+            try:
+                found[name] = ast.literal_eval(parameter["default"])
+            except (ValueError, SyntaxError):
+                raise InputError(
+                    f"chapter {self.name}: the default of parameter {name!r} is "
+                    f"{parameter['default']}, expected a literal such as 5, 'cosine' or None"
+                ) from None
+        missing = [name for name in COMMON_PARAMETERS if name not in found]
+        if missing:
+            raise InputError(
+                f"chapter {self.name}: its parameters cell does not set {', '.join(missing)}: "
+                "every chapter takes profile, run_dir and settings"
+            )
+        return found
+
+
+def find_chapters(folder: Path | None = None) -> list[Chapter]:
+    """Return all chapters in the order of their numbers.
+
+    Parameters
+    ----------
+    folder
+        Folder of the sources. None: the folder of the book.
+
+    Raises
+    ------
+    InputError
+        The folder holds no chapter.
+
+    See Also
+    --------
+    select_chapters : Some of them, by number or name.
+
+    Examples
+    --------
+    >>> [chapter.name for chapter in find_chapters()][:2]
+    ['01_data_preparation', '02_voice_encoder']
+    """
+    folder = paths.notebooks_dir() if folder is None else folder
+    chapters = [Chapter(p.stem, p) for p in sorted(folder.glob("*.md")) if _NAME.fullmatch(p.stem)]
+    if not chapters:
+        raise InputError(f"no chapter in {folder}: expected files NN_topic.md")
+    return chapters
+
+
+def select_chapters(chapters: Sequence[Chapter], only: Sequence[str] | None) -> list[Chapter]:
+    """Return the chapters with the given numbers or names, in the order of the book.
+
+    Parameters
+    ----------
+    chapters
+        Chapters to choose from.
+    only
+        Numbers (`05`) or names (`05_retrieval`). None or empty: all chapters.
+
+    Raises
+    ------
+    InputError
+        A number or name fits no chapter; the message suggests the closest name.
+
+    Examples
+    --------
+    >>> [chapter.name for chapter in select_chapters(find_chapters(), ["5"])]
+    ['05_retrieval']
+    """
+    if not only:
+        return list(chapters)
+    chosen = set()
+    for word in only:
+        number, name = str(word).zfill(2), str(word).removesuffix(".md")
+        fits = [chapter.name for chapter in chapters if name == chapter.name or number == chapter.number]
+        if not fits:
+            raise InputError(f"unknown chapter {word!r}{suggest(str(word), [c.name for c in chapters])}")
+        chosen.update(fits)
+    return [chapter for chapter in chapters if chapter.name in chosen]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Checked parameters: settings of the study, and the chapters' own."""
+
+    settings: dict[str, Any]
+    own: dict[str, Any]
+
+    def for_chapter(self, chapter: Chapter) -> dict[str, Any]:
+        """Return the given parameters that belong to a chapter."""
+        return {name: value for name, value in self.own.items() if name in chapter.parameters}
+
+
+def check_parameters(
+    profile: str | Path, given: Mapping[str, Any] | None, chapters: Sequence[Chapter]
+) -> Parameters:
+    """Sort parameters into settings and chapters' own, and check names and types.
+
+    papermill only warns about an unknown parameter and checks no type. A text is parsed as YAML unless the
+    default is a text. A key with a dot is a setting of `StudyConfig`; another key must be a parameter of
+    one of the chapters.
+
+    Raises
+    ------
+    InputError
+        A key is unknown or a value has the wrong type; the message suggests the closest key.
+    """
+    settings: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    defaults = {name: value for chapter in chapters for name, value in chapter.parameters.items()}
+    for key, value in (given or {}).items():
+        if key in _OPTIONS:
+            raise ConfigError(f"parameter {key!r} is set by its own option: use {_OPTIONS[key]}")
+        if key in defaults:
+            own[key] = _typed(key, value, defaults[key])
+        elif "." in key:
+            settings[key] = value
+        else:
+            known = sorted(set(defaults) - set(COMMON_PARAMETERS)) + setting_keys()
+            raise ConfigError(f"unknown parameter {key!r}{suggest(key, known)}")
+    load_config(profile, settings)
+    return Parameters(settings, own)
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"parameter {key!r}: {value!r} is not valid YAML") from None
+    if default is None:
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(default):
+        raise ConfigError(
+            f"parameter {key!r}: expected {type(default).__name__} such as {default!r}, "
+            f"found {type(value).__name__} {value!r}"
+        )
+    return value
 
 
 @dataclass(frozen=True)
 class Record:
-    """What an executed chapter was made from.
-
-    Attributes
-    ----------
-    digest
-        Of the source, the package, the resolved settings and the parameters.
-    profile
-        As it was given.
-    settings, parameters
-        Overrides of the profile, and the chapter's own parameters.
-    seconds
-        Wall time.
-    """
+    """What an executed chapter was made from, with its `chapter_digest` and its wall time."""
 
     digest: str
     profile: str
@@ -47,84 +221,99 @@ class Record:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class ChapterFiles:
-    """The files of one executed chapter in a run's folder."""
+class ExecutedChapter:
+    """Files of one executed chapter in a run's folder."""
 
-    folder: Path
-    name: str
+    def __init__(self, chapter: Chapter, run: RunPaths) -> None:
+        self.name = chapter.name
+        self.path = run.notebooks / f"{self.name}.ipynb"  # exists only if every cell succeeded
+        self.failed = run.notebooks / f"{self.name}.failed.ipynb"  # up to the failing cell
+        self.partial = run.notebooks / f".{self.name}.{os.getpid()}.part.ipynb"  # during the run
 
-    @property
-    def executed(self) -> Path:
-        """The executed notebook: there only when every cell succeeded."""
-        return self.folder / f"{self.name}.ipynb"
+    def read(self) -> tuple[NotebookNode, Record]:
+        """Return the executed notebook and its record.
 
-    @property
-    def failed(self) -> Path:
-        """What is left of a run that failed, up to the failing cell."""
-        return self.folder / f"{self.name}.failed.ipynb"
+        Raises
+        ------
+        ChapterError
+            The chapter was not run, failed, or has no record.
+        """
+        if self.failed.exists():
+            notebook = read_notebook(self.failed)
+            error = first_error(notebook) if notebook is not None else None
+            raise ChapterError(f"{self.name} failed ({error or f'see {self.failed.name}'})")
+        notebook = read_notebook(self.path)
+        if notebook is None:
+            raise ChapterError(f"{self.name} was not run")
+        if (error := first_error(notebook)) is not None:
+            raise ChapterError(f"{self.name} failed ({error})")
+        try:
+            return notebook, Record(**notebook.metadata["s2f"])
+        except (KeyError, TypeError):
+            raise ChapterError(f"{self.name} holds no record of its run") from None
 
-    @property
-    def partial(self) -> Path:
-        """The notebook while it runs."""
-        return self.folder / f".{self.name}.{os.getpid()}.part.ipynb"
+    def write(self, notebook: NotebookNode, record: Record) -> None:
+        """Write the executed notebook with its record, and remove what an earlier run left."""
+        notebook.metadata["s2f"] = asdict(record)
+        with atomic_path(self.path) as temporary:
+            nbformat.write(notebook, temporary)
+        self.failed.unlink(missing_ok=True)
 
 
 def chapter_digest(
     chapter: Chapter, profile: str | Path, settings: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> str:
-    """Return the digest of all that decides an executed chapter: 16 hexadecimal digits."""
+    """Return the digest of everything that decides an executed chapter: 16 hexadecimal digits."""
     resolved = load_config(profile, settings).model_dump(mode="json")
-    resolved["preparation"].pop("workers")  # decides the time alone
+    resolved["preparation"].pop("workers")  # decides only the time
     inputs = [package_digest(), published_digest()]
-    text = json.dumps([chapter.text, inputs, resolved, parameters], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(
+        json.dumps([chapter.text, inputs, resolved, parameters], sort_keys=True, default=str), length=16
+    )
 
 
 @cache
 def package_digest() -> str:
-    """Return the digest of the sources of `s2f_lib`."""
-    return _digest_of_files(paths.repository_root() / "s2f_lib", "*.py")
+    """Return the digest of the package's source files."""
+    package = paths.repository_root() / "s2f_lib"
+    return digest_of_files(package.rglob("*.py"), root=package)
 
 
 def published_digest() -> str:
-    """Return the digest of the kept results that chapters show beside their own."""
-    return _digest_of_files(paths.published_dir(), "*.*")
+    """Return the digest of the published results, which chapters show next to their own."""
+    return digest_of_files(paths.published_dir().rglob("*.*"), root=paths.published_dir())
 
 
-def _digest_of_files(root: Path, pattern: str) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob(pattern) if path.is_file()):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def digest_of_files(files: Iterable[Path], *, root: Path) -> str:
+    """Return the digest of the files' contents and of their names relative to `root`; folders are skipped."""
+    found = sorted(path for path in files if path.is_file())
+    return digest(*(f"{path.relative_to(root)}\0{file_digest(path)}" for path in found), length=64)
 
 
-def read_record(notebook: NotebookNode) -> Record | None:
-    """Return the record of an executed chapter, or None where it has none that is readable."""
-    try:
-        return Record(**notebook.metadata["s2f"])
-    except (KeyError, TypeError):
-        return None
+def have_same_settings(records: Iterable[Record]) -> bool:
+    """Say whether chapters were run with the same profile and settings."""
+    texts = {json.dumps([r.profile, r.settings], sort_keys=True, default=str) for r in records}
+    return len(texts) <= 1
 
 
-def write_executed(notebook: NotebookNode, path: Path, record: Record) -> None:
-    """Write an executed chapter with its record, whole or not at all."""
-    notebook.metadata["s2f"] = asdict(record)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
+def describe_people(source: SourceConfig) -> str:
+    """Return how many people a run is about and where they come from, as a phrase."""
+    if source.kind != "synthetic":
+        return f"clips of {source.kind}"
+    world = source.synthetic
+    return f"{world.n_train:,} training and {world.n_test:,} test people, generated with rho {world.rho:g}"
 
 
-def read_executed(path: Path) -> NotebookNode | None:
-    """Return a notebook, or None where the file is missing or damaged."""
+def read_notebook(path: Path) -> NotebookNode | None:
+    """Return a notebook; None if the file is missing or damaged."""
     try:
         return nbformat.read(path, as_version=4)
     except (FileNotFoundError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
         return None
 
 
-def error_of(notebook: NotebookNode) -> str | None:
-    """Return the first error among a notebook's outputs, or None."""
+def first_error(notebook: NotebookNode) -> str | None:
+    """Return the first error among a notebook's outputs; None if there is no error."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
@@ -132,10 +321,10 @@ def error_of(notebook: NotebookNode) -> str | None:
     return None
 
 
-def without_machine(notebook: NotebookNode) -> NotebookNode:
-    """Take the machine's folders out of a notebook, in place: outputs, parameters and metadata.
+def strip_local_paths(notebook: NotebookNode) -> NotebookNode:
+    """Remove the machine's folders from outputs, parameters and metadata, in place.
 
-    A book is published; where the run lay on somebody's disk is nobody's business.
+    The book is published, and must not show where the run lay on a disk.
     """
     notebook.metadata.pop("papermill", None)
     named = [(paths.workspace(), ""), (paths.repository_root(), ""), (Path.home(), "~/")]

@@ -1,8 +1,7 @@
-"""What a chapter puts on its page: numbers for the prose, numbered tables, figures.
+"""What a chapter puts on its page: numbers for the prose, numbered tables and figures.
 
-Numbers and figures are glued (MyST-NB), so that the text names them by key.
-Tables are written as CSV and come out as numbered tables with a caption; a
-notebook that is opened in Jupyter shows tables and figures as well.
+Numbers and figures are glued (MyST-NB), so that the text can name them by key. Tables are written as CSV and
+appear as numbered tables with a caption. A notebook that is opened in Jupyter shows tables and figures, too.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 import html
 import io
 import logging
+import math
 import numbers
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 
 from s2f_lib.errors import InputError
 from s2f_lib.provenance import provenance_table
+from s2f_lib.storage import atomic_path, write_atomically
 from s2f_lib.study import Study, log_to_output
 
 if TYPE_CHECKING:
@@ -30,25 +31,32 @@ if TYPE_CHECKING:
     from s2f_lib.config import StudyConfig
 
 _FIGURE_DPI = 200
-_LONGEST_COMPACT = 40  # characters of a cell: longer texts may wrap
-_NO_NUMBER = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)  # also within "nan [nan, nan]"
-_GLUED = "application/papermill.record/"  # hides a value that is meant for the prose
+_LONGEST_COMPACT = 40  # characters of a cell in a table whose lines do not wrap
+_NOT_FINITE = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)  # also within "nan [nan, nan]"
 
 
 class Page:
-    """A chapter's page, over the study that it reports.
+    """Page of a chapter, with the numbers, tables and figures of a run.
 
     Parameters
     ----------
     study
         The run.
     name
-        `NN_topic`: tables and figures are files `NN_<key>` in the run's folders.
+        Name of the chapter, `NN_topic`. Its tables and figures are files `NN_KEY` in the run's folders.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> page = Page(Study.open("avspeech", run_dir=mkdtemp()), "01_data_preparation")
+    >>> page.mask_real_faces(np.zeros((1, 1, 1, 3), np.uint8)).tolist()
+    [[[[200, 200, 200]]]]
     """
 
     def __init__(self, study: Study, name: str) -> None:
         self.study = study
         self.name = name
+        self._number = name.split("_")[0]
         self._started = time.perf_counter()
 
     @classmethod
@@ -60,9 +68,10 @@ class Page:
         run_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Page:
-        """Open a run for a chapter, send the package's log lines under the cells, and start the clock.
+        """Open a run for a chapter, show the package's log lines under the cells, and start the clock.
 
-        The profile's name and the source of the clips are glued as `profile` and `source`.
+        The profile's name and the source of the clips are glued as `profile` and `source`. The arguments
+        are those of `Study.open`.
         """
         log_to_output(logging.INFO)
         page = cls(Study.open(profile, run_dir=run_dir, settings=settings), name)
@@ -71,34 +80,41 @@ class Page:
             "avspeech": "AVSpeech clips",
             "pairs": "Speech2Face's public pairs",
         }
-        kind = page.study.config.source.kind
-        page.numbers(profile=page.study.config.profile, source=kinds.get(kind, kind))
+        page.numbers(profile=page.study.config.profile, source=kinds[page.study.config.source.kind])
         return page
 
     @property
     def shows_faces(self) -> bool:
-        """Whether pictures of people may be on the page: those of generated people alone."""
+        """Whether faces may be on the page: only those of generated people."""
         return self.study.config.source.kind == "synthetic"
 
-    @property
-    def run(self) -> str:
-        """How captions name the run: its profile."""
-        return f"profile {self.study.config.profile}"
+    def mask_real_faces(self, faces: np.ndarray) -> np.ndarray:
+        """Return the faces of generated people as they are, and grey tiles instead of real people's.
 
-    def shown(self, faces: np.ndarray) -> np.ndarray:
-        """Return pictures as the page may show them: grey tiles in the place of real people."""
+        Parameters
+        ----------
+        faces
+            `(..., height, width, 3)` uint8 RGB.
+        """
         return faces if self.shows_faces else np.full_like(faces, 200)
 
     def spectrogram_voices(self, audio: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return voices whose spectrograms may be on the page, and whose they are, for the caption.
+        """Return voices whose spectrograms may be on the page.
 
-        A spectrogram can be turned back into speech: in the place of real people's voices stand
-        as many of generated people.
+        A spectrogram can be turned back into speech, so real people's voices are replaced by as many
+        voices of generated people.
 
         Parameters
         ----------
         audio
-            `(n, samples)` int16 at the preparation's sample rate: the first of the training split.
+            `(n, samples)` int16 at the preparation's sample rate: the first clips of the training split.
+
+        Returns
+        -------
+        voices : numpy.ndarray
+            `(n, samples)` int16.
+        whose : str
+            Whose voices they are, as a phrase for the caption.
         """
         if self.shows_faces:
             return audio, "the first of the training split"
@@ -120,11 +136,10 @@ class Page:
         InputError
             A value is neither a number nor a text, or is not finite.
         """
-        from IPython.display import display
+        from myst_nb import glue
 
         for key, value in values.items():
-            data = {f"{_GLUED}text/plain": repr(_plain(key, value))}
-            display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUED}})
+            glue(key, _plain(key, value), display=False)
 
     def table(
         self,
@@ -142,65 +157,62 @@ class Page:
         Parameters
         ----------
         table
-            Columns are shown as they are named; numbers with `digits` decimals, where
-            they are no integers.
+            Table with the column names that readers see.
         key
-            The text refers to it as ``{numref}`tab-KEY```; the file is `NN_KEY.csv`.
+            Name of the table. The text refers to it as ``{numref}`tab-KEY```; the file is `NN_KEY.csv`.
         caption
             What was measured, without a full stop.
         n, of
-            How many of what the run's numbers are made from: the caption ends with
-            this and the profile.  Left out where the numbers are the report's alone.
+            Number and kind of the cases behind the run's numbers. The caption ends with them and the
+            profile. None: the numbers are not the run's.
+        digits
+            Decimals of the numbers that are not integers.
         dashes
-            Something may be missing, and is shown as a dash.
+            Whether missing values are allowed; they are shown as dashes.
 
         Raises
         ------
         InputError
-            Something is missing that may not be, or a cell holds NaN or infinity as a text.
+            A value is missing although `dashes` is False, or a cell holds NaN or infinity as text.
         """
         from IPython.display import display
 
         texts = as_texts(table, digits=digits)
         _refuse_holes(table, texts, key=key, dashes=dashes)
         path = self.study.paths.tables / f"{self._number}_{key}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False)
         if n is not None:
-            caption = f"{caption} (this run: n = {n:,} {of}, {self.run})"
+            caption = f"{caption} (this run: n = {n:,} {of}, profile {self.study.config.profile})"
         caption += "."
-        name = f"tab-{key.replace('_', '-')}"
         data = {
-            "text/markdown": _markdown(texts, name=name, caption=caption),
+            "text/markdown": _markdown(texts, name=f"tab-{key.replace('_', '-')}", caption=caption),
             "text/html": f"<p>{html.escape(caption)}</p>{texts.to_html(index=False)}",
             "text/plain": texts.to_string(index=False),
         }
-        display(data, raw=True)
+        display(data, raw=True, metadata={"s2f": {"key": key, "caption": caption}})  # for `s2f publish`
 
     def figure(self, figure: Figure, *, key: str) -> None:
         """Write a figure as PNG, show it in Jupyter, and glue it as `fig_KEY` for the text."""
-        from IPython.display import display
+        from IPython.display import Image
+        from myst_nb import glue
 
-        path = self.study.paths.figures / f"{self._number}_{key}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_FIGURE_DPI)
-        path.write_bytes(buffer.getvalue())
-        width_px = round(figure.get_figwidth() * 100)
-        data = {"image/png": _base64(buffer.getvalue()), "text/plain": f"figure {key}"}
-        metadata = {"scrapbook": {"name": f"fig_{key}", "mime_prefix": ""}, "image/png": {"width": width_px}}
-        display(data, raw=True, metadata=metadata)
+        png = buffer.getvalue()
+        write_atomically(self.study.paths.figures / f"{self._number}_{key}.png", png)
+        glue(f"fig_{key}", Image(png, format="png", width=round(figure.get_figwidth() * 100)))
 
     def published_runs(self) -> None:
-        """Show what longer runs, kept in `book/published`, have for this chapter, each under its name."""
+        """Show the tables and figures of the published runs of this chapter, each under its name."""
         from IPython.display import display
 
         from s2f_lib.book.published import published_runs
 
         runs = published_runs(self.name)
         for run in runs:
-            head = run.heading(self.name)
-            data = {"text/markdown": f"{head}\n\n{run.shown_in(self.name)}", "text/plain": head}
+            heading = run.heading(self.name)
+            data = {"text/markdown": f"{heading}\n\n{run.markdown(self.name)}", "text/plain": heading}
             display(data, raw=True)
         if not runs:
             nothing = "None is kept for this chapter yet."
@@ -212,38 +224,40 @@ class Page:
         Parameters
         ----------
         config
-            Of a page whose numbers come from other settings than the run's; by default these.
+            Settings behind the page's numbers. None: those of the run.
         """
-        config = self.study.config if config is None else config
         wall_s = time.perf_counter() - self._started
         self.numbers(wall_min=wall_s / 60)
-        table = provenance_table(config, wall_s=wall_s)
-        key = f"provenance_{self._number}"
-        self.table(table, key=key, caption=f"What this page was made with, {self.run}")
-
-    @property
-    def _number(self) -> str:
-        return self.name.split("_")[0]
+        table = provenance_table(self.study.config if config is None else config, wall_s=wall_s)
+        caption = f"What this page was made with, profile {self.study.config.profile}"
+        self.table(table, key=f"provenance_{self._number}", caption=caption)
 
 
 def as_texts(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
-    """Return a table of texts as a reader sees it: numbers rounded, what is missing a dash."""
+    """Return a table as readers see it: rounded numbers, and dashes for missing values.
+
+    Examples
+    --------
+    >>> as_texts(pd.DataFrame({"n": [1200], "share": [0.987]})).to_dict("records")
+    [{'n': '1,200', 'share': '0.99'}]
+    """
     return table.apply(lambda column: column.map(lambda value: _as_text(value, digits)))
 
 
 def _refuse_holes(table: pd.DataFrame, texts: pd.DataFrame, *, key: str, dashes: bool) -> None:
-    no_number = texts.map(lambda text: bool(_NO_NUMBER.search(text)))
-    holes = no_number if dashes else no_number | table.isna()
+    holes = texts.map(lambda text: bool(_NOT_FINITE.search(text)))
+    if not dashes:
+        holes |= table.isna()
     columns = [str(column) for column in table.columns[holes.to_numpy().any(axis=0)]]
     if columns:
         raise InputError(
             f"table {key!r} lacks numbers in {columns}: {int(holes.to_numpy().sum())} cells are missing, NaN "
-            "or infinite; say dashes=True where something may be missing"
+            "or infinite; pass dashes=True if values may be missing"
         )
 
 
 def _as_text(value: object, digits: int) -> str:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -255,19 +269,23 @@ def _as_text(value: object, digits: int) -> str:
 
 
 def _markdown(texts: pd.DataFrame, *, name: str, caption: str) -> str:
-    """Return a MyST table with number, name and caption; columns of numbers at the right."""
+    """Return a MyST table with number, name and caption; columns of numbers are aligned to the right."""
     is_compact = texts.map(len).max().max() <= _LONGEST_COMPACT
-    class_line = ":class: compact\n" if is_compact else ""
     numeric = [texts[column].map(_looks_numeric).all() for column in texts.columns]
     lines = [
-        _row(str(column) for column in texts.columns),
+        f"```{{table}} {caption}",
+        f":name: {name}",
+        *([":class: compact"] if is_compact else []),
+        "",
+        _row(texts.columns),
         _row("---:" if right else ":---" for right in numeric),
         *(_row(row) for row in texts.itertuples(index=False)),
+        "```",
     ]
-    return f"```{{table}} {caption}\n:name: {name}\n{class_line}\n" + "\n".join(lines) + "\n```"
+    return "\n".join(lines)
 
 
-def _row(cells: Any) -> str:
+def _row(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
@@ -276,20 +294,13 @@ def _looks_numeric(text: str) -> bool:
 
 
 def _plain(key: str, value: object) -> float | int | str:
-    """Return a value of Python's own types, which `{glue:text}` can format."""
+    """Return a value as one of Python's own types, which `{glue:text}` can format."""
     if isinstance(value, str):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        if number != number or number in (float("inf"), float("-inf")):
-            raise InputError(f"number {key!r} of the prose is {number}: expected a finite one")
-        return number
-    raise InputError(f"{key!r} of the prose is a {type(value).__name__}: expected a number or a text")
-
-
-def _base64(data: bytes) -> str:
-    from base64 import b64encode
-
-    return b64encode(data).decode()
+    if not isinstance(value, numbers.Real):
+        raise InputError(f"{key!r} of the prose is a {type(value).__name__}: expected a number or a text")
+    if not math.isfinite(value):
+        raise InputError(f"number {key!r} of the prose is {float(value)}: expected a finite one")
+    return float(value)

@@ -1,8 +1,8 @@
-"""Runs that take too long to be made anew: their tables and figures, kept for the chapters to show.
+"""Published runs: tables and figures of runs that take too long to repeat, for the chapters to show.
 
-A run that is kept is a folder `book/published/NAME`: `run.json`, which says what was run and where,
-`tables/` and `figures/` as the run wrote them, and for each chapter a Markdown file of what it
-showed, with the captions' numbers filled in.
+A published run is a folder `book/published/NAME`: `run.json` says what was run and where, `tables/` and
+`figures/` hold the files of the run, and one Markdown file per chapter holds what that chapter showed, with
+the numbers in the captions filled in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,46 +21,42 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from s2f_lib import paths
-from s2f_lib.book.chapters import Chapter
-from s2f_lib.book.executed import ChapterFiles, Record, error_of, read_executed, read_record
-from s2f_lib.config import StudyConfig, load_config
+from s2f_lib.book.executed import Chapter, ExecutedChapter, describe_people, have_same_settings
+from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError, DataError, InputError
 from s2f_lib.paths import RunPaths
+from s2f_lib.storage import atomic_folder, write_atomically
 
-#: A run that is kept is read with the repository: all its files together may have this many bytes.
+#: Largest size of all files of a published run together, in bytes: they are part of the repository.
 MOST_BYTES = 10_000_000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _RUN = "run.json"
-_FIGURES = "figures"
-_TABLES = "tables"
-_ABOUT_CHAPTER = ("commit", "device", "wall time of this chapter")  # rows of a chapter's provenance
-_TABLE = re.compile(r"```\{table\} (?P<caption>.+)\n:name: tab-(?P<key>[\w-]+)\n")
+_FROM_PROVENANCE = ("commit", "device", "wall time of this chapter")  # rows of a chapter's table
 _FIGURE = re.compile(
     r"^```\{glue:figure\} fig_(?P<key>\w+)\n.*?^:alt: (?P<alt>[^\n]+)\n\n(?P<caption>.*?)\n```$",
     re.MULTILINE | re.DOTALL,
 )
 _GLUED = re.compile(r"\{glue:text\}`(?P<key>\w+)(?::(?P<format>[^`]+))?`")
-_RECORD = "application/papermill.record/text/plain"
-_PICTURE_PATH = re.compile(r"(?<=^```\{figure\} )(?=figures/)", re.MULTILINE)
+_GLUED_VALUE = "application/papermill.record/text/plain"
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A run that is kept, as `run.json` says.
+    """A published run, as its `run.json` describes it.
 
     Attributes
     ----------
     name
-        Of its folder.
+        Name of its folder.
     profile
-        As it was given.
+        Name of the profile.
     people
-        Whose clips they were, in words.
+        Number and source of the people, as a phrase.
     settings
-        What differed from the profile; folders by their last part alone.
+        Settings that differ from the profile; of a path only the last part.
     chapters
-        Chapter to commit, device and wall time.
+        Commit, device and wall time of each chapter.
     """
 
     name: str
@@ -71,11 +67,11 @@ class PublishedRun:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """Folder of the run's files."""
         return paths.published_dir() / self.name
 
     def heading(self, chapter: str) -> str:
-        """Return what was run, by which commit and on what, in one line of Markdown."""
+        """Return one line of Markdown: what was run, by which commit, on what device, how long."""
         about = self.chapters[chapter]
         took = about["wall time of this chapter"]
         changed = "".join(f", `{key}` = {value}" for key, value in self.settings.items())
@@ -84,196 +80,184 @@ class PublishedRun:
             f"{about['device']}; commit {about['commit']}; this chapter took {took}."
         )
 
-    def shown_in(self, chapter: str) -> str:
-        """Return what a chapter shows of this run: Markdown, pictures found from `book/notebooks`.
+    def markdown(self, chapter: str) -> str:
+        """Return the run's tables and figures for a chapter; image paths start in `book/notebooks`.
 
         Raises
         ------
         DataError
-            A file of the run is missing.
+            The chapter's file is missing.
         """
         path = self.folder / f"{chapter}.md"
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except OSError:
             raise DataError(f"no {path.name} in {path.parent}, though {_RUN} lists it: restore it") from None
-        return _PICTURE_PATH.sub(f"../published/{self.name}/", text)
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A table or a figure of a chapter: key, folder and Markdown."""
-
-    key: str
-    kind: str
-    text: str
 
 
 def published_runs(chapter: str) -> list[PublishedRun]:
-    """Return the runs that have something to show in a chapter, by name.
+    """Return the published runs that have something to show in a chapter, sorted by name.
+
+    Parameters
+    ----------
+    chapter
+        Name of the chapter, `NN_topic`.
 
     Raises
     ------
     DataError
-        A `run.json` is damaged.
+        A `run.json` cannot be read.
+
+    Examples
+    --------
+    >>> [run.name for run in published_runs("03_loss_comparison")]
+    ['seeds']
     """
-    found = []
+    runs = []
     for path in sorted(paths.published_dir().glob(f"*/{_RUN}")):
         try:
-            run = PublishedRun(**json.loads(path.read_text(encoding="utf-8")))
+            runs.append(PublishedRun(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({type(error).__name__}): restore it") from None
-        if chapter in run.chapters:
-            found.append(run)
-    return found
+    return [run for run in runs if chapter in run.chapters]
 
 
 def publish_run(
     run: RunPaths, chapters: Sequence[Chapter], folder: Path, *, keys: Sequence[str] | None = None
 ) -> PublishedRun:
-    """Keep tables and figures of a run's chapters.
+    """Copy the tables and figures of a run's chapters into a folder of published results.
 
     Parameters
     ----------
     run
-        The run; its chapters have been executed.
+        Folders of the run.
     chapters
-        Those to keep.
+        Chapters to publish; all of them were executed.
     folder
-        `book/published/NAME`; replaced whole.
+        Folder `book/published/NAME`. An existing published run in it is replaced.
     keys
-        Tables and figures by key (`seeds`); all by default.
+        Keys of the tables and figures to publish. None: all.
 
     Raises
     ------
     InputError
-        The name is not of lower-case letters, digits and hyphens, the folder holds something else,
-        a key is unknown, or the files would have more than `MOST_BYTES`.
+        The name holds other characters than lower-case letters, digits and hyphens, the folder is not a
+        published run, a key is unknown, or the files exceed `MOST_BYTES`.
     ChapterError
         A chapter was not run, failed, or was run with other settings than the others.
+
+    See Also
+    --------
+    published_runs : Finds what a chapter shows.
+
+    Examples
+    --------
+    >>> from s2f_lib.paths import RunPaths
+    >>> publish_run(RunPaths(Path("runs/quick")), [], Path("My run"))
+    Traceback (most recent call last):
+    s2f_lib.errors.InputError: a run cannot be published as 'My run': expected lower-case letters, ...
     """
     _check_folder(folder)
-    executed = {chapter.name: _executed(chapter, run) for chapter in chapters}
-    records = [record for _, record in executed.values()]
-    if len({json.dumps([r.profile, r.settings], sort_keys=True, default=str) for r in records}) > 1:
-        raise ChapterError(f"the chapters in {run.notebooks} were run with different settings: run them anew")
-    incoming = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(incoming, ignore_errors=True)
-    try:
-        shown: dict[str, dict[str, str]] = {}
-        found: set[str] = set()
-        for chapter in chapters:
-            notebook, _ = executed[chapter.name]
-            items = [item for item in _items(chapter, notebook) if not keys or item.key in keys]
-            found.update(item.key for item in items)
-            items = [item for item in items if not item.key.startswith("provenance_")]
-            if items:
-                _write_chapter(chapter, items, run, incoming, name=folder.name)
-                shown[chapter.name] = _about(chapter, run)
-        if unknown := sorted(set(keys or ()) - found):
-            raise InputError(f"no table and no figure {unknown[0]!r} in the chapters that are to be kept")
-        if not shown:
-            raise InputError("the chapters hold no table and no figure to keep")
-        config = load_config(records[0].profile, records[0].settings)
-        settings = {key: _without_folder(value) for key, value in records[0].settings.items()}
-        published = PublishedRun(folder.name, config.profile, _people(config), settings, shown)
-        (incoming / _RUN).write_text(json.dumps(asdict(published), indent=1) + "\n", encoding="utf-8")
+    items: list[_Item] = []
+    notebooks, records = {}, []
+    for chapter in chapters:
+        try:
+            notebooks[chapter.name], record = ExecutedChapter(chapter, run).read()
+        except ChapterError as error:
+            raise ChapterError(f"{error}: run it in {run.root}, then publish") from None
+        records.append(record)
+        items += _items(chapter, notebooks[chapter.name], name=folder.name)
+    if not have_same_settings(records):
+        raise ChapterError(
+            f"the chapters in {run.notebooks} were run with different settings: run them again"
+        )
+    if unknown := sorted(set(keys or ()) - {item.key for item in items}):
+        raise InputError(f"no table and no figure {unknown[0]!r} in the chapters that are published")
+    items = [item for item in items if not keys or item.key in keys]
+    items = [item for item in items if not item.key.startswith("provenance_")]
+    if not items:
+        raise InputError("the chapters hold no table and no figure to publish")
+    chosen = [chapter for chapter in chapters if any(item.chapter == chapter for item in items)]
+    config = load_config(records[0].profile, records[0].settings)
+    settings = {key: _without_folder(value) for key, value in records[0].settings.items()}
+    about = {chapter.name: _provenance_rows(chapter, run) for chapter in chosen}
+    published = PublishedRun(folder.name, config.profile, describe_people(config.source), settings, about)
+    with atomic_folder(folder) as incoming:
+        for item in items:
+            target = incoming / item.file
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(run.root / item.file, target)
+        for chapter in chosen:
+            texts = [item.text for item in items if item.chapter == chapter]
+            write_atomically(incoming / f"{chapter.name}.md", "\n\n".join(texts) + "\n")
+        write_atomically(incoming / _RUN, json.dumps(asdict(published), indent=1) + "\n")
         size = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file())
         if size > MOST_BYTES:
             raise InputError(
-                f"the files have {size / 1e6:.1f} MB: at most {MOST_BYTES / 1e6:.0f} MB are kept; "
+                f"the files have {size / 1e6:.1f} MB, expected at most {MOST_BYTES / 1e6:.0f} MB: "
                 "choose chapters with --only, or tables and figures with --keep"
             )
-        shutil.rmtree(folder, ignore_errors=True)
-        incoming.rename(folder)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
     return published
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A table or figure of a chapter: its key, its file in the run's folder, and its Markdown."""
+
+    chapter: Chapter
+    key: str
+    file: str
+    text: str
 
 
 def _check_folder(folder: Path) -> None:
     if not _NAME.fullmatch(folder.name):
-        raise InputError(f"a run is kept as {folder.name!r}: expected lower-case letters, digits and hyphens")
-    if folder.exists() and not (folder / _RUN).is_file():
-        raise InputError(f"{folder} holds something else than a kept run: choose another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _executed(chapter: Chapter, run: RunPaths) -> tuple[NotebookNode, Record]:
-    files = ChapterFiles(run.notebooks, chapter.name)
-    notebook = None if files.failed.exists() else read_executed(files.executed)
-    record = read_record(notebook) if notebook is not None else None
-    if notebook is None or record is None or error_of(notebook) is not None:
-        raise ChapterError(
-            f"chapter {chapter.name} was not run to its end in {run.root}: run it, then keep it"
+        raise InputError(
+            f"a run cannot be published as {folder.name!r}: expected lower-case letters, digits and hyphens"
         )
-    return notebook, record
+    if folder.exists() and not (folder / _RUN).is_file():
+        raise InputError(f"{folder} is not a published run: choose another name")
 
 
-def _items(chapter: Chapter, notebook: NotebookNode) -> Iterator[_Item]:
-    """Yield what a chapter shows, in its order."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    values = {
-        output.metadata["scrapbook"]["name"]: ast.literal_eval(output.data[_RECORD])
-        for output in outputs
-        if _RECORD in output.get("data", {})
-    }
+def _items(chapter: Chapter, notebook: NotebookNode, *, name: str) -> Iterator[_Item]:
+    """Yield what a chapter shows, in its order; `name` is the published run's, for captions and targets."""
+    values = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            text = output.get("data", {}).get("text/markdown", "")
-            if table := _TABLE.match(text):
-                yield _Item(table["key"].replace("-", "_"), _TABLES, text)
+            if _GLUED_VALUE in output.get("data", {}):
+                key = output.metadata["scrapbook"]["name"]
+                values[key] = ast.literal_eval(output.data[_GLUED_VALUE])
+    prefix = f'Kept run "{name}": '  # in double quotes: a backtick would end the fence's line
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if (table := output.get("metadata", {}).get("s2f")) is not None:
+                key, caption = table["key"], table["caption"]
+                target = f":name: tab-{key.replace('_', '-')}"
+                text = output.data["text/markdown"].replace(caption, prefix + _of_published(caption), 1)
+                text = text.replace(f"{target}\n", f"{target}-in-{name}\n", 1)
+                yield _Item(chapter, key, f"tables/{chapter.number}_{key}.csv", text)
         for figure in _FIGURE.finditer(cell.source if cell.cell_type == "markdown" else ""):
-            caption = _GLUED.sub(lambda glued: _filled(glued, values), " ".join(figure["caption"].split()))
-            path = f"{_FIGURES}/{_file(chapter, figure['key'])}.png"
-            text = f"```{{figure}} {path}\n:alt: {figure['alt']}\n\n{caption}\n```"
-            yield _Item(figure["key"], _FIGURES, text)
+            key = figure["key"]
+            caption = _GLUED.sub(
+                lambda glued: format(values[glued["key"]], (glued["format"] or "").removesuffix("s")),
+                " ".join(figure["caption"].split()),
+            )
+            file, target = f"figures/{chapter.number}_{key}.png", key.replace("_", "-")
+            text = (
+                f"```{{figure}} ../published/{name}/{file}\n:alt: {figure['alt']}\n"
+                f":name: fig-{target}-in-{name}\n:width: 100%\n\n{prefix}{_of_published(caption)}\n```"
+            )
+            yield _Item(chapter, key, file, text)
 
 
-def _filled(glued: re.Match[str], values: Mapping[str, Any]) -> str:
-    return format(values[glued["key"]], (glued["format"] or "").removesuffix("s"))
+def _of_published(caption: str) -> str:
+    return caption.replace("this run", "the kept run")
 
 
-def _file(chapter: Chapter, key: str) -> str:
-    return f"{chapter.name.split('_')[0]}_{key}"
-
-
-def _write_chapter(
-    chapter: Chapter, items: Sequence[_Item], run: RunPaths, folder: Path, *, name: str
-) -> None:
-    for item in items:
-        source, ending = (run.figures, "png") if item.kind == _FIGURES else (run.tables, "csv")
-        file = f"{_file(chapter, item.key)}.{ending}"
-        (folder / item.kind).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, folder / item.kind / file)
-    texts = [_renamed(item, name=name) for item in items]
-    (folder / f"{chapter.name}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-
-
-def _renamed(item: _Item, *, name: str) -> str:
-    """Say in the caption which run it is, and give the target another name than the page's own."""
-    target = f"{item.key.replace('_', '-')}-in-{name}"
-    said = f'Kept run "{name}"'  # in quotes: a backtick would end the line of a fence
-    text = item.text.replace("this run", "the kept run")
-    if table := _TABLE.match(text):
-        head = f"```{{table}} {said}: {table['caption']}\n:name: tab-{target}\n"
-        return head + text[table.end() :]
-    head, _, caption = text.partition("\n\n")
-    return f"{head}\n:name: fig-{target}\n:width: 100%\n\n{said}: {caption}"
-
-
-def _about(chapter: Chapter, run: RunPaths) -> dict[str, str]:
-    number = chapter.name.split("_")[0]
-    table = pd.read_csv(run.tables / f"{number}_provenance_{number}.csv").set_index("what")["value"]
-    return {row: str(table[row]) for row in _ABOUT_CHAPTER}
-
-
-def _people(config: StudyConfig) -> str:
-    source = config.source
-    if source.kind != "synthetic":
-        return f"clips of {source.kind}"
-    world = source.synthetic
-    return f"{world.n_train:,} training and {world.n_test:,} test people, generated with rho {world.rho:g}"
+def _provenance_rows(chapter: Chapter, run: RunPaths) -> dict[str, str]:
+    table = pd.read_csv(run.tables / f"{chapter.number}_provenance_{chapter.number}.csv")
+    values = table.set_index("what")["value"]
+    return {row: str(values[row]) for row in _FROM_PROVENANCE}
 
 
 def _without_folder(value: Any) -> Any:

@@ -1,12 +1,15 @@
-"""Runs the chapters with papermill, each at most once for what decides it.
+"""Runs the chapters with papermill, each only if something that decides it has changed.
 
-A chapter that is up to date is skipped; a killed run goes on with the first
-chapter that is not, and inside it with what the steps of the study have kept.
+A run that was killed resumes with the first chapter that is not up to date. Inside that chapter, the steps of
+the study that were finished are read from disk.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,52 +17,37 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import FileLock, Timeout
 
-from s2f_lib.book.chapters import (
-    Chapter,
-    Parameters,
-    check_parameters,
-    find_chapters,
-    select_chapters,
-)
+from s2f_lib import paths
 from s2f_lib.book.executed import (
-    ChapterFiles,
+    Chapter,
+    ExecutedChapter,
+    Parameters,
     Record,
     chapter_digest,
-    read_executed,
-    read_record,
-    without_machine,
-    write_executed,
+    check_parameters,
+    find_chapters,
+    read_notebook,
+    select_chapters,
+    strip_local_paths,
 )
-from s2f_lib.book.kernel import chapter_kernel
 from s2f_lib.config import load_config
-from s2f_lib.errors import ChapterError, InputError
+from s2f_lib.errors import ChapterError
 from s2f_lib.paths import RunPaths
+from s2f_lib.storage import locked
 
 logger = logging.getLogger(__name__)
 
-#: Called with (chapters done, chapters in all, name of the one at work).
+#: Called with (number of finished chapters, number of all chapters, name of the running chapter).
 Progress = Callable[[int, int, str], None]
 
 _KERNEL_START_S = 300  # a busy machine needs long to import IPython
+_LONGEST_SOCKET = 90  # bytes of the socket's path without its number; some systems allow 103 in all
 
 
 @dataclass(frozen=True)
 class ChapterResult:
-    """What came of one chapter.
-
-    Attributes
-    ----------
-    name
-        `NN_topic`.
-    skipped
-        It was up to date.
-    seconds
-        Wall time of its run, now or then.
-    notebook
-        The executed copy.
-    """
+    """Outcome of one chapter: whether it was up to date, its executed copy and the wall time of its run."""
 
     name: str
     skipped: bool
@@ -77,62 +65,63 @@ def run_chapters(
     progress: Progress | None = None,
     notebooks: Path | None = None,
 ) -> list[ChapterResult]:
-    """Run the chapters of the book.
+    """Run chapters of the book and store their executed copies in the run's folder.
 
     Parameters
     ----------
     profile
-        A name in `book/profiles`, or the path of a YAML file.
+        Name in `book/profiles`, or path of a YAML file.
     only
-        Chapters by number or name; all by default.
+        Chapters by number or name. None: all chapters.
     parameters
-        A dotted setting (``training.epochs``) or a chapter's own parameter, to its value.
-        All are checked before anything runs.
+        Value of each dotted setting (``training.epochs``) or chapter's own parameter. All are checked
+        before anything runs.
     run_dir
-        The run's folder; by default `runs/<profile>`.
+        Folder of the run. None: `runs/<profile>`.
     force
-        Run also what is up to date.
+        Whether chapters that are up to date run, too.
     progress
-        Called before each chapter and at the end.
+        Function that is called before each chapter and at the end.
     notebooks
-        Folder of the sources; by default the book's.
+        Folder of the sources. None: the folder of the book.
+
+    Returns
+    -------
+    list of ChapterResult
+        One result per chapter.
 
     Raises
     ------
     InputError
-        The profile, a chapter or a parameter is unknown, or a value is of the wrong
-        type; or another run is at work in the folder.
+        The profile, a chapter or a parameter is unknown, a value has the wrong type, or another run is
+        at work in the folder.
     ChapterError
-        A cell failed: the message names chapter, cell and error.  What ran before it is kept.
+        A cell failed; the message names chapter, cell and error. The chapters before it are stored.
+
+    See Also
+    --------
+    build_book : Builds the pages from the executed copies.
+
+    Examples
+    --------
+    >>> run_chapters("quick", only=["5"], parameters={"training.epoch": 3})
+    Traceback (most recent call last):
+    s2f_lib.errors.ConfigError: unknown setting 'training.epoch' - did you mean training.epochs?
     """
     chapters = select_chapters(find_chapters(notebooks), only)
     checked = check_parameters(profile, parameters, chapters)
     run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(load_config(profile).profile)
     run.notebooks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.root / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"another run is at work in {run.root}: wait for it, or give another --run-dir"
-        ) from None
+    busy = f"another run is at work in {run.root}: wait for it, or give another --run-dir"
     results = []
-    try:
+    with locked(run.notebooks, busy=busy):
         for index, chapter in enumerate(chapters):
             if progress:
                 progress(index, len(chapters), chapter.name)
             results.append(_run_chapter(chapter, str(profile), checked, run, run_dir=run_dir, force=force))
-        if progress:
-            progress(len(chapters), len(chapters), "")
-    finally:
-        lock.release()
+    if progress:
+        progress(len(chapters), len(chapters), "")
     return results
-
-
-def is_up_to_date(chapter: Chapter, record: Record) -> bool:
-    """Say whether a chapter would come out of the same source, package, settings and parameters."""
-    digest = chapter_digest(chapter, record.profile, record.settings, record.parameters)
-    return record.digest == digest
 
 
 def _run_chapter(
@@ -144,15 +133,13 @@ def _run_chapter(
     run_dir: Path | None,
     force: bool,
 ) -> ChapterResult:
-    files = ChapterFiles(run.notebooks, chapter.name)
-    own = parameters.of(chapter)
+    executed = ExecutedChapter(chapter, run)
+    own = parameters.for_chapter(chapter)
     digest = chapter_digest(chapter, profile, parameters.settings, own)
-    if not force and not files.failed.exists():
-        kept = read_executed(files.executed)
-        record = read_record(kept) if kept is not None else None
-        if record is not None and record.digest == digest:
-            logger.info("%s is up to date", chapter.name)
-            return ChapterResult(chapter.name, True, record.seconds, files.executed)
+    seconds = None if force else _seconds_if_up_to_date(executed, digest)
+    if seconds is not None:
+        logger.info("%s is up to date", chapter.name)
+        return ChapterResult(chapter.name, True, seconds, executed.path)
     given: dict[str, Any] = {"profile": profile, **own}
     if run_dir is not None:
         given["run_dir"] = str(run_dir)
@@ -160,59 +147,94 @@ def _run_chapter(
         given["settings"] = parameters.settings
     started = time.perf_counter()
     logger.info("%s runs", chapter.name)
-    notebook = _execute(chapter, given, files)
+    notebook = _execute(chapter, given, executed)
     seconds = time.perf_counter() - started
-    record = Record(digest, profile, dict(parameters.settings), own, round(seconds, 1))
-    write_executed(notebook, files.executed, record)
-    files.failed.unlink(missing_ok=True)
+    executed.write(notebook, Record(digest, profile, dict(parameters.settings), own, round(seconds, 1)))
     logger.info("%s: %.0f s", chapter.name, seconds)
-    return ChapterResult(chapter.name, False, seconds, files.executed)
+    return ChapterResult(chapter.name, False, seconds, executed.path)
 
 
-def _execute(chapter: Chapter, given: dict[str, Any], files: ChapterFiles) -> nbformat.NotebookNode:
-    """Run a notebook; where a cell fails, keep it as it then was, and raise."""
+def _seconds_if_up_to_date(executed: ExecutedChapter, digest: str) -> float | None:
+    try:
+        _, record = executed.read()
+    except ChapterError:
+        return None
+    return record.seconds if record.digest == digest else None
+
+
+def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter) -> nbformat.NotebookNode:
+    """Run a notebook; if a cell fails, store the notebook up to that cell and raise."""
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
     source = chapter.notebook()
-    language = source.metadata.get("kernelspec")
-    for leftover in files.folder.glob(f".{chapter.name}.*.part.ipynb"):
-        leftover.unlink(missing_ok=True)  # of a run that was killed: the lock says that none is at work
+    for leftover in executed.path.parent.glob(f".{chapter.name}.*.part.ipynb"):
+        leftover.unlink(missing_ok=True)  # from a killed run: the lock says that no other run is at work
     started = time.time()
     try:
-        with chapter_kernel() as (kernel, manager):
+        with tempfile.TemporaryDirectory(prefix="s2f-kernel-") as folder:
             notebook = papermill.execute_notebook(
                 source,
-                files.partial,
+                executed.partial,
                 given,
-                kernel_name=kernel,
                 progress_bar=False,
                 start_timeout=_KERNEL_START_S,
-                config=Config({"KernelManager": manager}),
+                **_kernel_options(Path(folder)),
             )
     except papermill.PapermillExecutionError as error:
-        _keep_failed(files)
-        where = f"cell {error.exec_count}" if error.exec_count else f"cell at place {error.cell_index}"
+        _write_failed(executed)
+        where = f"cell {error.exec_count}" if error.exec_count else f"the cell at index {error.cell_index}"
         line = " ".join(str(error.evalue).split())
         raise ChapterError(
             f"chapter {chapter.name} failed in {where}: {error.ename}: {line} "
-            f"(the notebook up to there: {files.failed.name} in {files.folder})"
+            f"(see {executed.failed.name} in {executed.failed.parent})"
         ) from None
     except DeadKernelError:
-        _keep_failed(files)
+        _write_failed(executed)
         raise ChapterError(
             f"chapter {chapter.name}: its kernel died after {time.time() - started:.0f} s, perhaps for "
-            "lack of memory; run again to go on, with fewer or smaller clips or a smaller batch"
+            "lack of memory; run it again with fewer or smaller clips or a smaller batch"
         ) from None
     finally:
-        files.partial.unlink(missing_ok=True)
-    if language is not None:
-        notebook.metadata["kernelspec"] = language  # not the kernel that was made for the occasion
-    return without_machine(notebook)
+        executed.partial.unlink(missing_ok=True)
+    return strip_local_paths(notebook)
 
 
-def _keep_failed(files: ChapterFiles) -> None:
-    notebook = read_executed(files.partial)
+def _write_failed(executed: ExecutedChapter) -> None:
+    notebook = read_notebook(executed.partial)
     if notebook is not None:
-        nbformat.write(without_machine(notebook), files.failed)
+        nbformat.write(strip_local_paths(notebook), executed.failed)
+
+
+def _kernel_options(folder: Path) -> dict[str, Any]:
+    """Return papermill's arguments for a kernel of this interpreter.
+
+    Jupyter looks kernels up by name, and may find a `python3` of another environment in the user's home. It
+    also puts sockets into the working directory under fixed names, where two runs that start together would
+    use each other's. So the manager is given its specification, and its files lie in a folder of their own.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    from traitlets.config import Config
+
+    environment = {
+        "PYTHONPATH": _prepend(str(paths.repository_root()), "PYTHONPATH", os.pathsep),
+        "IPYTHONDIR": str(folder / "ipython"),  # no start-up files of the user
+        "PYTHONWARNINGS": _prepend("ignore:IProgress not found", "PYTHONWARNINGS", ","),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    specification = KernelSpec(argv=command, language="python", env=environment)
+    traits = {"connection_file": str(folder / "connection.json"), "transport": "tcp"}
+    socket = str(folder / "socket")
+    if os.name == "posix" and len(os.fsencode(socket)) <= _LONGEST_SOCKET:
+        traits |= {"transport": "ipc", "ip": socket}  # needs no port
+    return {
+        "kernel_manager_class": type("KernelManager", (AsyncKernelManager,), {"kernel_spec": specification}),
+        "config": Config({"KernelManager": traits}),
+    }
+
+
+def _prepend(value: str, variable: str, separator: str) -> str:
+    others = os.environ.get(variable)
+    return f"{value}{separator}{others}" if others else value

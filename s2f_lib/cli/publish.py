@@ -37,7 +37,7 @@ def publish(
     ] = None,
 ) -> None:
     """Keep the tables and figures of a run that takes too long to be made anew (at most 10 MB)."""
-    from s2f_lib.book.chapters import find_chapters, select_chapters
+    from s2f_lib.book.executed import find_chapters, select_chapters
     from s2f_lib.book.published import publish_run
     from s2f_lib.config import load_config
     from s2f_lib.paths import RunPaths

@@ -36,7 +36,7 @@ def test_a_book_shows_numbers_tables_and_figures_and_is_built_once(book, workspa
     assert index == workspace / "_build" / "html" / "index.html"
     html = index.parent / "book"
     start = Page(html / "index.html")
-    assert "Profile quick: generated clips of 480 training and 120 test people, rho 0.9." in start.text
+    assert "Profile quick: 480 training and 120 test people, generated with rho 0.9." in start.text
     assert "Settings that differ from the profile: evaluation.top_k." in start.text
     assert "0.50" in start.text  # glued from the chapter
     page = Page(html / "notebooks" / "01_first.html")
@@ -74,7 +74,7 @@ def test_a_book_of_chapters_that_did_not_all_run_is_refused(book, workspace, wri
     good = chapter.read_text()
 
     chapter.write_text(good + "\nMore.\n")
-    with pytest.raises(ChapterError, match="01_first is of other sources or settings than now"):
+    with pytest.raises(ChapterError, match="01_first was made from other sources or settings"):
         build_book("quick", root=book)
     chapter.write_text(good)
 

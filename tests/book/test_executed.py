@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from s2f_lib import paths
-from s2f_lib.book.executed import published_digest, without_machine
+from s2f_lib.book.executed import published_digest, strip_local_paths
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from s2f_lib.book.executed import published_digest, without_machine
 def test_no_folder_of_a_machine_is_left_in_the_parameters(source, shown):
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    assert without_machine(notebook).cells[0].source == shown
+    assert strip_local_paths(notebook).cells[0].source == shown
 
 
 def test_other_kept_results_make_a_chapter_new(tmp_path, monkeypatch):

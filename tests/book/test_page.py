@@ -20,9 +20,8 @@ from s2f_lib.study import Study, log_to_output
 def shown(monkeypatch):
     """What was displayed: (data, metadata) a call."""
     calls = []
-    monkeypatch.setattr(
-        "IPython.display.display", lambda data, raw, metadata=None: calls.append((data, metadata))
-    )
+    for name in ("IPython.display.display", "myst_nb.ext.glue.ipy_display"):
+        monkeypatch.setattr(name, lambda data, raw, metadata=None: calls.append((data, metadata)))
     return calls
 
 
@@ -116,9 +115,9 @@ def test_real_people_are_not_shown(tmp_path):
     faces = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
     generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
     real = Page(Study(load_config("quick", {"source.kind": "avspeech"}), RunPaths(tmp_path)), "07_test")
-    assert generated.shown(faces) is faces
-    assert real.shown(faces).shape == faces.shape
-    assert len(np.unique(real.shown(faces))) == 1
+    assert generated.mask_real_faces(faces) is faces
+    assert real.mask_real_faces(faces).shape == faces.shape
+    assert len(np.unique(real.mask_real_faces(faces))) == 1
 
 
 def test_provenance_can_be_of_other_settings(page, shown, tmp_path):

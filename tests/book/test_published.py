@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from s2f_lib import paths
 from s2f_lib.book import published as module
 from s2f_lib.book.build import build_book
-from s2f_lib.book.chapters import find_chapters
+from s2f_lib.book.executed import find_chapters
 from s2f_lib.book.page import Page
 from s2f_lib.book.published import publish_run, published_runs
 from s2f_lib.cli.main import app
@@ -65,7 +65,7 @@ def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, cha
 
 
 def test_captions_have_their_numbers_and_targets_of_their_own(published, run, chapters):
-    text = publish_run(run, chapters, published / "large").shown_in("01_first")
+    text = publish_run(run, chapters, published / "large").markdown("01_first")
     assert '```{table} Kept run "large": Two rows (the kept run: n = 2 letters, profile quick).\n' in text
     assert "\n:name: tab-both-in-large\n" in text
     assert (
@@ -96,11 +96,11 @@ def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, b
 
 def test_tables_and_figures_may_be_chosen_by_key(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large", keys=["both"])
-    text = published_run.shown_in("01_first")
+    text = published_run.markdown("01_first")
     assert text.index("{table}") < text.index("{figure}")  # as on the page
     with pytest.raises(InputError, match="no table and no figure 'neither'"):
         publish_run(run, chapters, published / "large", keys=["both", "neither"])
-    with pytest.raises(InputError, match="no table and no figure to keep"):
+    with pytest.raises(InputError, match="no table and no figure to publish"):
         publish_run(run, chapters, published / "large", keys=["provenance_01"])
     assert published_runs("01_first") == [published_run]  # the one before stays
 
@@ -109,13 +109,13 @@ def test_what_cannot_be_kept_is_refused_and_leaves_nothing(published, run, chapt
     with pytest.raises(InputError, match="lower-case letters, digits and hyphens"):
         publish_run(run, chapters, published / "A run")
     (published / "pairs").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds something else than a kept run"):
+    with pytest.raises(InputError, match="is not a published run"):
         publish_run(run, chapters, published / "pairs")
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    with pytest.raises(InputError, match=r"at most 0 MB are kept; choose chapters with --only"):
+    with pytest.raises(InputError, match=r"expected at most 0 MB: choose chapters with --only"):
         publish_run(run, chapters, published / "large")
     (run.notebooks / "01_first.ipynb").unlink()
-    with pytest.raises(ChapterError, match="01_first was not run to its end"):
+    with pytest.raises(ChapterError, match="01_first was not run"):
         publish_run(run, chapters, published / "large")
     assert [path.name for path in published.iterdir()] == ["pairs"]
 
@@ -124,7 +124,7 @@ def test_a_damaged_kept_run_is_named(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large")
     (published_run.folder / "01_first.md").unlink()
     with pytest.raises(DataError, match=r"no 01_first\.md in .*large, though run\.json lists it"):
-        published_run.shown_in("01_first")
+        published_run.markdown("01_first")
     (published_run.folder / "run.json").write_text(json.dumps({"name": "large"}))
     with pytest.raises(DataError, match=r"run\.json cannot be read \(TypeError\)"):
         published_runs("01_first")
@@ -133,7 +133,7 @@ def test_a_damaged_kept_run_is_named(published, run, chapters):
 def test_the_command_says_what_was_not_run(workspace):
     result = CliRunner().invoke(app, ["publish", "--profile", "quick", "--only", "03"])
     assert isinstance(result.exception, ChapterError)
-    assert "03_loss_comparison was not run to its end" in str(result.exception)
+    assert "03_loss_comparison was not run" in str(result.exception)
 
 
 def test_what_the_repository_keeps_is_small_and_whole():
@@ -142,4 +142,4 @@ def test_what_the_repository_keeps_is_small_and_whole():
         assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= module.MOST_BYTES
         for chapter in json.loads(path.read_text())["chapters"]:
             (run,) = (run for run in published_runs(chapter) if run.name == folder.name)
-            assert run.shown_in(chapter)
+            assert run.markdown(chapter)

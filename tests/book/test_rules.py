@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 
 import jupytext
 import pytest
 import yaml
 
 from s2f_lib import paths
-from s2f_lib.book.chapters import Chapter, find_chapters
+from s2f_lib.book.executed import Chapter, find_chapters
 
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
 #: Keys of what is glued as words; all others are numbers, which have a format in the text.
@@ -75,9 +77,27 @@ class Source:
 
     @cached_property
     def glued(self) -> set[str]:
-        """Keys of the numbers that the code hands to the prose."""
-        keys = {word.arg for _, call in self.calls("numbers") for word in call.keywords}
-        return keys | ALWAYS_GLUED
+        """Keys of the numbers that the code glues for the prose."""
+        words = [word for _, call in self.calls("numbers") for word in call.keywords]
+        named = {word.arg for word in words if word.arg is not None}
+        return named.union(ALWAYS_GLUED, *(self.returned_keys(word.value) for word in words if not word.arg))
+
+    def returned_keys(self, unpacked: ast.expr) -> set[str]:
+        """Return the keys of `**module.function(...)`, or of a name that it was assigned to.
+
+        The function's last statement must return a dict literal.
+        """
+        if isinstance(unpacked, ast.Name):
+            statements = [node for cell in self.code for node in ast.walk(ast.parse(cell.source))]
+            (unpacked,) = (
+                node.value
+                for node in statements
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == unpacked.id
+            )
+        module, function = ast.unparse(unpacked.func).split(".")
+        source = inspect.getsource(getattr(import_module(f"s2f_lib.chapters.{module}"), function))
+        returned = ast.parse(source).body[0].body[-1].value
+        return {ast.literal_eval(key) for key in returned.keys}
 
 
 def calls_of(code: str, name: str) -> list[ast.Call]:

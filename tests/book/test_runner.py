@@ -13,10 +13,17 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from s2f_lib.book.chapters import Chapter, check_parameters, find_chapters, select_chapters
-from s2f_lib.book.executed import ChapterFiles
+from s2f_lib.book.executed import (
+    Chapter,
+    ExecutedChapter,
+    check_parameters,
+    find_chapters,
+    select_chapters,
+)
 from s2f_lib.book.runner import run_chapters
 from s2f_lib.errors import ChapterError, InputError
+from s2f_lib.paths import RunPaths
+from s2f_lib.storage import locked
 
 
 @pytest.mark.parametrize(
@@ -117,24 +124,25 @@ def test_chapters_run_once_for_what_decides_them(chapters, workspace, monkeypatc
 
 
 def test_a_failing_cell_stops_the_run_and_is_named(chapters, workspace, write_chapter):
-    files = ChapterFiles(workspace / "runs" / "quick" / "notebooks", "02_second")
+    run = RunPaths(workspace / "runs" / "quick")
+    files = ExecutedChapter(Chapter("02_second", chapters / "02_second.md"), run)
     good = (chapters / "02_second.md").read_text()
     write_chapter(chapters, "02_second", "x = 1", "raise ValueError('no faces\\nat all')", "y = 1")
     write_chapter(chapters, "03_third", "print('never')")
     with pytest.raises(ChapterError) as error:
         run_chapters("quick", notebooks=chapters)
     assert "chapter 02_second failed in cell 4: ValueError: no faces at all" in str(error.value)
-    assert not files.executed.exists()
+    assert not files.path.exists()
     failed = nbformat.read(files.failed, as_version=4)
     assert any(output.output_type == "error" for cell in failed.cells for output in cell.get("outputs", []))
-    names = {path.name for path in files.folder.iterdir()}
+    names = {path.name for path in run.notebooks.iterdir()}
     assert names == {"01_first.ipynb", "02_second.failed.ipynb"}  # no third, nothing half-written
 
     (chapters / "03_third.md").unlink()
     (chapters / "02_second.md").write_text(good)
     results = run_chapters("quick", notebooks=chapters)
     assert [r.skipped for r in results] == [True, False]
-    assert files.executed.exists()
+    assert files.path.exists()
     assert not files.failed.exists()
 
 
@@ -173,11 +181,10 @@ def test_the_kernel_leaves_nothing_in_the_working_directory(chapters, workspace,
 
 
 def test_two_runs_in_one_folder_are_refused(chapters, workspace):
-    from filelock import FileLock
-
-    folder = workspace / "runs" / "quick"
-    folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(InputError, match="another run is at work"):
+    with (
+        locked(workspace / "runs" / "quick" / "notebooks"),
+        pytest.raises(InputError, match="another run is at work"),
+    ):
         run_chapters("quick", notebooks=chapters)
 
 

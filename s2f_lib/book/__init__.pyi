@@ -1,0 +1,9 @@
+from .build import build_book as build_book
+from .executed import find_chapters as find_chapters
+from .executed import select_chapters as select_chapters
+from .page import Page as Page
+from .published import PublishedRun as PublishedRun
+from .published import publish_run as publish_run
+from .published import published_runs as published_runs
+from .runner import ChapterResult as ChapterResult
+from .runner import run_chapters as run_chapters
