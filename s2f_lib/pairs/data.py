@@ -102,17 +102,17 @@ def load_pair_data(
 
 def voice_extractors() -> list[VoiceEmbedding]:
     """Return the pretrained voice networks that are installed; without any, plain acoustics."""
-    from s2f_lib.voices.acoustic import AcousticStatistics
+    from s2f_lib.voices.embedding import AcousticEmbedding
     from s2f_lib.voices.speaker import SpeakerEmbedding
-    from s2f_lib.voices.whisper import WhisperVoice
+    from s2f_lib.voices.whisper import WhisperEmbedding
 
     installed: list[VoiceEmbedding] = []
-    for make in (WhisperVoice, SpeakerEmbedding):
+    for make in (WhisperEmbedding, SpeakerEmbedding):
         try:
             installed.append(make())
         except MissingFileError as error:
             logger.warning("the system ours does without %s: %s", make.name, error)
     if not installed:
         logger.warning("no pretrained voice network is installed: plain acoustics stand in, and find less")
-        installed.append(AcousticStatistics())
+        installed.append(AcousticEmbedding())
     return installed

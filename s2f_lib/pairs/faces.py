@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from s2f_lib.faces.dlib_port.extractor import DlibResNet
 from s2f_lib.pairs.media import align_image, read_image
-from s2f_lib.voices.cache import VectorCache
+from s2f_lib.storage import cached_rows, digest, file_digest
 from s2f_lib.voices.embedding import Progress
 
 _CHIP_PX = 150  # what dlib's network takes: cut out of the picture at once, without a step between
@@ -62,19 +61,14 @@ def extract_faces(
     network = DlibResNet()
     dimension = network.dimension
     method = f"{network.fingerprint} {_METHOD} {mirrored}"
-    name = f"pair_faces-{hashlib.sha256(method.encode()).hexdigest()[:16]}"
-    store = VectorCache(cache / name if cache is not None else None, 2 * dimension + 1)
-    vectors = np.zeros((len(files), 2 * dimension + 1), np.float32)
-    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
-    pending = store.fill(digests, vectors)
-    for start in range(0, len(pending), _BATCH):
-        indices = pending[start : start + _BATCH]
-        images = [read_image(files[index]) for index in indices]
-        vectors[indices] = _extract(images, network, mirrored=mirrored)
-        for index in indices:
-            store.put(digests[index], vectors[index])
-        if progress:
-            progress(len(files) - len(pending) + start + len(indices), len(files))
+    vectors = cached_rows(
+        cache / f"pair_faces-{digest(method, length=16)}" if cache is not None else None,
+        [file_digest(file, length=32) for file in files],
+        lambda indices: _extract([read_image(files[index]) for index in indices], network, mirrored=mirrored),
+        dimension=2 * dimension + 1,
+        batch_size=_BATCH,
+        progress=progress,
+    )
     return FaceFeatures(
         vectors[:, :dimension], vectors[:, dimension : 2 * dimension], vectors[:, -1].astype(bool)
     )

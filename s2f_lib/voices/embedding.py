@@ -1,12 +1,7 @@
-"""What a voice descriptor is, and its cache: the same sound is described once.
-
-A descriptor is kept in a file of its own, named by the digest of its sound, in a
-folder named by extractor and weights.
-"""
+"""Voice embeddings: their common interface, their cache, and one that needs no pretrained network."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,31 +9,40 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from s2f_lib.media.decode import repeat_to
-from s2f_lib.voices.cache import VectorCache
+from s2f_lib.media.spectrogram import INT16_SCALE
+from s2f_lib.storage import cached_rows, digest
 
 SAMPLE_RATE_HZ = 16_000
-DURATION_S = 6.0  # what Speech2Face hears, and so every system here
+DURATION_S = 6.0  # Speech2Face, section 3
 N_SAMPLES = round(DURATION_S * SAMPLE_RATE_HZ)
-_INT16_SCALE = 1 / 32_768
 
-#: Called with (described, of all) clips.
+#: Called with (embedded, all) clips.
 Progress = Callable[[int, int], None]
+
+_N_MELS = 40
+_ACOUSTIC_METHOD = "mean and deviation of 40 log mel bands, less the loudness, 1"  # in the fingerprint
 
 
 @runtime_checkable
 class VoiceEmbedding(Protocol):
-    """Sounds in, one vector each out.
+    """Map sounds to vectors, one vector per sound.
 
     Attributes
     ----------
     name
-        Of the network.
+        Name of the network.
     dimension
         Length of a vector.
     blocks
-        Name to part of the vector: what belongs together, and is scaled together.
+        Name to slice of the vector: the numbers of a block are scaled together.
     fingerprint
-        Names weights and method: the same fingerprint gives the same vectors.
+        Digest of weights and method. Equal fingerprints give equal vectors.
+
+    See Also
+    --------
+    s2f_lib.voices.speaker.SpeakerEmbedding : Trained to tell speakers apart.
+    s2f_lib.voices.whisper.WhisperEmbedding : Trained to transcribe.
+    AcousticEmbedding : Needs no pretrained network.
     """
 
     name: str
@@ -52,33 +56,64 @@ class VoiceEmbedding(Protocol):
         Parameters
         ----------
         audio
-            (n, samples) int16, or floating point in [-1, 1], mono at 16 kHz; its first 6 s
-            are heard, and what is shorter is repeated.
+            `(n, samples)` int16, or floating point in [-1, 1], mono at 16 kHz. The first 6 s are used;
+            shorter audio is repeated.
 
         Returns
         -------
         numpy.ndarray
-            (n, dimension) float32.
+            `(n, dimension)` float32.
         """
         ...
 
 
+class AcousticEmbedding:
+    """Mean and standard deviation of 40 log mel bands; used where no pretrained network is installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000)).astype(np.int16)
+    >>> AcousticEmbedding()(noise).shape
+    (2, 80)
+    """
+
+    name = "acoustic"
+    dimension = 2 * _N_MELS
+    blocks: Mapping[str, slice] = {"acoustic": slice(0, 2 * _N_MELS)}
+    fingerprint = digest(_ACOUSTIC_METHOD, length=16)
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """Compute `(n, 80)` float32 of `(n, samples)` audio at 16 kHz; see `VoiceEmbedding`."""
+        import librosa
+
+        result = np.zeros((len(audio), self.dimension), np.float32)
+        for index, wave in enumerate(as_waves(audio)):
+            power = librosa.feature.melspectrogram(
+                y=wave, sr=SAMPLE_RATE_HZ, n_fft=512, hop_length=160, n_mels=_N_MELS
+            )
+            log = np.log(power + 1e-8)  # (40, frames)
+            mean = log.mean(axis=1)
+            result[index] = np.concatenate([mean - mean.mean(), log.std(axis=1)])
+        return result
+
+
 def as_waves(audio: np.ndarray) -> np.ndarray:
-    """Return (n, 96,000) float32 in [-1, 1] of (n, samples) audio, repeated or cut to 6 s.
+    """Return `(n, 96000)` float32 in [-1, 1] of `(n, samples)` audio, repeated or cut to 6 s.
 
     Raises
     ------
     ValueError
-        It has another shape, or no sample.
+        The audio has another shape, or no samples.
     """
     audio = np.asarray(audio)
     if audio.ndim != 2 or audio.shape[1] == 0:
         raise ValueError(f"audio is {audio.shape}; expected (n, samples) with at least one sample")
-    scale = _INT16_SCALE if audio.dtype == np.int16 else 1.0
-    waves = [repeat_to(sound, N_SAMPLES) for sound in audio[:, :N_SAMPLES]]
-    return (np.stack(waves) if len(waves) else np.zeros((0, N_SAMPLES))).astype(np.float32) * np.float32(
-        scale
-    )
+    scale = np.float32(INT16_SCALE if audio.dtype == np.int16 else 1.0)
+    waves = np.zeros((len(audio), N_SAMPLES), np.float32)
+    for index, samples in enumerate(audio):
+        waves[index] = repeat_to(samples[:N_SAMPLES], N_SAMPLES)
+    return waves * scale
 
 
 def embed_voices(
@@ -89,42 +124,43 @@ def embed_voices(
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Describe sounds, and keep each descriptor under its sound's digest.
+    """Embed sounds, and compute only the embeddings that are not in the cache.
 
     Parameters
     ----------
     extractor
-        The network.
+        Voice embedding to compute.
     audio
-        (n, samples) int16 mono at 16 kHz.
+        `(n, samples)` int16 mono at 16 kHz.
     cache
-        Folder of what was described before; None: nothing is kept.
+        Folder of cached embeddings. The files are named by the digest of the sound, in a folder named by
+        the extractor and its fingerprint. None: no cache.
     batch_size
-        Sounds that are computed together.
+        Number of sounds that are computed together.
+    progress
+        Called with the numbers of embedded and of all sounds.
 
     Returns
     -------
     numpy.ndarray
-        (n, dimension) float32.
+        `(n, dimension)` float32.
+
+    See Also
+    --------
+    VoiceEmbedding : The interface of an extractor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000)).astype(np.int16)
+    >>> embed_voices(AcousticEmbedding(), noise).shape
+    (2, 80)
     """
-    folder = cache / f"{extractor.name}-{extractor.fingerprint}" if cache is not None else None
-    store = VectorCache(folder, extractor.dimension)
-    result = np.zeros((len(audio), extractor.dimension), np.float32)
-    digests = [_digest(sound) for sound in audio]
-    pending = store.fill(digests, result)
-    if progress:
-        progress(len(audio) - len(pending), len(audio))
-    for start in range(0, len(pending), batch_size):
-        indices = pending[start : start + batch_size]
-        result[indices] = extractor(audio[indices])
-        for index in indices:
-            store.put(digests[index], result[index])
-        if progress:
-            progress(len(audio) - len(pending) + start + len(indices), len(audio))
-    return result
-
-
-def _digest(sound: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{sound.dtype.str} {SAMPLE_RATE_HZ}".encode())
-    digest.update(np.ascontiguousarray(sound).data)
-    return digest.hexdigest()
+    return cached_rows(
+        cache / f"{extractor.name}-{extractor.fingerprint}" if cache is not None else None,
+        [digest(f"{sound.dtype.str} {SAMPLE_RATE_HZ}", sound, length=32) for sound in audio],
+        lambda indices: extractor(audio[indices]),
+        dimension=extractor.dimension,
+        batch_size=batch_size,
+        progress=progress,
+    )

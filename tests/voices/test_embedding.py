@@ -1,4 +1,4 @@
-"""Voice descriptors: the pretrained networks against other ways to compute them, and the cache."""
+"""Voice embeddings: the pretrained networks against other implementations, and the cache."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import torch
 
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.voices import pretrained
-from s2f_lib.voices.acoustic import AcousticStatistics
-from s2f_lib.voices.embedding import as_waves, embed_voices
+from s2f_lib.voices.embedding import AcousticEmbedding, as_waves, embed_voices
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 from s2f_lib.voices.speaker import SpeakerEmbedding
-from s2f_lib.voices.whisper import HEADS, WIDTH, WhisperVoice
+from s2f_lib.voices.whisper import HEADS, WIDTH, WhisperEmbedding
 from tests.pairs_folder import RATE_HZ, voice
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Threads fight for two cores when tests run side by side."""
+    """Use one thread, because parallel tests share the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +31,7 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def whisper():
     """The network, loaded once."""
-    return WhisperVoice()
+    return WhisperEmbedding()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def sounds():
     return np.stack([np.round(voice(i) * 32_767).astype(np.int16) for i in range(3)])
 
 
-def test_short_sounds_are_repeated_long_ones_cut_and_int16_scaled():
+def test_as_waves_repeats_cuts_and_scales_int16():
     short = np.array([[8_192, -16_384]], np.int16)
     waves = as_waves(short)
     assert waves.shape == (1, 96_000)
@@ -58,7 +57,7 @@ def test_short_sounds_are_repeated_long_ones_cut_and_int16_scaled():
         as_waves(np.zeros((1, 0)))
 
 
-def test_log_mel_is_that_of_librosa(whisper, sounds):
+def test_whisper_log_mel_equals_librosa(whisper, sounds):
     import librosa
 
     wave = as_waves(sounds[:1])[0]
@@ -73,7 +72,7 @@ def test_log_mel_is_that_of_librosa(whisper, sounds):
 
 
 def _torch_layer(weights, name):
-    """Return torch's own encoder layer with the same weights: another formulation of the same network."""
+    """Return torch's own encoder layer with the same weights, as a second implementation."""
     layer = torch.nn.TransformerEncoderLayer(
         WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
@@ -92,10 +91,10 @@ def _torch_layer(weights, name):
         "norm2.bias": f"{name}/ffn/layer_norm/beta",
     }
     layer.load_state_dict({key: weights[value] for key, value in own.items()})
-    return layer.train()  # without torch's fused path; there is no dropout
+    return layer.train()  # training mode avoids torch's fused path; there is no dropout
 
 
-def test_encoder_layers_are_those_of_torch(whisper, sounds):
+def test_whisper_encoder_layers_equal_torch(whisper, sounds):
     with torch.no_grad():
         states, output = whisper.encode(whisper.log_mel(torch.from_numpy(as_waves(sounds[:1]))))
         assert len(states) == 7
@@ -104,16 +103,16 @@ def test_encoder_layers_are_those_of_torch(whisper, sounds):
             expected = _torch_layer(whisper._weights, f"encoder/layer_{i}")(states[i])
             scale = expected.abs().max()
             assert (states[i + 1] - expected).abs().max() < 1e-4 * scale
-    assert output.mean(dim=2).abs().max() < 1.0  # normalised: no dimension carries the others away
+    assert output.mean(dim=2).abs().max() < 1.0  # normalised: no dimension dominates
 
 
-def test_decoder_cross_attention_is_that_of_torch_and_causal(whisper):
+def test_whisper_decoder_equals_torch_and_is_causal(whisper):
     generator = torch.Generator().manual_seed(0)
-    heard = torch.randn(1, 20, WIDTH, generator=generator)
+    encoded = torch.randn(1, 20, WIDTH, generator=generator)
     tokens = torch.tensor([[50_258, 50_259, 50_359]])
     with torch.no_grad():
-        whole, _ = whisper.decode(heard, tokens)
-        first, _ = whisper.decode(heard, tokens[:, :1])
+        whole, _ = whisper.decode(encoded, tokens)
+        first, _ = whisper.decode(encoded, tokens[:, :1])
         x = whisper._weights["decoder/embeddings/weight"][tokens].float()
         x = x + whisper._weights["decoder/position_encodings/encodings"][:3]
         layer = "decoder/layer_0"
@@ -130,22 +129,22 @@ def test_decoder_cross_attention_is_that_of_torch_and_causal(whisper):
             }
         )
         x = whisper._self_attention(x, layer, causal=True)
-        query = whisper._normalised(x, f"{layer}/attention/layer_norm")
-        x = x + attention(query, heard, heard)[0]
+        query = whisper._layer_norm(x, f"{layer}/attention/layer_norm")
+        x = x + attention(query, encoded, encoded)[0]
         expected = whisper._feed_forward(x, layer)
     assert (whole[0] - expected[:, -1]).abs().max() < 1e-3
-    # the first token's state must not depend on those after it: recompute it from the longer prompt
+    # the state of the first token must not depend on later tokens
     with torch.no_grad():
-        other, _ = whisper.decode(heard, torch.tensor([[50_258, 50_300, 50_359]])[:, :1])
+        other, _ = whisper.decode(encoded, torch.tensor([[50_258, 50_300, 50_359]])[:, :1])
     assert torch.equal(first[5], other[5])
 
 
-def test_whisper_describes_each_sound_by_itself(whisper, sounds):
+def test_whisper_embeds_each_sound_independently(whisper, sounds):
     together = whisper(sounds[:2])
-    alone = whisper(sounds[1:2])
+    single = whisper(sounds[1:2])
     assert together.shape == (2, whisper.dimension)
     assert together.dtype == np.float32
-    assert np.abs(together[1] - alone[0]).max() < 1e-4
+    assert np.abs(together[1] - single[0]).max() < 1e-4
     assert np.abs(together[0] - together[1]).max() > 0.1
     assert sorted(part.start for part in whisper.blocks.values()) == list(range(0, 4096, 512))
     quiet = whisper(np.zeros((1, 16_000), np.int16))
@@ -153,13 +152,13 @@ def test_whisper_describes_each_sound_by_itself(whisper, sounds):
     assert whisper(sounds[:0]).shape == (0, 4096)
 
 
-def test_speaker_embedding_is_a_mean_of_unit_vectors_that_loudness_leaves_alone(speaker, sounds):
+def test_speaker_embedding_norm_and_loudness_invariance(speaker, sounds):
     embeddings = speaker(sounds)
     assert embeddings.shape == (3, 256)
     assert (embeddings >= 0).all()
     assert (np.linalg.norm(embeddings, axis=1) <= 1 + 1e-5).all()
     assert (np.linalg.norm(embeddings, axis=1) > 0.5).all()
-    quiet = as_waves(sounds[:1]) * 0.01  # both far below the level that quiet sounds are raised to
+    quiet = as_waves(sounds[:1]) * 0.01  # both are far below the level that quiet sounds are raised to
     quieter = quiet * 0.1
     assert np.abs(speaker(quiet) - speaker(quieter)).max() < 1e-3
     cosine = embeddings @ embeddings.T / np.outer(*[np.linalg.norm(embeddings, axis=1)] * 2)
@@ -169,8 +168,8 @@ def test_speaker_embedding_is_a_mean_of_unit_vectors_that_loudness_leaves_alone(
     assert np.isfinite(speaker(np.zeros((1, 16_000), np.int16))).all()
 
 
-def test_speaker_embedding_is_the_lstm_written_out(speaker, sounds):
-    """One window by hand, gate by gate, so that torch's kernel is not trusted to be itself."""
+def test_speaker_embedding_equals_lstm_by_hand(speaker, sounds):
+    """One window, computed gate by gate, does not rely on torch's LSTM kernel."""
     from s2f_lib.voices.speaker import _mel
 
     window = torch.from_numpy(_mel(as_waves(sounds[:1])[0])[:160])  # (160, 40)
@@ -189,7 +188,6 @@ def test_speaker_embedding_is_the_lstm_written_out(speaker, sounds):
     with torch.no_grad():
         raw = torch.relu(speaker._linear(x[-1]))
     expected = (raw / raw.norm()).numpy()
-    # a sound whose windows are all this one would give it; take 160 frames of sound instead
     from s2f_lib.voices.speaker import _without_onednn
 
     with torch.no_grad(), _without_onednn():
@@ -198,8 +196,8 @@ def test_speaker_embedding_is_the_lstm_written_out(speaker, sounds):
     assert np.abs((found / found.norm()).numpy() - expected).max() < 1e-5
 
 
-def test_the_lstm_does_not_hang_with_all_threads():
-    """In a process of its own, that is ended after two minutes: oneDNN's LSTM was seen to hang."""
+def test_speaker_embedding_with_all_threads_ends():
+    """Run in another process, which is stopped after two minutes: oneDNN's LSTM can hang."""
     program = (
         "import numpy as np; from s2f_lib.voices.speaker import SpeakerEmbedding; "
         "print(SpeakerEmbedding()(np.ones((2, 96000), np.int16)).shape)"
@@ -210,7 +208,7 @@ def test_the_lstm_does_not_hang_with_all_threads():
     assert done.stdout.strip() == "(2, 256)"
 
 
-def test_damaged_weights_and_missing_distributions_are_told(tmp_path, monkeypatch):
+def test_pretrained_damaged_or_missing_files_raise(tmp_path, monkeypatch):
     weights = distribution_file("resemblyzer", "pretrained.pt")
     damaged = tmp_path / "pretrained.pt"
     data = bytearray(weights.read_bytes())
@@ -225,8 +223,8 @@ def test_damaged_weights_and_missing_distributions_are_told(tmp_path, monkeypatc
     assert "pretrained" in pretrained.INSTALL
 
 
-class _Counting(AcousticStatistics):
-    """Counts what it is asked for."""
+class _Counting(AcousticEmbedding):
+    """Count the embedded sounds."""
 
     n_embedded = 0
 
@@ -235,7 +233,7 @@ class _Counting(AcousticStatistics):
         return super().__call__(audio)
 
 
-def test_the_cache_knows_sounds_by_content_and_mends_what_is_damaged(tmp_path, sounds, caplog):
+def test_embed_voices_cache_by_content_repairs_damage(tmp_path, sounds, caplog):
     extractor = _Counting()
     first = embed_voices(extractor, sounds, cache=tmp_path, batch_size=2)
     assert extractor.n_embedded == 3
@@ -245,11 +243,11 @@ def test_the_cache_knows_sounds_by_content_and_mends_what_is_damaged(tmp_path, s
     changed[0, 0] += 1
     embed_voices(extractor, changed, cache=tmp_path)
     assert extractor.n_embedded == 4
-    files = sorted(tmp_path.rglob("*.npy"))
+    files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 4
     files[0].write_bytes(files[0].read_bytes()[:50])
     files[1].write_bytes(b"")
-    np.save(files[2], np.full(extractor.dimension, np.nan, np.float32))
+    np.savez(files[2], array=np.full(extractor.dimension, np.nan, np.float32))
     with caplog.at_level(logging.WARNING):
         again = embed_voices(extractor, np.concatenate([sounds, changed[:1]]), cache=tmp_path)
     assert extractor.n_embedded == 7
@@ -259,8 +257,8 @@ def test_the_cache_knows_sounds_by_content_and_mends_what_is_damaged(tmp_path, s
     assert np.array_equal(without, first[:1])
 
 
-def test_acoustics_do_not_depend_on_loudness(sounds):
-    extractor = AcousticStatistics()
+def test_acoustic_embedding_ignores_loudness(sounds):
+    extractor = AcousticEmbedding()
     loud = as_waves(sounds[:1])
     assert np.abs(extractor(loud) - extractor(loud * 0.5))[0, :40].max() < 0.2
     assert np.abs(extractor(sounds[:1]) - extractor(sounds[1:2])).max() > 0.3
