@@ -351,15 +351,14 @@ class Study:
 
     def _prepare_pairs(self, folder: Path) -> PreparationSummary:
         from s2f_lib.pairs.shards import prepare_pairs
-        from s2f_lib.pairs.study import root_of, splits_of
-        from s2f_lib.sources.public_pairs import find_pairs
 
-        found = find_pairs(root_of(self.config), voxceleb=self.config.source.pairs.voxceleb)
-        split = splits_of(self.config, found.pairs, found)[0]
-        split_of = split.by_clip(found.pairs)
         with _lock(folder):
             return prepare_pairs(
-                self.config, found, split_of, folder, progress=_log_progress("pairs prepared")
+                self.config.source.pairs,
+                preparation=self.config.preparation,
+                features=self.config.features,
+                out=folder,
+                progress=_log_progress("pairs prepared"),
             )
 
     def _download(self, prepared: Path) -> Download | None:

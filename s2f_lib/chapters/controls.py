@@ -19,7 +19,7 @@ from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
 from s2f_lib.evaluation.statistics import hit_interval, recall_test
 from s2f_lib.evaluation.tables import Predictions
-from s2f_lib.pairs.scores import cohort_normalized
+from s2f_lib.pairs.model import normalize_by_cohort
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 from s2f_lib.study import Study
@@ -193,7 +193,7 @@ def normalized_similarity(queries: Predictions, cohort: Predictions) -> np.ndarr
     def cosine(voices: Predictions, faces: Predictions) -> np.ndarray:
         return similarity_matrix(unit(voices.predicted) - mean, unit(faces.true) - mean, "cosine")
 
-    return cohort_normalized(cosine(queries, queries), cosine(queries, cohort), cosine(cohort, queries))
+    return normalize_by_cohort(cosine(queries, queries), cosine(queries, cohort), cosine(cohort, queries))
 
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:

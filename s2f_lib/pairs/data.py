@@ -1,51 +1,135 @@
-"""The real pairs as arrays: read, described, and each description kept for the next time."""
+"""The public pairs of a folder: found, split into train and test, and read into arrays."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, MissingFileError
-from s2f_lib.pairs.faces import extract_faces
-from s2f_lib.pairs.media import read_image, read_voice
-from s2f_lib.pairs.systems import PairData
-from s2f_lib.sources.public_pairs import FoundPairs, Pair, group_ids_of
-from s2f_lib.voices.embedding import VoiceEmbedding, embed_voices
+from s2f_lib.config import PairsConfig
+from s2f_lib.errors import NAMES_CLIP, ClipRefused, ConfigError, InputError, MissingFileError
+from s2f_lib.pairs.faces import FaceFeatures, extract_faces, read_image, read_voice
+from s2f_lib.pairs.model import TrainingPairs
+from s2f_lib.sources.public_pairs import FoundPairs, Pair, find_pairs, find_root, group_ids_of
+from s2f_lib.sources.splits import PairSplit, draw_splits, read_pair_split
+from s2f_lib.voices.embedding import AcousticEmbedding, VoiceEmbedding, embed_voices
 
 logger = logging.getLogger(__name__)
 
-#: Called with (done, of all, what is being done).
-Progress = Callable[[int, int, str], None]
+#: Called with (done, total, name of the step).
+Progress = Callable[[int, int, str], object]
+
+
+@dataclass(frozen=True)
+class PairData:
+    """The arrays that the systems read, one row per pair.
+
+    Attributes
+    ----------
+    pairs
+        The `n` pairs.
+    group_ids
+        Number of the video or person of each pair, `(n,)` int.
+    audio
+        Voices at 16 kHz, `(n, 96_000)` int16.
+    voices
+        Block name to voice embeddings, `(n, d)` float32.
+    faces
+        Features of the true faces.
+    reconstructions
+        Features of Speech2Face's reconstructions, `(n, 128)` float32.
+    fingerprints
+        Name of each voice network to the fingerprint of its weights and method.
+    """
+
+    pairs: tuple[Pair, ...]
+    group_ids: np.ndarray
+    audio: np.ndarray
+    voices: Mapping[str, np.ndarray]
+    faces: FaceFeatures
+    reconstructions: np.ndarray
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def training(self, rows: np.ndarray) -> TrainingPairs:
+        """Return some of the pairs to train on."""
+        voices = {name: block[rows] for name, block in self.voices.items()}
+        return TrainingPairs(
+            voices, self.faces.upright[rows], self.faces.mirrored[rows], self.group_ids[rows]
+        )
+
+
+def find_and_split(source: PairsConfig) -> tuple[FoundPairs, list[PairSplit]]:
+    """Find the public pairs of a folder, and read or draw their splits.
+
+    Parameters
+    ----------
+    source
+        Folder, sets and splits.
+
+    Returns
+    -------
+    found
+        Pairs of the folder.
+    splits
+        The stored split, or `source.n_splits` drawn ones; rows of `found.pairs`.
+
+    Raises
+    ------
+    ConfigError
+        `source.root` is not set.
+    InputError
+        The folder or the split cannot be used.
+    """
+    if source.root is None:
+        raise ConfigError(
+            "source.pairs.root is not set: name the folder of the pairs, for example "
+            "-p source.pairs.root=speech2face.github.io"
+        )
+    found = find_pairs(source.root, voxceleb=source.voxceleb)
+    if source.split is None:
+        drawn = {"n_splits": source.n_splits, "test_share": source.test_share, "seed": source.seed}
+        return found, draw_splits(found.pairs, **drawn)
+    known = list(found.missing)
+    root = find_root(source.root)
+    if not source.voxceleb and (root / "voxceleb").is_dir():  # a split may name pairs that are not used
+        both = find_pairs(root, voxceleb=True)
+        known += [pair.clip_id for pair in both.pairs] + list(both.missing)
+    return found, [read_pair_split(source.split, found.pairs, known=known)]
 
 
 def load_pair_data(
     found: FoundPairs, *, cache: Path | None, progress: Progress | None = None
 ) -> tuple[PairData, dict[str, str]]:
-    """Read and describe pairs.
+    """Read the pairs and compute the features of their voices and faces.
 
     Parameters
     ----------
     found
-        As `sources.public_pairs.find_pairs` gives.
+        Result of `sources.public_pairs.find_pairs`.
     cache
-        Folder for descriptions; None: nothing is kept.
+        Folder of the cached features. None: nothing is kept.
+    progress
+        Called with (done, total, name of the step).
 
     Returns
     -------
     data
-        The pairs that could be read.
+        Pairs that can be read.
     left_out
-        Clip id to why it is left out, those of `found.missing` included.
+        Clip id to the reason why the clip is left out, including `found.missing`.
 
     Raises
     ------
     InputError
         No pair can be read.
     DataError
-        Installed weights are other than those that the study was made with.
+        The installed weights are not those that the study was made with.
     """
     report = progress or (lambda *_: None)
     left_out = {clip_id: f"no file in {', '.join(names)}" for clip_id, names in found.missing.items()}
@@ -65,44 +149,32 @@ def load_pair_data(
         report(index + 1, len(found.pairs), "pairs read")
     if not pairs:
         raise InputError(f"none of {len(found.pairs)} pairs can be read: {next(iter(left_out.values()))}")
+
+    def step(name: str) -> Callable[[int, int], object]:
+        return lambda done, total: report(done, total, name)
+
     audio = np.stack(sounds)
-    faces = extract_faces(
-        [pair.face for pair in pairs],
-        cache=cache,
-        progress=lambda done, n: report(done, n, "faces described"),
-    )
+    faces = extract_faces([pair.face for pair in pairs], cache=cache, progress=step("faces"))
     reconstructions = extract_faces(
         [pair.face_from_speech for pair in pairs],
         mirrored=False,
         cache=cache,
-        progress=lambda done, n: report(done, n, "reconstructions described"),
+        progress=step("reconstructions"),
     )
-    voices, fingerprints = {}, {}
+    voices: dict[str, np.ndarray] = {}
+    fingerprints = {}
     for extractor in voice_extractors():
         name = extractor.name
-        embeddings = embed_voices(
-            extractor,
-            audio,
-            cache=cache,
-            progress=lambda done, n, name=name: report(done, n, f"voices by {name}"),
-        )
+        embeddings = embed_voices(extractor, audio, cache=cache, progress=step(f"voices by {name}"))
         voices |= {block: embeddings[:, part] for block, part in extractor.blocks.items()}
         fingerprints[name] = extractor.fingerprint
-    data = PairData(
-        tuple(pairs),
-        np.array(group_ids_of(pairs)),
-        audio,
-        voices,
-        faces,
-        reconstructions.upright,
-        fingerprints,
-    )
-    return data, left_out
+    group_ids = np.array(group_ids_of(pairs))
+    upright = reconstructions.upright
+    return PairData(tuple(pairs), group_ids, audio, voices, faces, upright, fingerprints), left_out
 
 
 def voice_extractors() -> list[VoiceEmbedding]:
-    """Return the pretrained voice networks that are installed; without any, plain acoustics."""
-    from s2f_lib.voices.embedding import AcousticEmbedding
+    """Return the pretrained voice networks that are installed, or acoustic statistics if there are none."""
     from s2f_lib.voices.speaker import SpeakerEmbedding
     from s2f_lib.voices.whisper import WhisperEmbedding
 
@@ -111,8 +183,10 @@ def voice_extractors() -> list[VoiceEmbedding]:
         try:
             installed.append(make())
         except MissingFileError as error:
-            logger.warning("the system ours does without %s: %s", make.name, error)
+            logger.warning("the system ours runs without %s: %s", make.name, error)
     if not installed:
-        logger.warning("no pretrained voice network is installed: plain acoustics stand in, and find less")
+        logger.warning(
+            "no pretrained voice network is installed: acoustic statistics are used, which find less"
+        )
         installed.append(AcousticEmbedding())
     return installed

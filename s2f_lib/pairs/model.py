@@ -1,25 +1,24 @@
-"""From a voice to how well each face fits it: kernel ridge to the face, then scores of the fit.
+"""The system "ours": from a voice to how well each face fits it.
 
-The face that is regressed on is the mean of the descriptors of a picture and of its mirror image,
-which differ by the pose alone.  Settings are chosen by cross-validation inside the training pairs,
-in folds that divide no group (video or person); everything that is fitted is fitted anew in
-each fold, the out-of-fold predictions too.
+Kernel ridge regression predicts the features of a face from voice embeddings. Three scores say how well a
+gallery face fits the prediction, and their sum ranks the faces. The regression target is the mean of the
+features of a face and of its mirror image, which differ only by the pose. Settings are chosen by
+cross-validation on the training pairs, in folds that divide no group (video or person); everything is fitted
+again in each fold.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from s2f_lib.errors import InputError
-from s2f_lib.pairs.kernel import VoiceKernel
-from s2f_lib.pairs.scores import SCORES, PairScores, ScoreSettings
+from s2f_lib.evaluation.retrieval import true_ranks
 
-#: Block to weight: a small choice of Whisper's layers, and the speaker embedding.
+#: Weight of each block of voice embeddings: some of Whisper's layers, and the speaker embedding.
 BLOCK_WEIGHTS: Mapping[str, float] = {
     "encoder2": 1.0,
     "encoder3": 1.0,
@@ -30,54 +29,68 @@ BLOCK_WEIGHTS: Mapping[str, float] = {
     "decoder5": 0.5,
     "language4": 0.5,
     "speaker": 2.0,
-    "acoustic": 1.0,  # only there where no pretrained network is
+    "acoustic": 1.0,  # exists only where no pretrained network is installed
 }
-#: Recall is averaged at these shares of the gallery: 5, 10, 20, 34 and 50 of 114.
+#: Recall is averaged at these shares of the gallery: 5, 10, 20, 34 and 50 of 114 faces.
 GALLERY_SHARES = (0.044, 0.088, 0.175, 0.3, 0.44)
+SCORES = ("cosine", "gaussian", "canonical")
+MIN_GROUPS = 8  # cross-validation has folds inside folds
 
 _GAMMA = 0.3
 _FOLDS = 5
 _INNER_FOLDS = 6
-FEWEST_GROUPS = 8  # folds within folds need some
+_CLIP_AT = 5.0  # standard deviations: one odd clip must not stretch a block
+_MAX_CORRELATION = 0.97  # a correlation of 1 makes a likelihood infinite
+_TINY_DEVIATION = 1e-9
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceToFaceSettings:
-    """Of the model.
+    """Settings of the model that cross-validation chooses from.
 
     Attributes
     ----------
     ridge
-        Added to the kernel's diagonal.
-    scores
-        Of the scores.
+        Value added to the diagonal of the kernel matrix.
+    shrink
+        Weight of the identity matrix in the shrunk covariances, in [0, 1].
+    scale
+        Factor s of the prediction in the Gaussian score; it undoes the shrinkage of ridge regression.
+    cca_dims
+        Number of pairs of canonical variates.
+    cca_ridge
+        Value added to the covariances before whitening, in units of their mean eigenvalue.
     """
 
     ridge: float = 1.0
-    scores: ScoreSettings = field(default_factory=ScoreSettings)
+    shrink: float = 0.9
+    scale: float = 1.3
+    cca_dims: int = 6
+    cca_ridge: float = 5.0
 
 
-#: What cross-validation chooses from.
+#: The settings that cross-validation tries.
 GRID: tuple[VoiceToFaceSettings, ...] = tuple(
-    VoiceToFaceSettings(ridge, ScoreSettings(shrink=shrink, cca_dims=dims))
+    VoiceToFaceSettings(ridge, shrink=shrink, cca_dims=dims)
     for ridge, shrink, dims in itertools.product((0.5, 1.0, 2.0), (0.8, 0.9), (4, 6))
 )
 
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """What the model is fitted on.
+    """Voices and faces that the model is fitted on.
 
     Attributes
     ----------
     voices
-        Block to `(n, d)` descriptors.
+        Block name to embeddings, `(n, d)`.
     faces
-        `(n, 128)` descriptors of the faces.
+        Features of the faces, `(n, 128)`.
     mirrored
-        `(n, 128)`, of their mirror images.
+        Features of the mirror images, `(n, 128)`.
     group_ids
-        `(n,)` int: what no fold divides.
+        Video or person of each pair, `(n,)` int. No fold divides a group.
     """
 
     voices: Mapping[str, np.ndarray]
@@ -90,11 +103,11 @@ class TrainingPairs:
 
     @property
     def targets(self) -> np.ndarray:
-        """`(n, 128)`: the mean of a face and its mirror image."""
+        """Mean of the features of each face and of its mirror image, `(n, 128)` float64."""
         return (np.asarray(self.faces, np.float64) + np.asarray(self.mirrored, np.float64)) / 2
 
     def with_faces_of(self, order: np.ndarray) -> TrainingPairs:
-        """Return the same voices with other clips' faces: a control in which a voice tells nothing."""
+        """Return the same voices with the faces of other clips, a control without a link."""
         return TrainingPairs(self.voices, self.faces[order], self.mirrored[order], self.group_ids)
 
 
@@ -104,25 +117,36 @@ class VoiceToFace:
     Parameters
     ----------
     pairs
-        The training pairs.
+        Training pairs.
     grid
-        Settings to choose from, by cross-validation where there are several.
+        Settings to choose from; cross-validation runs if there are several.
     weights
-        Block to weight.
+        Block name to weight. Blocks that the pairs lack are left out.
 
     Attributes
     ----------
     settings
-        Those that were chosen.
+        Chosen settings.
     objective
-        Settings to the mean recall in cross-validation; empty where there was nothing to choose.
+        Settings to mean recall in cross-validation; empty if there was no choice.
     blocks
-        Names of the blocks that were used.
+        Names of the blocks in use.
 
     Raises
     ------
     InputError
-        There are fewer than eight groups.
+        There are fewer than eight groups, or none of the blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> faces = rng.standard_normal((40, 6))
+    >>> voices = {"speaker": faces @ rng.standard_normal((6, 10))}
+    >>> model = VoiceToFace(TrainingPairs(voices, faces, faces, np.arange(40)), grid=[VoiceToFaceSettings()])
+    >>> scores = model.score({"speaker": voices["speaker"][:3]}, faces[:3])
+    >>> scores.argmax(axis=1)
+    array([0, 1, 2])
     """
 
     def __init__(
@@ -133,10 +157,10 @@ class VoiceToFace:
         weights: Mapping[str, float] = BLOCK_WEIGHTS,
     ) -> None:
         n_groups = len(np.unique(pairs.group_ids))
-        if n_groups < FEWEST_GROUPS:
+        if n_groups < MIN_GROUPS:
             raise InputError(
                 f"{len(pairs)} training pairs of {n_groups} videos or persons: "
-                f"expected at least {FEWEST_GROUPS} of them"
+                f"expected at least {MIN_GROUPS} of them"
             )
         self._kernel = VoiceKernel(pairs.voices, weights, gamma=_GAMMA)
         kernel = self._kernel(pairs.voices)
@@ -147,8 +171,8 @@ class VoiceToFace:
         self._mean_face = np.asarray(pairs.faces, np.float64).mean(axis=0)
         centred = targets - targets.mean(axis=0)
         self._coefficients = solve_ridge(kernel, centred, self.settings.ridge)
-        out_of_fold = _out_of_fold(kernel, centred, self.settings.ridge, pairs.group_ids)
-        self._scores = PairScores(out_of_fold, centred, pairs.faces - self._mean_face, self.settings.scores)
+        out_of_fold = _predict_out_of_fold(kernel, centred, self.settings.ridge, pairs.group_ids)
+        self._scores = PairScores(out_of_fold, centred, pairs.faces - self._mean_face, self.settings)
 
     def score(
         self, voices: Mapping[str, np.ndarray], gallery: np.ndarray, *, scores: Sequence[str] = SCORES
@@ -158,28 +182,191 @@ class VoiceToFace:
         Parameters
         ----------
         voices
-            Block to `(q, d)` descriptors.
+            Block name to embeddings, `(q, d)`.
         gallery
-            `(m, 128)` descriptors of faces.
+            Features of faces, `(m, 128)`.
         scores
-            Which of the three are summed.
+            Names of the scores that are summed.
 
         Returns
         -------
         numpy.ndarray
-            `(q, m)` float64; larger fits better.
+            Scores, `(q, m)` float64; higher fits better.
         """
         predicted = self._kernel(voices) @ self._coefficients
         return self._scores(predicted, np.asarray(gallery, np.float64) - self._mean_face, scores=scores)
 
 
+class VoiceKernel:
+    """Similarity of voices: a weighted mean of Gaussian kernels, one per block of embeddings.
+
+    Each block is standardized with the training voices, and the width of its kernel is their median
+    distance, so that neither the length nor the unit of a block decides its influence.
+
+    Parameters
+    ----------
+    voices
+        Block name to embeddings of the training voices, `(n, d)`.
+    weights
+        Block name to weight. Blocks that `voices` lacks are left out.
+    gamma
+        Factor in exp(-gamma d^2 / median d^2), above 0.
+
+    Raises
+    ------
+    InputError
+        None of the blocks exists.
+    """
+
+    def __init__(
+        self, voices: Mapping[str, np.ndarray], weights: Mapping[str, float], *, gamma: float
+    ) -> None:
+        self.weights = {name: weight for name, weight in weights.items() if name in voices}
+        if not self.weights:
+            raise InputError(f"no voice embedding to compare: expected one of {', '.join(weights)}")
+        self.gamma = gamma
+        self._fitted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float]] = {}
+        for name in self.weights:
+            block = np.asarray(voices[name], dtype=np.float64)
+            mean, deviation = block.mean(axis=0), block.std(axis=0) + _TINY_DEVIATION
+            train = standardize(block, mean, deviation)
+            median = float(np.median(squared_distances(train, train)))
+            self._fitted[name] = (mean, deviation, train, max(median, _TINY_DEVIATION))
+
+    def __call__(self, voices: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the similarity of m voices to the n training voices, `(m, n)` float64 in (0, 1]."""
+        total = np.zeros(())
+        for name, weight in self.weights.items():
+            mean, deviation, train, median = self._fitted[name]
+            block = standardize(np.asarray(voices[name], dtype=np.float64), mean, deviation)
+            total = total + weight * np.exp(-self.gamma * squared_distances(block, train) / median)
+        return total / sum(self.weights.values())
+
+
+class PairScores:
+    """Scores of predicted faces against gallery faces, fitted on the training pairs.
+
+    With p the predicted face and g a gallery face, both minus the training mean:
+
+    cosine
+        p.g / |p||g|.
+    gaussian
+        log N(g; s p, R) - log N(g; 0, C): how much likelier the face is with the voice than without it
+        (pointwise mutual information). R is the covariance of the residuals of the prediction and C that of
+        the faces, each shrunk towards a multiple of the identity; s is the scale.
+    canonical
+        The same for jointly Gaussian canonical variates of predictions and faces (regularized CCA).
+
+    Each score is normalized with the training pairs as the cohort ("s-norm" of speaker verification), so the
+    score of a voice and a face depends on no other query and on no other gallery face.
+
+    Parameters
+    ----------
+    predicted
+        Out-of-fold predictions for the training voices minus the mean, `(n, d)`.
+    targets
+        Regression targets minus their mean, `(n, d)`.
+    cohort
+        Features of the training faces minus their mean, `(n, d)`.
+    settings
+        Settings of the scores.
+    """
+
+    def __init__(
+        self,
+        predicted: np.ndarray,
+        targets: np.ndarray,
+        cohort: np.ndarray,
+        settings: VoiceToFaceSettings,
+    ) -> None:
+        self._settings, self._predicted, self._cohort = settings, predicted, cohort
+        self._functions = {
+            "cosine": self._cosine,
+            "gaussian": self._gaussian,
+            "canonical": self._canonical,
+        }
+        n = len(targets)
+        face_covariance = targets.T @ targets / n
+        residuals = targets - settings.scale * predicted
+        self._residual_precision = np.linalg.inv(_shrink(residuals.T @ residuals / n, settings.shrink))
+        self._face_precision = np.linalg.inv(_shrink(face_covariance, settings.shrink))
+        self._fit_canonical(predicted, targets, face_covariance)
+
+    def __call__(
+        self, predicted: np.ndarray, gallery: np.ndarray, *, scores: Sequence[str] = SCORES
+    ) -> np.ndarray:
+        """Return the summed scores of q predictions and m faces, both centred, `(q, m)` float64."""
+        total = np.zeros((len(predicted), len(gallery)))
+        for name in scores:
+            score = self._functions[name]
+            by_query, by_face = score(predicted, self._cohort), score(self._predicted, gallery)
+            total += normalize_by_cohort(score(predicted, gallery), by_query, by_face)
+        return total
+
+    def _cosine(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        return _unit(predicted) @ _unit(gallery).T
+
+    def _gaussian(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        with_voice = gallery @ self._residual_precision
+        without = gallery @ self._face_precision
+        face_terms = 0.5 * ((with_voice * gallery).sum(axis=1) - (without * gallery).sum(axis=1))
+        # terms of the query only are left out, because the normalization removes them
+        return self._settings.scale * predicted @ with_voice.T - face_terms[None]
+
+    def _canonical(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        voice, face = predicted @ self._voice_axes, gallery @ self._face_axes
+        correlation, rest = self._correlations, 1 - self._correlations**2
+        return (voice * correlation / rest) @ face.T - 0.5 * (face**2) @ (correlation**2 / rest)
+
+    def _fit_canonical(self, predicted: np.ndarray, targets: np.ndarray, face_covariance: np.ndarray) -> None:
+        n, k = len(targets), self._settings.cca_dims
+        white_voice = _whitening(predicted.T @ predicted / n, self._settings.cca_ridge)
+        white_face = _whitening(face_covariance, self._settings.cca_ridge)
+        left, values, right = np.linalg.svd((predicted @ white_voice).T @ (targets @ white_face) / n)
+        self._correlations = np.clip(values[:k], 0.0, _MAX_CORRELATION)
+        voice_axes, face_axes = white_voice @ left[:, :k], white_face @ right[:k].T
+        self._voice_axes = voice_axes / _deviation(predicted @ voice_axes, axis=0)
+        self._face_axes = face_axes / _deviation(targets @ face_axes, axis=0)
+
+
+def normalize_by_cohort(score: np.ndarray, by_query: np.ndarray, by_face: np.ndarray) -> np.ndarray:
+    """Return a score in standard deviations above a cohort, by query plus by face (s-norm).
+
+    A voice that resembles every face, or a face that resembles every voice, gains nothing.
+
+    Parameters
+    ----------
+    score
+        Scores of queries and gallery faces, `(q, m)`.
+    by_query
+        Scores of the queries and the faces of the cohort, `(q, c)`.
+    by_face
+        Scores of the queries of the cohort and the gallery faces, `(c, m)`.
+    """
+    query_part = (score - by_query.mean(axis=1, keepdims=True)) / _deviation(by_query, axis=1)
+    return query_part + (score - by_face.mean(axis=0, keepdims=True)) / _deviation(by_face, axis=0)
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the squared Euclidean distances `(n, m)` of the rows of `(n, d)` and `(m, d)`."""
+    products = first @ second.T
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None]
+    return np.maximum(squares - 2 * products, 0.0)
+
+
+def standardize(block: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return embeddings `(n, d)` in standard deviations from the mean, within +-5; undefined values are 0."""
+    scaled = (np.asarray(block, dtype=np.float64) - mean) / deviation
+    return np.clip(np.nan_to_num(scaled), -_CLIP_AT, _CLIP_AT)
+
+
 def solve_ridge(kernel: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:
-    """Return the coefficients `(n, d)` of kernel ridge regression on `(n, d)` centred targets."""
+    """Return the coefficients `(n, d)` of kernel ridge regression on centred targets `(n, d)`."""
     return np.linalg.solve(kernel + ridge * np.eye(len(kernel)), targets)
 
 
 def group_folds(group_ids: np.ndarray, n_folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (train, test) places of folds that divide no group."""
+    """Yield the (train, test) indices of folds that divide no group."""
     from sklearn.model_selection import GroupKFold
 
     numbers = np.unique(group_ids, return_inverse=True)[1]
@@ -188,13 +375,15 @@ def group_folds(group_ids: np.ndarray, n_folds: int) -> Iterator[tuple[np.ndarra
 
 
 def mean_recall(ranks: np.ndarray, gallery_sizes: np.ndarray | int) -> float:
-    """Return recall, averaged over the K that are `GALLERY_SHARES` of the gallery."""
+    """Return the recall averaged over `GALLERY_SHARES`, in [0, 1]."""
     share = np.asarray(ranks) / gallery_sizes
     return float(np.mean([np.mean(share <= limit) for limit in GALLERY_SHARES]))
 
 
-def _out_of_fold(kernel: np.ndarray, targets: np.ndarray, ridge: float, group_ids: np.ndarray) -> np.ndarray:
-    """Return `(n, d)` predictions, each of a model that saw nothing of its group."""
+def _predict_out_of_fold(
+    kernel: np.ndarray, targets: np.ndarray, ridge: float, group_ids: np.ndarray
+) -> np.ndarray:
+    """Return predictions `(n, d)`, each by a model that saw no pair of its group."""
     predicted = np.zeros_like(targets)
     for train, test in group_folds(group_ids, _INNER_FOLDS):
         mean = targets[train].mean(axis=0)
@@ -208,7 +397,7 @@ def _cross_validate(
 ) -> dict[VoiceToFaceSettings, float]:
     """Return the mean recall of each of the settings over the folds.
 
-    The kernel's standardisation is that of all training voices; it sees no face.
+    The kernel is standardized with all training voices; it does not depend on a face.
     """
     faces, targets = np.asarray(pairs.faces, np.float64), pairs.targets
     fold_ranks: dict[VoiceToFaceSettings, list[np.ndarray]] = {settings: [] for settings in grid}
@@ -223,16 +412,30 @@ def _cross_validate(
             ridge = settings.ridge
             if ridge not in fitted:
                 predicted = across @ solve_ridge(inner, centred, ridge)
-                fitted[ridge] = (_out_of_fold(inner, centred, ridge, pairs.group_ids[train]), predicted)
+                inner_predicted = _predict_out_of_fold(inner, centred, ridge, pairs.group_ids[train])
+                fitted[ridge] = (inner_predicted, predicted)
             out_of_fold, predicted = fitted[ridge]
-            scores = PairScores(out_of_fold, centred, faces[train] - mean_face, settings.scores)
-            fold_ranks[settings].append(_own_ranks(scores(predicted, faces[test] - mean_face)))
+            scores = PairScores(out_of_fold, centred, faces[train] - mean_face, settings)
+            fold_ranks[settings].append(true_ranks(scores(predicted, faces[test] - mean_face)))
     gallery_sizes = np.concatenate(sizes)
     return {
         settings: mean_recall(np.concatenate(ranks), gallery_sizes) for settings, ranks in fold_ranks.items()
     }
 
 
-def _own_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Return the rank of row i's column i; ties get the mean of their places."""
-    return np.diag(rankdata(-similarity, axis=1))
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+
+
+def _deviation(values: np.ndarray, *, axis: int) -> np.ndarray:
+    return np.maximum(values.std(axis=axis, keepdims=True), _TINY)
+
+
+def _shrink(covariance: np.ndarray, share: float) -> np.ndarray:
+    d = len(covariance)
+    return (1 - share) * covariance + (share * np.trace(covariance) / d + _TINY) * np.eye(d)
+
+
+def _whitening(covariance: np.ndarray, ridge: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors / np.sqrt(np.maximum(values, 0.0) + ridge * values.mean() + _TINY)

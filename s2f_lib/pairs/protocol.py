@@ -1,57 +1,58 @@
-"""The protocol of the real pairs, and its results as one JSON document.
+"""The protocol of the public pairs: numbers with intervals, as one JSON document.
 
-Trained on `train`; every voice of `test` is looked for among the faces of `test`, of AVSpeech
-and of VoxCeleb apart.  Numbers are means over splits; `pair_statistics` gives the intervals.
+Systems are trained on the train part of a split. Each test voice is matched against all test faces of its
+set (AVSpeech or VoxCeleb). Numbers are means over splits. Intervals resample groups (videos or persons),
+because several splits share people and a video can have two clips.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from s2f_lib.config import StudyConfig
+from s2f_lib.config import IntervalSettings, SpectrogramConfig, TrainingConfig, VoiceEncoderConfig
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.retrieval import chance_recall, true_ranks
+from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
 from s2f_lib.evaluation.statistics import (
+    GroupBootstrap,
     Interval,
     chance_reciprocal_rank,
     mean_reciprocal_rank,
+    paired_test,
     permutation_test_against_chance,
 )
-from s2f_lib.pairs.statistics import RankBootstrap, SplitRanks, compare_ranks
-from s2f_lib.pairs.systems import (
-    CONTROL,
-    SYSTEMS,
-    PairData,
-    Systems,
-    SystemUnavailableError,
-    same_group,
-)
+from s2f_lib.pairs.data import PairData, Progress
+from s2f_lib.pairs.faces import extract_faces
+from s2f_lib.pairs.systems import CONTROL, SYSTEMS, Systems, SystemUnavailableError
 from s2f_lib.sources.splits import PairSplit
+from s2f_lib.storage import digest
 
 logger = logging.getLogger(__name__)
 
 RECALL_AT = (1, 5, 10, 20, 50)
 OURS = "ours"
-_CURVE_TO = 60  # the largest K of the curves
-_FEWEST_TEST = 2  # videos or persons: intervals resample them
 FORMAT_VERSION = 1
-
-#: Called with (steps done, steps in all, what is being done).
-Progress = Callable[[int, int, str], None]
+_ANCHOR = "face_from_face"
+_ANCHOR_RECALL_AT = (1, 10)
+_MAX_K = 60  # largest K of the curves
+_MIN_TEST_GROUPS = 2  # intervals resample videos or persons
 
 
 def evaluate_pairs(
     data: PairData,
     splits: Sequence[PairSplit],
-    config: StudyConfig,
     *,
+    spectrogram: SpectrogramConfig,
+    encoder: VoiceEncoderConfig,
+    training: TrainingConfig,
+    interval: IntervalSettings,
     models: Path,
     systems: Sequence[str] = SYSTEMS,
     control: bool = False,
@@ -65,29 +66,37 @@ def evaluate_pairs(
     data
         All pairs.
     splits
-        One or several.
-    config
-        Of the report's encoder, and of the intervals.
+        Splits; rows of `data`.
+    spectrogram, encoder, training
+        Settings of the report's encoder.
+    interval
+        Settings of the intervals.
     models
-        Folder for what is trained; a system that is there already is not trained again.
+        Folder of the trained encoders. An encoder that exists is not trained again.
     systems
-        Of `SYSTEMS`; those that lack what they need are left out, with the reason.
+        Names from `SYSTEMS`. A system whose network is not installed is left out, with the reason.
     control
-        Also `ours` trained on voices with other people's faces: it has to be at chance.
+        Test `ours` trained on the faces of other people, too: the result must be at chance.
     report_splits
-        In how many of the splits, from the first, the report's encoder is trained, which takes
-        minutes each; None: in all.
+        Number of splits, from the first, in which the report's encoder is trained (minutes each).
+        None: all.
+    progress
+        Called with (done, total, name of the step).
 
     Returns
     -------
     dict
-        Plain values, ready for JSON: "sets" (each with "systems", "comparisons", "ratios"), "systems"
-        and "comparisons" of the first set, "splits", "settings", "left_out_systems", "seconds".
+        Plain values, ready for JSON: "sets" (each with "systems", "comparisons" and "ratios"), "systems" and
+        "comparisons" of the first set, "splits", "settings", "left_out_systems" and "seconds".
 
     Raises
     ------
     InputError
         A system is unknown, or there are too few pairs.
+
+    See Also
+    --------
+    face_from_face : The upper limit that a face decoder sets.
     """
     names = [*dict.fromkeys(systems), *([CONTROL] if control else [])]
     for name in names:
@@ -96,43 +105,57 @@ def evaluate_pairs(
     for split in splits:
         _check_split(data, split)
     report = progress or (lambda *_: None)
-    steps, n_steps = 0, len(splits) * len(names)
-    scored: dict[str, list[dict[str, Any]]] = {}  # set -> a split each
+    tests: dict[str, list[_Test]] = {}  # set -> one test per split
     settings: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, split in enumerate(splits):
-        fitted = Systems(data, split.train, config, models=models, seed=number)
-        parts = _sets_of(data, split.test)
-        found: dict[str, dict[str, np.ndarray]] = {name: {} for name in parts}
-        for name in names:
-            report(steps, n_steps, f"{name}, split {number + 1}")
-            steps += 1
-            if name in left_out or (name == "report" and not _is_due(number, report_splits)):
+        fitted = Systems(
+            data,
+            split.train,
+            spectrogram=spectrogram,
+            encoder=encoder,
+            training=training,
+            models=models,
+            seed=number,
+        )
+        parts = _rows_by_set(data, split.test)
+        for set_name, rows in parts.items():
+            tests.setdefault(set_name, []).append(_Test(data.group_ids[rows], {}))
+        for index, name in enumerate(names):
+            report(number * len(names) + index, len(splits) * len(names), f"{name}, split {number + 1}")
+            skipped = name == "report" and report_splits is not None and number >= report_splits
+            if name in left_out or skipped:
                 continue
             started = time.perf_counter()
             try:
                 for set_name, rows in parts.items():
-                    found[set_name][name] = fitted.score(name, rows)
+                    tests[set_name][-1].scores[name] = fitted.score(name, rows)
             except SystemUnavailableError as error:
                 left_out[name] = str(error)
                 logger.warning("system %s is left out: %s", name, error)
                 continue
             settings.setdefault(name, []).append(fitted.settings(name))
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-        for set_name, rows in parts.items():
-            scored.setdefault(set_name, []).append({"rows": rows, "scores": found[set_name]})
-    report(n_steps, n_steps, "")
-    sets = {name: _summary(data, parts, config) for name, parts in scored.items()}
-    first = sets[next(iter(sets))]
+    report(len(splits) * len(names), len(splits) * len(names), "")
+    sets = {name: _summarize(tests_of_set, interval) for name, tests_of_set in tests.items()}
+    first = next(iter(sets))
     return {
         "format": FORMAT_VERSION,
         "unit": "recall and reciprocal rank: shares in [0, 1]; ranks: 1 is first; intervals: [low, high]",
-        "set": next(iter(sets)),
-        "systems": first["systems"],
-        "comparisons": first["comparisons"],
+        "set": first,
+        "systems": sets[first]["systems"],
+        "comparisons": sets[first]["comparisons"],
         "sets": sets,
-        "splits": [_describe_split(data, split) for split in splits],
+        "splits": [
+            {
+                "n_train": len(split.train),
+                "n_test": len(split.test),
+                # equal digests are the same test
+                "test_sha256": digest("\n".join(data.pairs[row].clip_id for row in split.test), length=16),
+            }
+            for split in splits
+        ],
         "settings": settings,
         "left_out_systems": left_out,
         "voice_networks": dict(data.fingerprints),
@@ -140,119 +163,244 @@ def evaluate_pairs(
     }
 
 
-def _sets_of(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the test rows of AVSpeech and of VoxCeleb, where there are any."""
+def face_from_face(
+    data: PairData, interval: IntervalSettings, *, cache: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Measure how well the reconstructions of Speech2Face's authors keep a face.
+
+    Their `Face_f2f` images are reconstructed from the features of the true face, without a voice. How often
+    they find the true face is what a good decoder can reach.
+
+    Parameters
+    ----------
+    data
+        Pairs. Faces without a reconstruction are only part of the gallery.
+    interval
+        Settings of the intervals, which resample videos and persons.
+    cache
+        Folder of the cached features; see `extract_faces`.
+
+    Returns
+    -------
+    dict
+        Set to recall@1 and recall@10 in [0, 1], each with its interval and chance, "n" queries and "gallery"
+        faces. Sets with reconstructions of fewer than two videos or persons are left out.
+    """
+    sets = np.array([pair.set_name for pair in data.pairs])
+    found = {}
+    for name in dict.fromkeys(sets.tolist()):
+        gallery = np.flatnonzero(sets == name)
+        files = {row: file for row in gallery if (file := data.pairs[row].face_from_face) is not None}
+        rows = np.array(list(files), dtype=int)
+        if len(set(data.group_ids[rows])) < _MIN_TEST_GROUPS:
+            continue
+        queries = extract_faces(list(files.values()), mirrored=False, cache=cache).upright
+        similarity = similarity_matrix(queries, data.faces.upright[gallery], "cosine")
+        ranks = true_ranks(similarity, np.searchsorted(gallery, rows))
+        bootstrap = RankBootstrap([SplitRanks(data.group_ids[rows], {_ANCHOR: ranks})], interval)
+        recall = bootstrap.recall(_ANCHOR, _ANCHOR_RECALL_AT)
+        found[name] = {
+            **{key: value.value for key, value in recall.items()},
+            "intervals": {key: [value.low, value.high] for key, value in recall.items()},
+            "chance": {f"recall@{k}": chance_recall(k, len(gallery)) for k in _ANCHOR_RECALL_AT},
+            "n": len(rows),
+            "gallery": len(gallery),
+        }
+    return found
+
+
+@dataclass(frozen=True)
+class SplitRanks:
+    """Ranks of the test queries of one split.
+
+    Attributes
+    ----------
+    group_ids
+        Video or person of each query, `(n,)` int, the same number in all splits.
+    ranks
+        System to ranks, `(n,)`; 1 is first.
+    """
+
+    group_ids: np.ndarray
+    ranks: Mapping[str, np.ndarray]
+
+
+class RankBootstrap:
+    """Intervals of systems over several splits, with the same resamples for all systems.
+
+    Parameters
+    ----------
+    splits
+        Ranks of each split.
+    interval
+        Settings of the intervals.
+    """
+
+    def __init__(self, splits: Sequence[SplitRanks], interval: IntervalSettings) -> None:
+        self._splits = list(splits)
+        self._bootstrap = GroupBootstrap([split.group_ids for split in splits], interval)
+
+    def recall(self, system: str, ks: Sequence[int]) -> dict[str, Interval]:
+        """Return "recall@K" for each K, in [0, 1]."""
+        return self._by_k(ks, self._bootstrap.means(self._hits(system, ks)))
+
+    def recall_ratio(self, first: str, second: str, ks: Sequence[int]) -> dict[str, Interval]:
+        """Return "recall@K" of the first system divided by that of the second, for each K."""
+        return self._by_k(ks, self._bootstrap.ratios(self._hits(first, ks), self._hits(second, ks)))
+
+    def reciprocal_rank(self, system: str) -> Interval:
+        """Return the mean reciprocal rank."""
+        return self._bootstrap.means([1 / ranks[:, None] for ranks in self._ranks(system)])[0]
+
+    def median_rank(self, system: str) -> Interval:
+        """Return the median rank, averaged over splits."""
+        return self._bootstrap.median(self._ranks(system))
+
+    def _ranks(self, system: str) -> list[np.ndarray]:
+        return [np.asarray(split.ranks[system], np.float64) for split in self._splits]
+
+    def _hits(self, system: str, ks: Sequence[int]) -> list[np.ndarray]:
+        return [ranks[:, None] <= np.asarray(ks) for ranks in self._ranks(system)]
+
+    @staticmethod
+    def _by_k(ks: Sequence[int], found: Sequence[Interval]) -> dict[str, Interval]:
+        return {f"recall@{k}": interval for k, interval in zip(ks, found, strict=True)}
+
+
+def compare_ranks(
+    splits: Sequence[SplitRanks], first: str, second: str, *, seed: int = 0
+) -> dict[str, float]:
+    """Test whether two systems differ on the same queries, with one value per group and random signs.
+
+    Returns
+    -------
+    dict of float
+        "log_rank_difference" (negative: the first system ranks better), "p_log_rank", "p_recall@10" and
+        "p_recall@20". The p-values are two-sided and not corrected for earlier choices.
+    """
+    numbers = np.unique(np.concatenate([split.group_ids for split in splits]), return_inverse=True)[1]
+    ranks = [np.concatenate([split.ranks[name] for split in splits]) for name in (first, second)]
+
+    def by_group(values: np.ndarray) -> np.ndarray:
+        return np.bincount(numbers, values) / np.bincount(numbers)
+
+    logs = [by_group(np.log(r)) for r in ranks]
+    result = {
+        "log_rank_difference": float(np.mean(logs[0] - logs[1])),
+        "p_log_rank": paired_test(*logs, seed=seed),
+    }
+    for k in (10, 20):
+        hits = [by_group((r <= k).astype(np.float64)) for r in ranks]
+        result[f"p_recall@{k}"] = paired_test(*hits, seed=seed)
+    return result
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Scores of the systems that were tested on one set of one split: system to `(n, n)`."""
+
+    group_ids: np.ndarray
+    scores: dict[str, np.ndarray]
+
+    def ranks(self, *, exclude_own_group: bool = False) -> SplitRanks:
+        """Return the ranks, with or without the other faces of the query's own group in the gallery."""
+        hidden = np.zeros((len(self.group_ids),) * 2, dtype=bool)
+        if exclude_own_group:
+            hidden = self.group_ids[:, None] == self.group_ids[None]
+            np.fill_diagonal(hidden, False)
+        scores = {name: np.where(hidden, -np.inf, found) for name, found in self.scores.items()}
+        return SplitRanks(self.group_ids, {name: true_ranks(found) for name, found in scores.items()})
+
+    def p_above_chance(self, name: str, *, seed: int) -> float:
+        """Return a permutation p-value over one clip per person: clips of one person are not independent."""
+        one_each = np.unique(self.group_ids, return_index=True)[1]
+        scores = self.scores[name][np.ix_(one_each, one_each)]
+        return permutation_test_against_chance(scores, mean_reciprocal_rank, seed=seed)[1]
+
+
+def _rows_by_set(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the test rows of AVSpeech and of VoxCeleb, if they hold enough groups."""
     names = np.array([data.pairs[row].set_name for row in rows])
     return {
         name: rows[names == name]
         for name in ("avspeech", "voxceleb")
-        if len(set(data.group_ids[rows[names == name]])) >= _FEWEST_TEST
+        if len(set(data.group_ids[rows[names == name]])) >= _MIN_TEST_GROUPS
     }
-
-
-def _is_due(number: int, splits: int | None) -> bool:
-    return splits is None or number < splits
 
 
 def _check_split(data: PairData, split: PairSplit) -> None:
     shared = set(data.group_ids[split.train]) & set(data.group_ids[split.test])
     if shared:
         raise InputError(f"{len(shared)} videos or persons are in train and in test: split by video")
-    if not _sets_of(data, split.test):
+    if not _rows_by_set(data, split.test):
         raise InputError(
-            f"{len(split.test)} test pairs: expected at least {_FEWEST_TEST} videos or persons of a set"
+            f"{len(split.test)} test pairs: expected at least {_MIN_TEST_GROUPS} videos or persons of a set"
         )
 
 
-def _summary(data: PairData, parts: Sequence[dict[str, Any]], config: StudyConfig) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for part in parts for name in part["scores"]))
-    splits = [_ranked(data, part, exclude_own_group=False) for part in parts]
-    apart = [_ranked(data, part, exclude_own_group=True) for part in parts]
-    settings = config.evaluation
-    bootstraps: dict[tuple[int, ...], RankBootstrap] = {}
+def _summarize(tests: Sequence[_Test], interval: IntervalSettings) -> dict[str, Any]:
+    """Return the numbers of one set: its systems, their comparisons with `ours`, and ratios of recall."""
+    names = list(dict.fromkeys(name for test in tests for name in test.scores))
+    ranks = [test.ranks() for test in tests]
+    apart = [test.ranks(exclude_own_group=True) for test in tests]
+    galleries = [len(test.group_ids) for test in tests]
 
-    def tested(*systems: str) -> list[int]:
-        return [i for i, split in enumerate(splits) if all(name in split.ranks for name in systems)]
+    def tested(*systems: str) -> tuple[int, ...]:
+        return tuple(i for i, test in enumerate(tests) if all(name in test.scores for name in systems))
 
-    def resampled(*systems: str) -> RankBootstrap:
-        key = tuple(tested(*systems))
-        if key not in bootstraps:
-            bootstraps[key] = RankBootstrap([splits[i] for i in key], settings.interval)
-        return bootstraps[key]
+    @functools.cache
+    def bootstrap(indices: tuple[int, ...]) -> RankBootstrap:
+        return RankBootstrap([ranks[i] for i in indices], interval)
 
-    def of_system(name: str) -> dict[str, Any]:
-        own = [splits[i] for i in tested(name)]
-        galleries = [split.gallery for split in own]
-        first = parts[tested(name)[0]]["scores"][name]
-        return _numbers(resampled(name), name) | {
-            "n": int(sum(len(split.group_ids) for split in own)),
-            "n_splits": len(own),
-            "gallery": float(np.mean(galleries)),
-            "chance": _chance(galleries),
-            "p_above_chance_in_first_split": _p_above_chance(
-                first, splits[tested(name)[0]].group_ids, seed=settings.seed
-            ),
-            "per_split": [_split_numbers(split, name) for split in own],
-            "without_other_faces_of_the_person": _mean_numbers([apart[i] for i in tested(name)], name),
-            "curve": _curve(resampled(name), name, min(_CURVE_TO, min(galleries))),
+    def system(name: str) -> dict[str, Any]:
+        indices = tested(name)
+        resamples, own_galleries = bootstrap(indices), [galleries[i] for i in indices]
+        found = resamples.recall(name, RECALL_AT)
+        found |= {"median_rank": resamples.median_rank(name), "mrr": resamples.reciprocal_rank(name)}
+        ks = list(range(1, min(_MAX_K, *own_galleries) + 1))
+        curve = resamples.recall(name, ks).values()
+        each_apart = [_numbers(apart[i].ranks[name]) for i in indices]
+        return {
+            **{key: value.value for key, value in found.items()},
+            "intervals": {key: [value.low, value.high] for key, value in found.items()},
+            "n": sum(own_galleries),
+            "n_splits": len(indices),
+            "gallery": float(np.mean(own_galleries)),
+            "chance": _chance(own_galleries),
+            "p_above_chance_in_first_split": tests[indices[0]].p_above_chance(name, seed=interval.seed),
+            "per_split": [_numbers(ranks[i].ranks[name]) for i in indices],
+            "without_other_faces_of_the_person": {
+                key: float(np.mean([values[key] for values in each_apart])) for key in each_apart[0]
+            },
+            "curve": {"k": ks}
+            | {key: [round(getattr(v, key), 5) for v in curve] for key in ("value", "low", "high")},
         }
 
-    galleries = [split.gallery for split in splits]
     others = [name for name in names if name != OURS] if OURS in names else []
     return {
-        "n": int(sum(len(split.group_ids) for split in splits)),
-        "people": len(np.unique(np.concatenate([split.group_ids for split in splits]))),
+        "n": sum(galleries),
+        "people": len(np.unique(np.concatenate([test.group_ids for test in tests]))),
         "gallery": float(np.mean(galleries)),
         "galleries": galleries,
         "chance": _chance(galleries),
-        "systems": {name: of_system(name) for name in names},
+        "systems": {name: system(name) for name in names},
         "comparisons": {
-            name: compare_ranks([splits[i] for i in tested(OURS, name)], OURS, name, seed=settings.seed)
+            name: compare_ranks([ranks[i] for i in tested(OURS, name)], OURS, name, seed=interval.seed)
             for name in others
         },
         "ratios": {
             name: {
-                f"recall@{k}": _listed(ratio)
-                for k, ratio in zip(
-                    RECALL_AT, resampled(OURS, name).recall_ratio(OURS, name, RECALL_AT), strict=True
-                )
+                key: [value if np.isfinite(value) else None for value in (ratio.value, ratio.low, ratio.high)]
+                for key, ratio in bootstrap(tested(OURS, name)).recall_ratio(OURS, name, RECALL_AT).items()
             }
             for name in others
         },
     }
 
 
-def _ranked(data: PairData, part: dict[str, Any], *, exclude_own_group: bool) -> SplitRanks:
-    group_ids = data.group_ids[part["rows"]]
-    hidden = same_group(group_ids)
-    ranks = {}
-    for name, scores in part["scores"].items():
-        shown = np.where(hidden, -np.inf, scores) if exclude_own_group else scores
-        ranks[name] = true_ranks(shown)
-    return SplitRanks(group_ids, len(group_ids), ranks)
-
-
-def _numbers(bootstrap: RankBootstrap, name: str) -> dict[str, Any]:
-    found = {
-        f"recall@{k}": interval
-        for k, interval in zip(RECALL_AT, bootstrap.recall(name, RECALL_AT), strict=True)
-    }
-    found["median_rank"] = bootstrap.median_rank(name)
-    found["mrr"] = bootstrap.reciprocal_rank(name)
-    return {key: interval.value for key, interval in found.items()} | {
-        "intervals": {key: [interval.low, interval.high] for key, interval in found.items()}
-    }
-
-
-def _split_numbers(split: SplitRanks, name: str) -> dict[str, float]:
-    ranks = split.ranks[name]
+def _numbers(ranks: np.ndarray) -> dict[str, float]:
     recall = {f"recall@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
     return recall | {"median_rank": float(np.median(ranks)), "mrr": float(mean_reciprocal_rank(ranks))}
-
-
-def _mean_numbers(splits: Sequence[SplitRanks], name: str) -> dict[str, float]:
-    each = [_split_numbers(split, name) for split in splits]
-    return {key: float(np.mean([values[key] for values in each])) for key in each[0]}
 
 
 def _chance(galleries: Sequence[int]) -> dict[str, float]:
@@ -262,33 +410,4 @@ def _chance(galleries: Sequence[int]) -> dict[str, float]:
     return recall | {
         "median_rank": float(np.mean([(size + 1) / 2 for size in galleries])),
         "mrr": float(np.mean([chance_reciprocal_rank(size) for size in galleries])),
-    }
-
-
-def _curve(bootstrap: RankBootstrap, name: str, k_max: int) -> dict[str, list[float]]:
-    ks = list(range(1, k_max + 1))
-    values = bootstrap.recall(name, ks)
-    rows = {"value": "value", "low": "low", "high": "high"}
-    return {"k": ks} | {key: [round(getattr(v, field), 5) for v in values] for key, field in rows.items()}
-
-
-def _p_above_chance(scores: np.ndarray, group_ids: np.ndarray, *, seed: int) -> float:
-    # clips of one person are no independent pairings: one of each
-    one_each = np.unique(group_ids, return_index=True)[1]
-    alone = scores[np.ix_(one_each, one_each)]
-    return permutation_test_against_chance(alone, mean_reciprocal_rank, seed=seed)[1]
-
-
-def _listed(interval: Interval) -> list[float | None]:
-    values = (interval.value, interval.low, interval.high)
-    return [value if np.isfinite(value) else None for value in values]
-
-
-def _describe_split(data: PairData, split: PairSplit) -> dict[str, Any]:
-    """Return a split's sizes, and a digest of its test ids: the same digest is the same test."""
-    ids = "\n".join(data.pairs[row].clip_id for row in split.test)
-    return {
-        "n_train": len(split.train),
-        "n_test": len(split.test),
-        "test_sha256": hashlib.sha256(ids.encode()).hexdigest()[:16],
     }

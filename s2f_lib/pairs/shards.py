@@ -1,100 +1,109 @@
 """The public pairs as shards, so that every chapter can run on them.
 
-There is no video to look for a face in: the published face is found again in its picture and aligned
-as `face_crop` does, and the voice is what the file holds.  Which clip is whose comes from the names.
+The pairs have no video. The published face is found again in its image and aligned like any other crop, and
+the voice is read from its file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from s2f_lib.config import StudyConfig
+from s2f_lib.config import FeatureConfig, PairsConfig, PreparationConfig
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.media.jpeg import encode_jpeg
-from s2f_lib.pairs.media import align_image, read_image, read_voice
+from s2f_lib.pairs.data import find_and_split
+from s2f_lib.pairs.faces import align_image, read_image, read_voice
 from s2f_lib.preparation.pipeline import PreparationSummary, settings_of
 from s2f_lib.preparation.shards import PreparedRow, shard_name, verify_shard, write_shard
 from s2f_lib.preparation.stages import with_features
-from s2f_lib.sources.public_pairs import FoundPairs, Pair
+from s2f_lib.sources.public_pairs import Pair
+from s2f_lib.storage import digest, write_atomically
+from s2f_lib.voices.embedding import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
-_DONE = "pairs.json"  # written last: what came of the pairs, and the names of the shards
+_DONE = "pairs.json"  # written last: the summary and the names of the shards
+_CROP_PX = 224
 
 
 def prepare_pairs(
-    config: StudyConfig,
-    found: FoundPairs,
-    split_of: Mapping[str, str],
-    out: Path,
+    source: PairsConfig,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    preparation: PreparationConfig,
+    features: FeatureConfig,
+    out: Path,
+    progress: Callable[[int, int], object] | None = None,
 ) -> PreparationSummary:
-    """Write pairs as shards, or find them written from the same files with the same split.
+    """Write the pairs of the first split as shards, unless an earlier call has written the same ones.
 
     Parameters
     ----------
-    config
-        Its `preparation` and `features` are used.
-    found
-        As `sources.public_pairs.find_pairs` gives.
-    split_of
-        Clip id to "train" or "test"; pairs that it lacks are left out.
+    source
+        Folder and splits of the pairs. Pairs that the split does not name are left out.
+    preparation
+        Length of the audio and size of the shards.
+    features
+        Face feature extractor.
     out
-        Folder of the shards, of these settings and this split alone.
+        Folder of the shards. Shards of other settings or of another split in it are replaced.
+    progress
+        Called with (done, total).
 
     Returns
     -------
     PreparationSummary
-        A name that lacks a file counts as refused: media-missing.
+        Counts and times. A pair that lacks a file counts as refused.
 
     Raises
     ------
     InputError
         No pair can be used.
     """
-    out = Path(out)
+    found, (split, *_) = find_and_split(source)
+    split_of = split.by_clip(found.pairs)
     pairs = [pair for pair in found.pairs if pair.clip_id in split_of]
-    settings_digest = _digest(config, pairs, split_of)
+    stats = [path.stat() for pair in pairs for path in (pair.audio, pair.face)]
+    files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    settings = [preparation.digest(exclude={"workers"}), features.digest()]
+    settings_digest = digest([*settings, split_of, files], length=16)
     finished = _read_done(out, settings_digest)
     if finished is not None:
         return finished
     out.mkdir(parents=True, exist_ok=True)
-    for old in (out / _DONE, *out.glob("shard-*")):  # of another split, or there are fewer now
+    for old in (out / _DONE, *out.glob("shard-*")):
         old.unlink(missing_ok=True)
-    begun = time.perf_counter()
-    extractor = make_extractor(config.features, device="auto")
-    provenance = settings_of(config, extractor) | {"source": "pairs", "dimension": extractor.dimension}
-    reasons: dict[str, int] = {}
+    started = time.perf_counter()
+    extractor = make_extractor(features, device="auto")
+    provenance = settings_of(preparation, extractor) | {"source": "pairs", "dimension": extractor.dimension}
+    reasons: Counter[str] = Counter()
     if found.missing:
         reasons[RefusalReason.MEDIA_MISSING.value] = len(found.missing)
     rows: list[PreparedRow] = []
     for index, pair in enumerate(pairs):
         try:
-            rows.append(_row(pair, split_of[pair.clip_id], config))
+            rows.append(_prepare_row(pair, split_of[pair.clip_id], audio_s=preparation.audio_s))
         except ClipRefused as refused:
-            reasons[refused.reason.value] = reasons.get(refused.reason.value, 0) + 1
+            reasons[refused.reason.value] += 1
             logger.warning("%s is left out: %s", pair.clip_id, refused, extra=NAMES_CLIP)
         if progress:
             progress(index + 1, len(pairs))
     if not rows:
-        raise InputError(f"none of {len(found.pairs)} pairs can be used: {reasons}")
-    read_s = time.perf_counter() - begun
-    size = config.preparation.clips_per_shard
+        raise InputError(f"none of {len(found.pairs)} pairs can be used: {dict(reasons)}")
+    read_s = time.perf_counter() - started
+    size = preparation.clips_per_shard
     names = []
     for number, start in enumerate(range(0, len(rows), size)):
         names.append(shard_name(number))
-        write_shard(
-            out / names[-1], with_features(rows[start : start + size], extractor), provenance=provenance
-        )
-    wall_s = time.perf_counter() - begun
+        shard = with_features(rows[start : start + size], extractor)
+        write_shard(out / names[-1], shard, provenance=provenance)
+    wall_s = time.perf_counter() - started
     summary = PreparationSummary(
         n_clips=len(pairs) + len(found.missing),
         n_done=len(rows),
@@ -104,53 +113,40 @@ def prepare_pairs(
         n_this_run=len(pairs),
         wall_s=wall_s,
     )
-    partial = out / f".{_DONE}.part"
     done = {"asked": settings_digest, "shards": names, "summary": asdict(summary)}
-    partial.write_text(json.dumps(done) + "\n", encoding="utf-8")
-    partial.replace(out / _DONE)
+    write_atomically(out / _DONE, json.dumps(done) + "\n")
     return summary
 
 
-def _digest(config: StudyConfig, pairs: Sequence[Pair], split_of: Mapping[str, str]) -> str:
-    """Return the digest of settings, split and files (by size and time) that decide the shards."""
-    stats = [path.stat() for pair in pairs for path in (pair.audio, pair.face)]
-    files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-    sides = [[pair.clip_id, split_of[pair.clip_id]] for pair in pairs]
-    preparation = config.preparation.model_copy(update={"workers": 0})  # decides no row
-    text = json.dumps([preparation.digest(), config.features.digest(), sides, files])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _read_done(out: Path, settings_digest: str) -> PreparationSummary | None:
-    """Return what came of a finished run of the same kind whose shards are all whole, else None."""
+    """Return the summary of a finished run of the same settings if all its shards are complete."""
     try:
         done = json.loads((out / _DONE).read_text(encoding="utf-8"))
-        whole = done["asked"] == settings_digest and all(verify_shard(out / name) for name in done["shards"])
-        return PreparationSummary(**done["summary"]) if whole else None
+        complete = done["asked"] == settings_digest and all(
+            map(verify_shard, (out / n for n in done["shards"]))
+        )
+        return PreparationSummary(**done["summary"]) if complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _row(pair: Pair, split: str, config: StudyConfig) -> PreparedRow:
-    settings = config.preparation
-    audio, n_samples = read_voice(
-        pair.audio, sample_rate_hz=settings.sample_rate_hz, duration_s=settings.audio_s
-    )
+def _prepare_row(pair: Pair, split: str, *, audio_s: float) -> PreparedRow:
+    audio, n_samples = read_voice(pair.audio, duration_s=audio_s)
     pixels = read_image(pair.face)
-    face, found = align_image(pixels, size_px=settings.crop_px)
+    face, found = align_image(pixels, size_px=_CROP_PX)
     height, width = pixels.shape[:2]
     return PreparedRow(
         clip_id=pair.clip_id,
-        video_id=pair.person,  # what no split and no validation set divides
+        video_id=pair.person,  # the unit that no split and no validation set divides
         split=split,
         start_s=0.0,
-        end_s=n_samples / settings.sample_rate_hz,
+        end_s=n_samples / SAMPLE_RATE_HZ,
         x=0.5,
         y=0.5,
         media=pair.audio.name,
         audio=audio,
         n_audio_samples=n_samples,
-        crop=encode_jpeg(face, quality=settings.jpeg_quality),
+        crop=encode_jpeg(face),
         box=(0.0, 0.0, float(width), float(height)),
         detection_confidence=1.0 if found else 0.0,
         eye_angle_deg=0.0,

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from s2f_lib.config import StudyConfig
+from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import InputError
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.preparation.clip import Outcome
@@ -115,7 +115,9 @@ def prepare(
         raise InputError(f"another run is at work in {out}: wait for it, or give another folder") from None
     try:
         with Ledger(out / LEDGER_NAME, block_size=config.preparation.clips_per_shard) as ledger:
-            ledger.check_same(settings_of(config, extractor) | {"shards": {"format": FORMAT_VERSION}})
+            ledger.check_same(
+                settings_of(config.preparation, extractor) | {"shards": {"format": FORMAT_VERSION}}
+            )
             _reopen_lost_shards(ledger, out)
             with ExitStack() as stack:
                 reopen = stack.enter_context(download.reopens()) if download else None
@@ -127,9 +129,9 @@ def prepare(
         lock.release()
 
 
-def settings_of(config: StudyConfig, extractor: FaceFeatureExtractor) -> dict[str, Any]:
+def settings_of(preparation: PreparationConfig, extractor: FaceFeatureExtractor) -> dict[str, Any]:
     """Return what decides the rows: settings that change them, and the weights' fingerprint."""
-    settings = config.preparation.model_dump(mode="json", exclude={"workers"})
+    settings = preparation.model_dump(mode="json", exclude={"workers"})
     features = {"extractor": extractor.name, "fingerprint": extractor.fingerprint}
     return {"preparation": settings, "features": features}
 
@@ -147,7 +149,7 @@ class _Run:
     ) -> None:
         self._config, self._ledger, self._out, self._extractor = config, ledger, out, extractor
         created = ledger.meta_default("created", datetime.now(UTC).isoformat(timespec="seconds"))
-        self._provenance = settings_of(config, extractor) | {
+        self._provenance = settings_of(config.preparation, extractor) | {
             "s2f_lib": _version(),
             "created": created,
             "dimension": extractor.dimension,

@@ -1,4 +1,4 @@
-"""Kernel, scores and model of the system `ours`: by value, by invariants, and the negative control."""
+"""Kernel, scores and model of the system `ours`: values, invariants and the negative control."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from scipy.stats import multivariate_normal
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import true_ranks
 from s2f_lib.evaluation.statistics import mean_reciprocal_rank, permutation_test_against_chance
-from s2f_lib.pairs.kernel import VoiceKernel, squared_distances
 from s2f_lib.pairs.model import (
     GRID,
+    PairScores,
     TrainingPairs,
+    VoiceKernel,
     VoiceToFace,
     VoiceToFaceSettings,
     group_folds,
     mean_recall,
     solve_ridge,
+    squared_distances,
 )
-from s2f_lib.pairs.scores import PairScores, ScoreSettings
 
 
 def world(n: int, *, seed: int = 0, dimension: int = 12) -> TrainingPairs:
-    """Return pairs whose voice and face share three latents; two clips of each tenth group."""
+    """Return pairs whose voice and face share three latents; every tenth group has two clips."""
     rng = np.random.default_rng(seed)
-    mixing = np.random.default_rng(99)  # the same world for train and test
+    mixing = np.random.default_rng(99)  # the same mixing for train and test
     latents = rng.standard_normal((n, 3))
 
     def seen(width: int, noise: float) -> np.ndarray:
@@ -37,11 +38,11 @@ def world(n: int, *, seed: int = 0, dimension: int = 12) -> TrainingPairs:
     voices = {"encoder2": seen(30, 0.8), "speaker": seen(20, 0.8)}
     faces = 3 + seen(dimension, 0.8)
     mirrored = faces + 0.1 * rng.standard_normal(faces.shape).astype(np.float32)
-    group_ids = np.arange(n) - (np.arange(n) % 10 == 9)  # each tenth clip is of the group before it
+    group_ids = np.arange(n) - (np.arange(n) % 10 == 9)  # every tenth clip belongs to the group before it
     return TrainingPairs(voices, faces, mirrored, group_ids)
 
 
-def test_the_kernel_is_the_weighted_mean_of_gaussians_worked_out_by_hand():
+def test_voice_kernel_weighted_mean_of_gaussians_by_hand():
     voices = {"a": np.array([[0.0], [2.0], [4.0]]), "b": np.array([[1.0], [1.0], [4.0]])}
     kernel = VoiceKernel(voices, {"a": 1.0, "b": 3.0, "absent": 9.0}, gamma=0.5)
     # a, standardised by mean 2 and deviation sqrt(8/3): squared distances 1.5 and 6, their median is 1.5
@@ -50,7 +51,7 @@ def test_the_kernel_is_the_weighted_mean_of_gaussians_worked_out_by_hand():
     b = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     assert np.allclose(kernel(voices), (a + 3 * b) / 4, atol=1e-8)
     assert kernel.weights == {"a": 1.0, "b": 3.0}
-    with pytest.raises(InputError, match="no voice descriptor"):
+    with pytest.raises(InputError, match="no voice embedding"):
         VoiceKernel(voices, {"absent": 1.0}, gamma=0.5)
 
 
@@ -60,7 +61,7 @@ def test_squared_distances_and_ridge_by_hand():
     assert np.allclose(solve_ridge(np.diag([1.0, 3.0]), np.array([[2.0], [2.0]]), 1.0), [[1.0], [0.5]])
 
 
-def test_one_odd_dimension_does_not_stretch_a_block():
+def test_voice_kernel_outlier_is_clipped():
     rng = np.random.default_rng(0)
     block = rng.standard_normal((20, 4))
     kernel = VoiceKernel({"a": block}, {"a": 1.0}, gamma=0.3)
@@ -77,23 +78,23 @@ def _scores(shrink=0.0, **others):
     targets = rng.standard_normal((n, d)) @ np.diag([2.0, 1, 1, 0.5, 0.5])
     predicted = 0.6 * targets + 0.6 * rng.standard_normal((n, d))
     targets, predicted = targets - targets.mean(axis=0), predicted - predicted.mean(axis=0)
-    settings = ScoreSettings(shrink=shrink, scale=1.1, cca_dims=3, cca_ridge=0.0, **others)
+    settings = VoiceToFaceSettings(shrink=shrink, scale=1.1, cca_dims=3, cca_ridge=0.0, **others)
     return PairScores(predicted, targets, targets, settings), predicted, targets
 
 
-def test_gaussian_score_is_a_difference_of_log_likelihoods():
+def test_gaussian_score_is_a_log_likelihood_ratio():
     scores, predicted, targets = _scores()
-    left_over = targets - 1.1 * predicted
-    given = multivariate_normal(np.zeros(5), left_over.T @ left_over / 400)
+    residuals = targets - 1.1 * predicted
+    given = multivariate_normal(np.zeros(5), residuals.T @ residuals / 400)
     without = multivariate_normal(np.zeros(5), targets.T @ targets / 400)
     query, gallery = predicted[:3], targets[:7]
     expected = np.array([[given.logpdf(g - 1.1 * p) - without.logpdf(g) for g in gallery] for p in query])
     found = scores._gaussian(query, gallery)
-    of_query = expected - found
-    assert np.allclose(of_query, of_query[:, :1])  # equal but for what depends on the query alone
+    query_part = expected - found
+    assert np.allclose(query_part, query_part[:, :1])  # they differ only by a term of the query
 
 
-def test_canonical_score_is_that_of_correlated_normal_pairs():
+def test_canonical_score_matches_correlated_normal_pairs():
     scores, predicted, targets = _scores()
     voice, face = predicted[:4] @ scores._voice_axes, targets[:6] @ scores._face_axes
     expected = np.zeros((4, 6))
@@ -107,12 +108,12 @@ def test_canonical_score_is_that_of_correlated_normal_pairs():
     difference = expected - scores._canonical(predicted[:4], targets[:6])
     assert np.allclose(difference, difference[:, :1])
     assert (np.diff(scores._correlations) <= 1e-12).all()  # the strongest first
-    # whitened, the variates of different rank do not go together
+    # whitened variates of different rank are uncorrelated
     cross = (predicted @ scores._voice_axes).T @ (targets @ scores._face_axes) / 400
     assert np.allclose(cross, np.diag(scores._correlations), atol=1e-6)
 
 
-def test_a_score_depends_on_no_other_query_and_no_other_face():
+def test_score_is_independent_of_other_queries_and_faces():
     train, test = world(80), world(20, seed=5)
     model = VoiceToFace(train, grid=[VoiceToFaceSettings()])
     whole = model.score(test.voices, test.faces)
@@ -127,7 +128,7 @@ def test_a_score_depends_on_no_other_query_and_no_other_face():
     assert np.allclose(parts, whole)
 
 
-def test_it_finds_what_is_there_and_nothing_where_nothing_is():
+def test_model_finds_a_link_and_control_finds_none():
     train, test = world(150), world(60, seed=5)
     model = VoiceToFace(train)
     similarity = model.score(test.voices, test.faces)
@@ -139,7 +140,7 @@ def test_it_finds_what_is_there_and_nothing_where_nothing_is():
     assert 15 < np.median(true_ranks(nothing)) < 46
 
 
-def test_settings_come_from_cross_validation_in_train_alone():
+def test_model_settings_come_from_cross_validation():
     train = world(100)
     model = VoiceToFace(train)
     assert set(model.objective) == set(GRID)
@@ -153,7 +154,7 @@ def test_settings_come_from_cross_validation_in_train_alone():
     assert (fixed.objective, fixed.settings.ridge) == ({}, 7.0)
 
 
-def test_folds_divide_no_group_and_too_few_groups_are_refused():
+def test_group_folds_divide_no_group_and_few_groups_refused():
     pairs = world(40)
     for train, test in group_folds(pairs.group_ids, 5):
         assert not set(pairs.group_ids[train]) & set(pairs.group_ids[test])

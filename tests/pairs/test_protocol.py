@@ -1,21 +1,30 @@
-"""The protocol of the real pairs, on arrays that are made up so that the right answer is known."""
+"""The protocol of the public pairs, on invented arrays with a known answer."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from s2f_lib.config import load_config
+from s2f_lib.config import IntervalSettings, load_config
 from s2f_lib.errors import InputError
+from s2f_lib.pairs.data import PairData, load_pair_data
 from s2f_lib.pairs.faces import FaceFeatures
-from s2f_lib.pairs.protocol import evaluate_pairs
-from s2f_lib.pairs.systems import PairData
-from s2f_lib.sources.public_pairs import Pair, group_ids_of
+from s2f_lib.pairs.protocol import (
+    RankBootstrap,
+    SplitRanks,
+    compare_ranks,
+    evaluate_pairs,
+    face_from_face,
+)
+from s2f_lib.sources.public_pairs import Pair, find_pairs, group_ids_of
 from s2f_lib.sources.splits import PairSplit, draw_splits
-from tests.pairs_folder import avspeech_name, voxceleb_name
+from tests.pairs_folder import avspeech_name, voxceleb_name, write_pairs
 
 TINY = {
     "training.epochs": 1,
@@ -29,8 +38,23 @@ TINY = {
 }
 
 
+def evaluate(data: PairData, splits: list[PairSplit], models: Path, **options: Any) -> dict[str, Any]:
+    """Evaluate with tiny settings."""
+    config = load_config("pairs", TINY)
+    return evaluate_pairs(
+        data,
+        splits,
+        spectrogram=config.spectrogram,
+        encoder=config.encoder,
+        training=config.training,
+        interval=config.evaluation.interval,
+        models=models,
+        **options,
+    )
+
+
 def made_up(n: int, *, voxceleb: int = 0, strength: float = 1.0) -> PairData:
-    """Return pairs whose voices tell of the face as much as `strength`; the drawings tell all."""
+    """Return pairs whose voices depend on the face by `strength`; the reconstructions are the faces."""
     from s2f_lib.sources.public_pairs import identify
 
     rng = np.random.default_rng(4)
@@ -54,11 +78,10 @@ def made_up(n: int, *, voxceleb: int = 0, strength: float = 1.0) -> PairData:
     )
 
 
-def test_all_systems_rank_the_same_galleries(tmp_path):
+def test_evaluate_pairs_all_systems_rank_the_same_galleries(tmp_path):
     data = made_up(60)
     splits = draw_splits(data.pairs, n_splits=2, test_share=0.25, seed=0)
-    config = load_config("pairs", TINY)
-    results = evaluate_pairs(data, splits, config, models=tmp_path, control=True, report_splits=1)
+    results = evaluate(data, splits, tmp_path, control=True, report_splits=1)
     systems = results["systems"]
     assert list(systems) == ["speech2face", "report", "ridge", "ours", "shuffled"]
     for numbers in systems.values():
@@ -76,7 +99,7 @@ def test_all_systems_rank_the_same_galleries(tmp_path):
         "ours": 2,
         "shuffled": 2,
     }
-    # the made-up drawings are the faces themselves
+    # the invented reconstructions are the faces themselves
     assert systems["speech2face"]["recall@1"] == 1.0
     assert systems["speech2face"]["median_rank"] == 1.0
     assert systems["ours"]["recall@5"] > 0.6
@@ -91,24 +114,22 @@ def test_all_systems_rank_the_same_galleries(tmp_path):
     json.dumps(results, allow_nan=False)
 
 
-def test_settings_do_not_change_with_the_test_part(tmp_path):
-    """What is chosen and fitted depends on train alone: another test part leaves it as it is."""
+def test_evaluate_pairs_other_test_part_keeps_the_settings(tmp_path):
+    """Settings are chosen with the train part only."""
     data = made_up(60)
     train = np.arange(40)
-    config = load_config("pairs", TINY)
     options = {"models": tmp_path, "systems": ["ridge", "ours"]}
-    one = evaluate_pairs(data, [PairSplit(train, np.arange(40, 50))], config, **options)
-    other = evaluate_pairs(data, [PairSplit(train, np.arange(50, 60))], config, **options)
+    one = evaluate(data, [PairSplit(train, np.arange(40, 50))], **options)
+    other = evaluate(data, [PairSplit(train, np.arange(50, 60))], **options)
     assert one["settings"] == other["settings"]
-    both = evaluate_pairs(data, [PairSplit(train, np.arange(40, 60))], config, **options)
+    both = evaluate(data, [PairSplit(train, np.arange(40, 60))], **options)
     assert both["settings"] == one["settings"]
 
 
-def test_voxceleb_has_a_gallery_of_its_own_and_a_person_may_be_there_twice(tmp_path):
+def test_evaluate_pairs_voxceleb_has_its_own_gallery(tmp_path):
     data = made_up(40, voxceleb=8)
     split = PairSplit(np.arange(30), np.arange(30, 56))
-    config = load_config("pairs", TINY)
-    results = evaluate_pairs(data, [split], config, models=tmp_path, systems=["speech2face", "ours"])
+    results = evaluate(data, [split], tmp_path, systems=["speech2face", "ours"])
     assert list(results["sets"]) == ["avspeech", "voxceleb"]
     assert results["set"] == "avspeech"
     vox = results["sets"]["voxceleb"]
@@ -117,29 +138,105 @@ def test_voxceleb_has_a_gallery_of_its_own_and_a_person_may_be_there_twice(tmp_p
     assert apart["recall@5"] >= vox["systems"]["ours"]["recall@5"]
 
 
-def test_a_system_that_lacks_its_network_is_left_out_with_the_reason(tmp_path):
+def test_evaluate_pairs_missing_network_leaves_its_system_out(tmp_path):
     data = made_up(40)
     voices = {"acoustic": data.voices["speaker"]}
     plain = PairData(data.pairs, data.group_ids, data.audio, voices, data.faces, data.reconstructions)
-    config = load_config("pairs", TINY)
     split = draw_splits(plain.pairs)[0]
-    results = evaluate_pairs(plain, [split], config, models=tmp_path, systems=["ridge", "ours"])
+    results = evaluate(plain, [split], tmp_path, systems=["ridge", "ours"])
     assert list(results["systems"]) == ["ours"]
     assert "speaker embedding" in results["left_out_systems"]["ridge"]
     assert results["settings"]["ours"][0]["blocks"] == ["acoustic"]
 
 
-def test_leaks_and_unknown_systems_are_refused(tmp_path):
+def test_evaluate_pairs_leak_or_unknown_system_refused(tmp_path):
     data = made_up(20, voxceleb=2)
-    config = load_config("pairs", TINY)
     same_person = PairSplit(np.arange(21), np.array([21, 22]))
     with pytest.raises(InputError, match="1 videos or persons are in train and in test"):
-        evaluate_pairs(data, [same_person], config, models=tmp_path)
+        evaluate(data, [same_person], tmp_path)
     with pytest.raises(InputError, match="unknown system 'theirs'"):
-        evaluate_pairs(
-            data, [PairSplit(np.arange(15), np.arange(15, 20))], config, models=tmp_path, systems=["theirs"]
-        )
+        evaluate(data, [PairSplit(np.arange(15), np.arange(15, 20))], tmp_path, systems=["theirs"])
     with pytest.raises(InputError, match="7 training pairs"):
-        evaluate_pairs(
-            data, [PairSplit(np.arange(7), np.arange(15, 20))], config, models=tmp_path, systems=["ours"]
-        )
+        evaluate(data, [PairSplit(np.arange(7), np.arange(15, 20))], tmp_path, systems=["ours"])
+
+
+def test_face_from_face_known_reconstructions_have_known_recall(tmp_path):
+    write_pairs(tmp_path, avspeech=5)
+    folder = tmp_path / "avspeech_res"
+    faces = sorted((folder / "Face_ori").iterdir())
+    images_dir = folder / "Face_f2f"
+    images_dir.mkdir(exist_ok=True)
+    for old in images_dir.iterdir():
+        old.unlink()
+    for face in faces[:4]:  # the fifth face has no reconstruction
+        Image.open(face).save(images_dir / f"{face.stem}.png")
+    interval = IntervalSettings(n_resamples=50)
+    data, _ = load_pair_data(find_pairs(tmp_path), cache=tmp_path / "cache")
+    numbers = face_from_face(data, interval, cache=tmp_path / "cache")["avspeech"]
+    assert (numbers["n"], numbers["gallery"]) == (4, 5)
+    assert numbers["recall@1"] == 1.0
+    assert numbers["chance"]["recall@1"] == pytest.approx(0.2)
+    for face, other in itertools.pairwise(faces):
+        Image.open(other).save(images_dir / f"{face.stem}.png")
+    assert face_from_face(data, interval, cache=tmp_path / "cache")["avspeech"]["recall@1"] == 0.0
+    assert np.isfinite(numbers["intervals"]["recall@1"]).all()
+
+
+def test_rank_bootstrap_unequal_splits_have_equal_weight():
+    splits = [
+        SplitRanks(np.array([0, 1]), {"a": np.array([1.0, 2.0])}),
+        SplitRanks(np.array([0, 2, 3, 4]), {"a": np.array([1.0, 1.0, 1.0, 4.0])}),
+    ]
+    bootstrap = RankBootstrap(splits, IntervalSettings(n_resamples=50))
+    assert bootstrap.recall("a", [1, 2, 4])["recall@1"].value == pytest.approx((0.5 + 0.75) / 2)
+    assert bootstrap.recall("a", [1, 2, 4])["recall@2"].value == pytest.approx((1 + 0.75) / 2)
+    assert bootstrap.median_rank("a").value == pytest.approx((1.5 + 1.0) / 2)
+    assert bootstrap.reciprocal_rank("a").value == pytest.approx((0.75 + 3.25 / 4) / 2)
+
+
+def test_rank_bootstrap_clips_of_one_person_drawn_together():
+    """Ten persons with ten equal clips each have the interval of 10 values, not of 100."""
+    hits = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
+    ranks = np.where(np.repeat(hits, 10), 1.0, 50.0)
+    clustered = SplitRanks(np.repeat(np.arange(10), 10), {"a": ranks})
+    single = SplitRanks(np.arange(100), {"a": ranks})
+    wide = RankBootstrap([clustered], IntervalSettings(n_resamples=4_000)).recall("a", [1])["recall@1"]
+    narrow = RankBootstrap([single], IntervalSettings(n_resamples=4_000)).recall("a", [1])["recall@1"]
+    assert wide.value == narrow.value == 0.5
+    assert wide.high - wide.low == pytest.approx(4 * np.sqrt(0.25 / 10), rel=0.1)
+    assert narrow.high - narrow.low == pytest.approx(4 * np.sqrt(0.25 / 100), rel=0.1)
+
+
+def test_rank_bootstrap_repeated_splits_keep_the_interval():
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 40, 60).astype(float)
+    one = SplitRanks(np.arange(60), {"a": ranks})
+    once = RankBootstrap([one], IntervalSettings(n_resamples=500)).recall("a", [10])["recall@10"]
+    often = RankBootstrap([one] * 5, IntervalSettings(n_resamples=500)).recall("a", [10])["recall@10"]
+    assert (once.value, once.low, once.high) == pytest.approx((often.value, often.low, often.high))
+
+
+def test_recall_ratio_uses_the_same_resamples():
+    ranks = np.array([1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
+    split = SplitRanks(np.arange(6), {"a": ranks, "b": ranks, "c": np.array([1.0, 9, 9, 9, 9, 9])})
+    bootstrap = RankBootstrap([split], IntervalSettings(n_resamples=200))
+    same = bootstrap.recall_ratio("a", "b", [1])["recall@1"]
+    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+    assert bootstrap.recall_ratio("a", "c", [1])["recall@1"].value == 2.0
+
+
+def test_rank_bootstrap_one_group_refused():
+    with pytest.raises(InputError, match="at least 2 videos or persons"):
+        RankBootstrap([SplitRanks(np.array([0]), {"a": np.array([1.0])})], IntervalSettings())
+
+
+def test_compare_ranks_counts_each_person_once():
+    n = 12
+    better, worse = np.full(2 * n, 1.0), np.full(2 * n, np.e)
+    split = SplitRanks(np.repeat(np.arange(n), 2), {"ours": better, "other": worse, "same": better})
+    found = compare_ranks([split, split], "ours", "other")
+    assert found["log_rank_difference"] == pytest.approx(-1)
+    # all twelve signs are equal: two of 2^12 sign patterns are as extreme
+    assert found["p_log_rank"] == pytest.approx(2 / 2**12, abs=3e-4)
+    assert found["p_recall@10"] == 1.0  # both systems find all faces
+    assert compare_ranks([split], "ours", "same")["p_log_rank"] == 1.0
