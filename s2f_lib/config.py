@@ -125,16 +125,12 @@ class DownloadConfig(Settings):
     """Wait before the second attempt, in seconds; it doubles each time, with jitter."""
     max_backoff_s: float = Field(60.0, ge=0)
     """Longest wait between two attempts, in seconds."""
-    max_retry_after_s: float = Field(120.0, ge=0)
-    """Longest wait that a server may ask for, in seconds; longer ones are left to a later run."""
     socket_timeout_s: float = Field(20.0, gt=0)
     """Seconds without a byte after which a connection counts as stalled."""
     max_clip_s: float = Field(600.0, gt=0)
     """Longest time for one clip with all its attempts, in seconds; ends a slow trickle."""
     stop_after_throttled: int = Field(20, ge=1)
     """Consecutive rate-limit answers after which the run sends no more requests."""
-    duration_tolerance_s: float = Field(0.5, gt=0)
-    """Largest difference between a file's length and the clip's, in seconds."""
 
     @model_validator(mode="after")
     def _template_names_the_clip(self) -> DownloadConfig:

@@ -17,12 +17,12 @@ import pandas as pd
 from s2f_lib import paths
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import MissingFileError
-from s2f_lib.sources.download.urls import clips_per_s
+from s2f_lib.sources.download.pacing import clips_per_s
 
 #: Ephrat et al. 2018, section 4: segments of about 290k videos; its training list has 2.6 million rows.
 AVSPEECH_VIDEOS = 290_000
 AVSPEECH_ROWS = 2_600_000
-#: Of one address, from YouTube: what `sources.download.run` keeps to.
+#: Of one address, from YouTube: what `sources.download.pacing` keeps to.
 CLIPS_PER_HOUR = 3_600 * clips_per_s(DownloadConfig())
 
 
@@ -122,7 +122,7 @@ def measured_preparation(path: Path | None = None, *, frames: Literal[1, 3] = 3)
 
 
 def download_days(n_clips: int, *, addresses: int = 1) -> float:
-    """Return how long YouTube makes one wait, at the rate that `sources.download.run` keeps to."""
+    """Return how long YouTube makes one wait, at the rate that `sources.download.pacing` keeps to."""
     return n_clips / CLIPS_PER_HOUR / 24 / addresses
 
 

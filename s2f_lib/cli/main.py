@@ -20,7 +20,7 @@ from s2f_lib import __version__, paths
 from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
 from s2f_lib.cli.faces import faces
 from s2f_lib.cli.pairs import pairs
-from s2f_lib.cli.prepare import prepare
+from s2f_lib.cli.prepare import prepare_command
 from s2f_lib.cli.publish import publish
 from s2f_lib.cli.reconstruct import reconstruct
 from s2f_lib.cli.weights import train_vgg_face, weights_app
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights_app, name="weights")
-app.command()(prepare)
+app.command("prepare")(prepare_command)
 app.command()(pairs)
 app.command()(faces)
 app.command()(reconstruct)

@@ -1,12 +1,11 @@
-"""Clips for preparation, each as soon as its file is there: downloads run while others are prepared."""
+"""Clips for the preparation, each as soon as its file exists: download and preparation run side by side."""
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from s2f_lib.preparation.ledger import Reopen
 from s2f_lib.preparation.ledger_file import read_pending
 from s2f_lib.preparation.workers import Known, Task
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download.attempts import finished_file
-from s2f_lib.sources.download.ledger import DownloadLedger
-from s2f_lib.sources.download.run import LEDGER_NAME, DownloadResult, download_clips
+from s2f_lib.sources.download.attempts import DownloadResult, download_clips, finished_file
+from s2f_lib.sources.download.ledger import LEDGER_NAME, DownloadLedger
 
-logger = logging.getLogger(__name__)
-
+# refusals after which the download may be tried again
 DOWNLOAD_REASONS = frozenset(
     {
+        RefusalReason.MEDIA_MISSING,
         RefusalReason.PRIVATE,
         RefusalReason.REMOVED,
         RefusalReason.GEO_BLOCKED,
@@ -34,19 +32,25 @@ DOWNLOAD_REASONS = frozenset(
         RefusalReason.FORMAT,
     }
 )
-_LOOK_EVERY_S = 0.2  # whether a clip is there, or the run is ending
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Download:
-    """That missing media are to be fetched, and how.
+    """Where and how missing media files are downloaded.
 
     Attributes
     ----------
     folder
-        Of the finished files, `<clip id>.mp4`; what other files of the list lie there is used as it is.
+        Folder of the finished files, `<clip id>.mp4`. Other media files in it are used as they are.
     config
-        Settings.
+        Settings of the download.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> Download(Path("media"), DownloadConfig(concurrency=2)).config.concurrency
+    2
     """
 
     folder: Path
@@ -54,46 +58,43 @@ class Download:
 
     @contextmanager
     def reopens(self) -> Iterator[Reopen]:
-        """Open the download's ledger, and give what `Ledger.enter` asks: try a refused clip again?
+        """Open the download's ledger and yield the test that decides whether a refused clip is tried again.
 
-        Yes where its media were missing, and where the server may grant the download now, or grant
-        it to these settings.
+        It is tried again if its media file was missing, or if a download with these settings may succeed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with DownloadLedger(self.folder / LEDGER_NAME) as ledger:
 
             def reopen(clip: ClipRef, reason: RefusalReason) -> bool:
-                if reason != RefusalReason.MEDIA_MISSING and reason not in DOWNLOAD_REASONS:
-                    return False
-                return ledger.final_refusal(clip.clip_id, self.config) is None
+                return reason in DOWNLOAD_REASONS and ledger.final_refusal(clip.clip_id, self.config) is None
 
             yield reopen
 
 
 class DownloadFeed:
-    """Gives out pending clips whose media are there, and fetches the others meanwhile.
+    """Task source of the preparation: yields clips that have media files, and downloads the others meanwhile.
 
-    A thread runs the download.  At most `size` clips wait between it and whoever takes them, so
-    slow preparation slows it down; a clip that is not fetched comes as its outcome.
+    A thread runs the download. At most `size` clips wait to be taken, so a slow preparation slows the
+    download down. A clip that could not be downloaded is yielded as its outcome.
 
-    Once the server refuses everything as too many requests, no more is asked for in this run: those
-    clips stay pending, those whose files are there still come.
+    If the server limits the rate of all requests, this run sends no more of them. The clips without a file
+    stay pending, the clips with a file are yielded.
 
     Parameters
     ----------
     ledger
-        The preparation's ledger file; what is pending in it is what is wanted.
+        Ledger file of the preparation; its pending clips are the tasks.
     download
-        Where and how.
+        Where and how to download.
     size
-        Clips that may wait.
+        Largest number of clips that wait to be taken.
     """
 
     def __init__(self, ledger: Path, download: Download, *, size: int) -> None:
         self._ledger, self._download = ledger, download
         self._ready: queue.Queue[Task | Known | BaseException | None] = queue.Queue(size)
-        self._positions: dict[str, int] = {}  # of clips that are asked for: a few, however long the list
-        self._seconds: dict[int, float] = {}  # of clips that are in preparation
+        self._positions: dict[str, int] = {}  # clips that are being downloaded
+        self._seconds: dict[int, float] = {}  # download times of clips that are being prepared
         self._stop = threading.Event()
         self._gave_up = False
         self._thread = threading.Thread(target=self._run, name="download-feed", daemon=True)
@@ -107,16 +108,16 @@ class DownloadFeed:
         self._thread.join()
 
     def tasks(self) -> Iterator[Task | Known | None]:
-        """Yield clips with their places, outcomes of those not fetched, and None while none is there.
+        """Yield clips with their positions, outcomes of failed downloads, and None while nothing is ready.
 
         Raises
         ------
         StudyError
-            What ended the download: a full disk, a cookies file that is none.
+            The download ended with an error, such as a full disk or an invalid cookies file.
         """
         while True:
             try:
-                item = self._ready.get(timeout=_LOOK_EVERY_S)
+                item = self._ready.get(timeout=_POLL_S)
             except queue.Empty:
                 yield None
                 continue
@@ -127,50 +128,47 @@ class DownloadFeed:
             yield item
 
     def seconds(self, position: int) -> dict[str, float]:
-        """Return what the download of a clip took, once; nothing for a file that was there."""
+        """Return the time that the download of a clip took, once; empty if the file existed."""
         seconds = self._seconds.pop(position, None)
         return {} if seconds is None else {"download": round(seconds, 4)}
 
     def _run(self) -> None:
         try:
             folder, config = self._download.folder, self._download.config
-            results = download_clips(self._wanted(), folder, config, stop=self._stop)
-            with closing(results):
-                for result in results:
-                    self._hand_on(result)
+            for result in download_clips(self._missing(), folder, config, stop=self._stop):
+                self._put_result(result)
             self._put(None)
         except BaseException as error:
             self._put(error)
 
-    def _wanted(self) -> Iterator[ClipRef]:
-        """Yield the clips to fetch, in order; those whose files are there go straight on."""
+    def _missing(self) -> Iterator[ClipRef]:
+        """Yield the clips to download, in order; clips that have a file are ready at once."""
         folder = self._download.folder
         for position, clip in read_pending(self._ledger):
             if self._stop.is_set():
                 return
-            there = finished_file(clip, folder)
-            if clip.media is not None and clip.media != there:
-                self._put((position, clip))  # a file of the user's own
-            elif self._gave_up:
-                if there is not None:
-                    self._put((position, replace(clip, media=there)))
-            else:
+            file = finished_file(clip, folder)
+            if clip.media is not None and clip.media != file:
+                self._put((position, clip))  # a file of the user
+            elif not self._gave_up:
                 self._positions[clip.clip_id] = position
                 yield clip
+            elif file is not None:
+                self._put((position, replace(clip, media=file)))
 
-    def _hand_on(self, result: DownloadResult) -> None:
+    def _put_result(self, result: DownloadResult) -> None:
         position = self._positions.pop(result.clip.clip_id)
         if result.n_attempts:
             self._seconds[position] = result.seconds
         if result.is_done:
             self._put((position, result.clip))
         elif result.can_retry and not result.n_attempts:
-            self._gave_up = True  # it was not asked for: it stays pending
+            self._gave_up = True  # the clip was not requested: it stays pending
         else:
             self._put((position, Outcome(None, result.reason, result.detail)))
 
     def _put(self, item: Task | Known | BaseException | None) -> None:
         while not self._stop.is_set():
             with suppress(queue.Full):
-                self._ready.put(item, timeout=_LOOK_EVERY_S)
+                self._ready.put(item, timeout=_POLL_S)
                 return

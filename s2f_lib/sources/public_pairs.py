@@ -1,13 +1,13 @@
 """The face-voice pairs that Speech2Face's authors publish on their project page.
 
-A folder holds `avspeech_res/` and perhaps `voxceleb/`, each with four folders of
-files of one name: `Wav` (6 s of speech), `Face_ori` (the true face), `Face_f2f`
-(their decoder's drawing from the true face's features) and `Face_exg0` (their
-reconstruction from speech).  A clone of their repository holds it as `figures/`.
+A folder holds `avspeech_res/` and perhaps `voxceleb/`. Each has four sub-folders with files of the same
+names: `Wav` (6 s of speech), `Face_ori` (the true face), `Face_f2f` (their decoder's reconstruction from the
+features of the true face) and `Face_exg0` (their reconstruction from speech). In a clone of their repository,
+the folder is `figures/`.
 
-Who is who is told by the names.  AVSpeech's are `<video id>_<start>-<end>`; one
-video is taken as one person.  VoxCeleb's are `<digits><Person_Name>_<video id>_<number>`;
-one name is one person.  Splits never divide a video or a person.
+The file name identifies the person. An AVSpeech name is `<video id>_<start>-<end>`, and each video counts as
+one person. A VoxCeleb name is `<digits><Person_Name>_<video id>_<number>`. A split never divides a video or a
+person.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ logger = logging.getLogger(__name__)
 
 SetName = Literal["avspeech", "voxceleb"]
 
-#: Set to the name of its folder.
-SET_FOLDERS: dict[str, str] = {"avspeech": "avspeech_res", "voxceleb": "voxceleb"}
+#: Name of a data set to the name of its folder.
+SET_FOLDERS: dict[SetName, str] = {"avspeech": "avspeech_res", "voxceleb": "voxceleb"}
+_IMAGES = (".jpg", ".jpeg", ".png")
 _MEMBERS = {
     "audio": ("Wav", (".wav", ".flac")),
-    "face": ("Face_ori", (".jpg", ".jpeg", ".png")),
-    "face_from_speech": ("Face_exg0", (".jpg", ".jpeg", ".png")),
-    "face_from_face": ("Face_f2f", (".jpg", ".jpeg", ".png")),
+    "face": ("Face_ori", _IMAGES),
+    "face_from_speech": ("Face_exg0", _IMAGES),
+    "face_from_face": ("Face_f2f", _IMAGES),
 }
-#: Without one of these a pair cannot be used; the drawing from the true face is only looked at.
+#: Files that a pair needs. The reconstruction from the true face is only shown, so it may be missing.
 NEEDED = ("audio", "face", "face_from_speech")
 
 _AVSPEECH_NAME = re.compile(r"(?P<video>[\w-]{11})_\d+(?:\.\d+)?-\d+(?:\.\d+)?", re.ASCII)
@@ -43,20 +44,22 @@ _VOXCELEB_NAME = re.compile(r"\d*(?P<person>\D.*)_(?P<video>[A-Za-z0-9_-]{11})_\
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One voice, its face, and what Speech2Face drew of it.
+    """A voice, its face, and Speech2Face's reconstructions of the face.
 
     Attributes
     ----------
     clip_id
-        The files' name without its ending.
+        Name of the files without the suffix.
     set_name
         "avspeech" or "voxceleb".
-    video_id, person
-        Of the name; see the module.  Person is the video's id where no name is known.
+    video_id
+        Id of the video, from the name.
+    person
+        Name of the person, from the name; the video id if the name of the person is not known.
     audio, face, face_from_speech
         Files.
     face_from_face
-        File, or None where it is missing.
+        File, or None if it is missing.
     """
 
     clip_id: str
@@ -71,14 +74,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """What a folder holds.
+    """The pairs of a folder.
 
     Attributes
     ----------
     pairs
-        Whole pairs, by set and then by name.
+        Complete pairs, sorted by data set and name.
     missing
-        Clip id to the names of the folders in which it is missing.
+        Clip id to the names of the folders in which a file is missing.
     """
 
     pairs: tuple[Pair, ...]
@@ -86,9 +89,14 @@ class FoundPairs:
 
 
 def identify(clip_id: str) -> tuple[str, str]:
-    """Return the video's id and the person that a clip's name tells.
+    """Return the video id and the person of a clip's name.
 
-    A name of neither form counts by its first 11 characters, as AVSpeech's ids do.
+    For a name in neither form, both are its first 11 characters, as for an AVSpeech id.
+
+    Examples
+    --------
+    >>> identify("0012Ann_Other__eRbIqzimYk_0000004")
+    ('_eRbIqzimYk', 'Ann_Other')
     """
     if match := _AVSPEECH_NAME.fullmatch(clip_id):
         return match["video"], match["video"]
@@ -98,12 +106,12 @@ def identify(clip_id: str) -> tuple[str, str]:
 
 
 def find_root(root: Path) -> Path:
-    """Return the folder that holds `avspeech_res` or `voxceleb`: `root`, or a clone's `figures`.
+    """Return the folder that holds `avspeech_res` or `voxceleb`: `root` itself, or `figures` in a clone.
 
     Raises
     ------
     MissingFileError
-        Neither is there.
+        Neither folder exists.
     """
     root = Path(root)
     for folder in (root, root / "figures"):
@@ -121,53 +129,76 @@ def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
     Parameters
     ----------
     root
-        As `find_root`.
+        Folder that holds `avspeech_res`, or a clone of the authors' repository.
     voxceleb
-        Also those of VoxCeleb.  AVSpeech's may then be missing.
+        Whether to list the VoxCeleb pairs, too. Then the AVSpeech pairs may be missing.
+
+    Returns
+    -------
+    FoundPairs
+        Complete pairs, and the names that lack a file.
 
     Raises
     ------
     MissingFileError
         A folder is missing.
     InputError
-        No name has all that is needed; the message counts what is missing.
+        There is no complete pair; the message counts the missing files.
+
+    See Also
+    --------
+    s2f_lib.sources.splits.draw_splits : Draws train and test splits of the pairs.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> root = Path(mkdtemp())
+    >>> for name in ("Wav/voice.wav", "Face_ori/voice.png", "Face_exg0/voice.png"):
+    ...     file = root / "avspeech_res" / name
+    ...     file.parent.mkdir(parents=True)
+    ...     file.touch()
+    >>> [pair.clip_id for pair in find_pairs(root).pairs]
+    ['voice']
     """
     folder = find_root(root)
-    wanted: tuple[SetName, ...] = ("avspeech", "voxceleb") if voxceleb else ("avspeech",)
     pairs: list[Pair] = []
     missing: dict[str, tuple[str, ...]] = {}
-    if voxceleb and not (folder / SET_FOLDERS["voxceleb"]).is_dir():
-        raise MissingFileError(
-            f"--voxceleb was asked for, but {folder} holds no folder voxceleb: "
-            "leave the option out, or give the folder that holds both"
-        )
-    for set_name in wanted:
-        set_folder = folder / SET_FOLDERS[set_name]
-        if not set_folder.is_dir():
-            if set_name == "avspeech" and voxceleb:
-                logger.warning("%s holds no avspeech_res: only the pairs of VoxCeleb are used", folder)
-                continue
-            raise MissingFileError(f"{folder} holds no folder {set_folder.name}")
-        found, lacking = _find_set(set_folder, set_name)
-        pairs += found
-        missing |= lacking
+    for set_name, set_folder in SET_FOLDERS.items():
+        if set_name == "voxceleb" and not voxceleb:
+            continue
+        if (folder / set_folder).is_dir():
+            _add_pairs(folder / set_folder, set_name, pairs, missing)
+        elif set_name == "avspeech" and voxceleb:
+            logger.warning("%s holds no avspeech_res: only the VoxCeleb pairs are used", folder)
+        else:
+            hint = ": leave --voxceleb out, or give the folder that holds both" if voxceleb else ""
+            raise MissingFileError(f"{folder} holds no folder {set_folder}{hint}")
     if not pairs:
         counts = {name: sum(name in lacks for lacks in missing.values()) for name, _ in _MEMBERS.values()}
         listed = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
         raise InputError(
-            f"{folder} holds no whole pair: of {len(missing)} names some file is missing in each ({listed})"
+            f"{folder} holds no complete pair: each of {len(missing)} names lacks a file ({listed})"
         )
     if missing:
-        logger.warning(
-            "%d of %d names are left out: a file is missing", len(missing), len(pairs) + len(missing)
-        )
+        n_names = len(pairs) + len(missing)
+        logger.warning("%d of %d names are left out: a file is missing", len(missing), n_names)
     return FoundPairs(tuple(pairs), missing)
 
 
 def group_ids_of(pairs: Sequence[Pair]) -> list[int]:
-    """Return a number for each pair: pairs that share a video or a person have the same one.
+    """Return the group of each pair; pairs that share a video or a person are in the same group.
 
-    Numbers follow the order of the pairs.
+    Groups are numbered in the order of their first pairs.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> file = Path("unused")
+    >>> people = ["Ann", "Bob", "Ann"]
+    >>> pairs = [Pair(f"{n}", "voxceleb", f"{n}", name, file, file, file) for n, name in enumerate(people)]
+    >>> group_ids_of(pairs)
+    [0, 1, 0]
     """
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -183,31 +214,32 @@ def group_ids_of(pairs: Sequence[Pair]) -> list[int]:
     return [numbers.setdefault(root_of(("video", pair.video_id)), len(numbers)) for pair in pairs]
 
 
-def _find_set(folder: Path, set_name: SetName) -> tuple[list[Pair], dict[str, tuple[str, ...]]]:
-    files = {member: _files_by_stem(folder / name, ends) for member, (name, ends) in _MEMBERS.items()}
+def _add_pairs(
+    folder: Path, set_name: SetName, pairs: list[Pair], missing: dict[str, tuple[str, ...]]
+) -> None:
     for member in NEEDED:
         if not (folder / _MEMBERS[member][0]).is_dir():
             raise MissingFileError(f"{folder} holds no folder {_MEMBERS[member][0]}")
-    pairs, missing = [], {}
+    files = {member: _files_by_stem(folder / name, ends) for member, (name, ends) in _MEMBERS.items()}
     for clip_id in sorted(set().union(*files.values())):
         lacking = tuple(_MEMBERS[member][0] for member in NEEDED if clip_id not in files[member])
         if lacking:
             missing[clip_id] = lacking
             continue
         video_id, person = identify(clip_id)
-        members = {member: found.get(clip_id) for member, found in files.items()}
-        pairs.append(Pair(clip_id, set_name, video_id, person, **members))
-    return pairs, missing
+        audio, face, face_from_speech = (files[member][clip_id] for member in NEEDED)
+        face_from_face = files["face_from_face"].get(clip_id)
+        pairs.append(Pair(clip_id, set_name, video_id, person, audio, face, face_from_speech, face_from_face))
 
 
-def _files_by_stem(folder: Path, endings: Iterable[str]) -> dict[str, Path]:
-    """Return name without ending to file; names hold dots, so only the last one counts."""
+def _files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """Return the name without its suffix to the file; names contain dots, so only the last dot counts."""
     if not folder.is_dir():
         return {}
-    found = {}
+    found: dict[str, Path] = {}
     with os.scandir(folder) as entries:
         for name in sorted(entry.name for entry in entries if entry.is_file()):
-            stem, dot, ending = name.rpartition(".")
-            if stem and not stem.startswith(".") and f"{dot}{ending.lower()}" in endings:
+            stem, dot, suffix = name.rpartition(".")
+            if stem and not stem.startswith(".") and f"{dot}{suffix.lower()}" in suffixes:
                 found.setdefault(stem, folder / name)
     return found

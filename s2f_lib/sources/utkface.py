@@ -1,17 +1,14 @@
-"""UTKFace: 20,000 aligned faces with age, gender and race in their names; the report's decoder saw them.
+"""UTKFace: 20,000 aligned faces with age, gender and race in their file names; the report's decoder used it.
 
-A file is called ``[age]_[gender]_[race]_[date].jpg`` or, in the aligned and
-cropped form, ``....jpg.chip.jpg``.  Some real names lack a part: those are
-refused one by one, with the reason.  So are copies: a face that is in the
-folder twice would be in training and in the gallery.
+A file is called ``[age]_[gender]_[race]_[date].jpg`` or, in the aligned and cropped form,
+``....jpg.chip.jpg``. Files whose name lacks a part are refused. Copies are refused, too, because a face that
+is in the folder twice could be in the training set and in the gallery.
 
-The faces may be used for research alone; the study publishes numbers of them
-and no picture.
+The licence allows research only. The study publishes numbers about the faces, and no image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections import Counter
@@ -22,14 +19,15 @@ from pathlib import Path
 import pandas as pd
 
 from s2f_lib.errors import NAMES_CLIP, InputError, MissingFileError
+from s2f_lib.storage import file_digest
 
 logger = logging.getLogger(__name__)
 
 GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
-MAX_AGE_YEARS = 116  # the oldest that the data set's page names
+MAX_AGE_YEARS = 116  # stated on the page of the data set
 
-#: Training faces of the report, and the gallery that decoders are judged on.
+#: Number of the report's training faces, and of the faces in the gallery that evaluates decoders.
 REPORT_TRAIN, GALLERY = 5_900, 400
 
 _NAME = re.compile(r"(?P<parts>\d+(?:_\d+)*)_(?P<date>\d{14,20})\.jpe?g(?:\.chip\.jpe?g)?", re.ASCII)
@@ -37,20 +35,20 @@ _NAME = re.compile(r"(?P<parts>\d+(?:_\d+)*)_(?P<date>\d{14,20})\.jpe?g(?:\.chip
 
 @dataclass(frozen=True, slots=True)
 class UTKFace:
-    """One picture.
+    """One face image.
 
     Attributes
     ----------
     path
-        The file.
+        Image file.
     name
-        The file's name: unique in its folder.
+        Name of the file, unique in the folder.
     age_years
-        0 to 116.
+        Age, 0 to 116.
     gender
-        "male" or "female", as the data set has it.
+        "male" or "female", as in the data set.
     race
-        One of `RACES`, the data set's own terms.
+        One of `RACES`, the terms of the data set.
     content
         SHA-256 of the file.
     """
@@ -70,7 +68,7 @@ class RefusedFace:
     Attributes
     ----------
     name
-        The file's name.
+        Name of the file.
     reason
         "name", "age", "gender", "race" or "copy".
     detail
@@ -84,58 +82,77 @@ class RefusedFace:
 
 @dataclass(frozen=True)
 class UTKFaceFolder:
-    """What a folder holds: faces in order of their names, and refusals."""
+    """The faces of a folder, in the order of their names, and the refused files."""
 
     faces: tuple[UTKFace, ...]
     refused: tuple[RefusedFace, ...]
 
     def refusals(self) -> dict[str, int]:
-        """Return how many files were refused for each reason."""
+        """Return the number of refused files per reason."""
         return dict(Counter(refused.reason for refused in self.refused))
 
 
 def read_utkface(folder: Path) -> UTKFaceFolder:
-    """Read a folder of UTKFace.
+    """Read the file names of a UTKFace folder.
 
     Parameters
     ----------
     folder
-        Holds the pictures, itself or in sub-folders (`part1`, `crop_part1`).
+        Folder with the images, or with sub-folders of them (`part1`, `crop_part1`).
+
+    Returns
+    -------
+    UTKFaceFolder
+        Faces and refused files.
 
     Raises
     ------
     MissingFileError
-        There is no such folder.
+        The folder does not exist.
     InputError
-        No file in it is a face of UTKFace.
+        No file in the folder is a face of UTKFace.
+
+    See Also
+    --------
+    split_utkface : Divides the faces into training set and gallery.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> _ = (folder / "25_0_2_20170116174525125.jpg.chip.jpg").write_bytes(b"image")
+    >>> (face,) = read_utkface(folder).faces
+    >>> face.age_years, face.gender, face.race
+    (25, 'male', 'Asian')
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(
-            f"no folder {folder}: expected UTKFace's pictures, [age]_[gender]_[race]_[date].jpg.chip.jpg"
+            f"no folder {folder}: expected UTKFace's images, [age]_[gender]_[race]_[date].jpg.chip.jpg"
         )
-    faces, refused, seen = [], [], {}
+    faces: list[UTKFace] = []
+    refused: list[RefusedFace] = []
+    seen: dict[str, str] = {}  # photo or content to file name
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")):
-        found = _read_name(path)
-        photo = path.name.split(".", 1)[0]  # X.jpg and X.jpg.chip.jpg are one photo in other bytes
-        known = seen.get(photo) or (seen.get(found.content) if isinstance(found, UTKFace) else None)
-        if isinstance(found, UTKFace) and known:
-            found = RefusedFace(path.name, "copy", f"the same picture as {known}")
-        if isinstance(found, RefusedFace):
-            refused.append(found)
-            continue
-        seen[found.content] = seen[photo] = found.name
-        faces.append(found)
+        face = _read_name(path)
+        photo = path.name.split(".", 1)[0]  # X.jpg and X.jpg.chip.jpg are one photo with different bytes
+        if isinstance(face, UTKFace) and (known := seen.get(photo) or seen.get(face.content)):
+            face = RefusedFace(path.name, "copy", f"the same image as {known}")
+        if isinstance(face, RefusedFace):
+            refused.append(face)
+        else:
+            seen[face.content] = seen[photo] = face.name
+            faces.append(face)
     if not faces:
         raise InputError(
-            f"{folder} holds no face of UTKFace ({len(refused)} pictures have other names): "
+            f"{folder} holds no face of UTKFace ({len(refused)} images have other names): "
             "expected [age]_[gender]_[race]_[date].jpg or .jpg.chip.jpg"
         )
     read = UTKFaceFolder(tuple(faces), tuple(refused))
     if refused:
-        logger.warning(
-            "%d of %d pictures refused: %s", len(refused), len(refused) + len(faces), read.refusals()
-        )
+        n_images = len(refused) + len(faces)
+        logger.warning("%d of %d images are refused: %s", len(refused), n_images, read.refusals())
         for one in refused[:5]:
             logger.warning("  %s: %s", one.name, one.detail, extra=NAMES_CLIP)
     return read
@@ -144,32 +161,40 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
 def split_utkface(
     faces: Sequence[UTKFace], *, n_train: int = REPORT_TRAIN, n_gallery: int = GALLERY, fold: int = 0
 ) -> pd.DataFrame:
-    """Divide faces into training and gallery, by their content alone.
+    """Divide faces into training set and gallery, by the content of their files only.
 
-    The faces are put in the order of the SHA-256 of their files: the first are fold 0's
-    gallery, the next fold 1's, so that more training faces never move one into it or out
-    of it, and the galleries of two folds share no face.
+    The faces are sorted by the SHA-256 of their files. The first ones are the gallery of fold 0, the next
+    ones the gallery of fold 1, and so on. So the number of training faces does not change a gallery, and two
+    galleries share no face.
 
     Parameters
     ----------
     faces
-        Of one folder, without copies.
+        Faces of one folder, without copies.
     n_train
-        At most so many are trained on; the report: 5,900.
+        Largest number of training faces; 5,900 in the report.
     n_gallery
-        Held out.
+        Number of faces in the gallery.
     fold
-        Which of the galleries, 0 first.  What was chosen by looking at one is judged on another.
+        Index of the gallery. A choice that was made on one gallery is evaluated on another.
 
     Returns
     -------
     pandas.DataFrame
-        Columns name, split ("test", "train" or "" for those left over), age_years, gender, race.
+        Columns name, split ("test", "train" or "" for a face that is not used), age_years, gender, race.
 
     Raises
     ------
     InputError
-        There are no faces left for training.
+        No faces are left for training.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> contents = ["d", "a", "c", "b"]
+    >>> faces = [UTKFace(Path("unused"), c, 30, "female", "White", content=c) for c in contents]
+    >>> list(split_utkface(faces, n_gallery=2)["split"])
+    ['train', 'test', 'train', 'test']
     """
     first, end = fold * n_gallery, (fold + 1) * n_gallery
     if len(faces) < max(end, n_gallery + 2):
@@ -191,21 +216,21 @@ def split_utkface(
 
 
 def _read_name(path: Path) -> UTKFace | RefusedFace:
+    def refused(reason: str, detail: str) -> RefusedFace:
+        return RefusedFace(path.name, reason, detail)
+
     expected = "expected [age]_[gender]_[race]_[date].jpg"
     match = _NAME.fullmatch(path.name)
     if match is None:
-        return RefusedFace(path.name, "name", f"{expected}, found no such parts")
+        return refused("name", f"{expected}, found other parts")
     parts = [int(part) for part in match["parts"].split("_")]
     if len(parts) != 3:
-        return RefusedFace(
-            path.name, "name", f"{expected}, found {len(parts)} of the 3 parts before the date"
-        )
+        return refused("name", f"{expected}, found {len(parts)} of the 3 parts before the date")
     age, gender, race = parts
     if age > MAX_AGE_YEARS:
-        return RefusedFace(path.name, "age", f"expected an age of 0 to {MAX_AGE_YEARS}, found {age}")
+        return refused("age", f"expected an age of 0 to {MAX_AGE_YEARS}, found {age}")
     if gender >= len(GENDERS):
-        return RefusedFace(path.name, "gender", f"expected 0 (male) or 1 (female), found {gender}")
+        return refused("gender", f"expected 0 (male) or 1 (female), found {gender}")
     if race >= len(RACES):
-        return RefusedFace(path.name, "race", f"expected 0 to {len(RACES) - 1}, found {race}")
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return UTKFace(path, path.name, age, GENDERS[gender], RACES[race], content)
+        return refused("race", f"expected 0 to {len(RACES) - 1}, found {race}")
+    return UTKFace(path, path.name, age, GENDERS[gender], RACES[race], file_digest(path))

@@ -86,7 +86,7 @@ def test_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatch, cap
     cases = {
         "no folder of pairs": ["--root", tmp_path / "nowhere", "--out", out],
         "of no pair in the folder (nobody)": ["--root", folder, "--split", split, "--out", out],
-        "--voxceleb was asked for": ["--root", few, "--voxceleb", "--out", out],
+        "leave --voxceleb out": ["--root", few, "--voxceleb", "--out", out],
         "too few pairs: 4 videos or persons": ["--root", few, "--out", out],
         "unknown system 'theirs'": ["--root", folder, "--system", "theirs", "--out", out],
         "give one of the two": ["--root", folder, "--split", split, "--splits", 3, "--out", out],

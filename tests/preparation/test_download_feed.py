@@ -250,7 +250,7 @@ def test_the_command_says_that_clips_are_still_to_do(tmp_path, videos):
         command = ["prepare", "--download", *options, "--url-template", server.template, *pairs]
         result = CliRunner().invoke(app, command, prog_name="s2f")
     assert isinstance(result.exception, StudyError), result.output
-    assert re.match(r"\d clips are still to do: the server wants no more requests now", str(result.exception))
+    assert re.match(r"\d clips are still pending: the server is rate-limiting", str(result.exception))
 
 
 def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
         run.send_signal(signal.SIGINT)
         errors = run.communicate(timeout=60)[1]
         assert run.returncode == 130, errors
-        assert "interrupted; the same command goes on" in errors
+        assert "interrupted; run the same command again to resume" in errors
         server.behaviours.clear()
         media = out / "media"
         download = Download(media, DownloadConfig(url_template=server.template, **QUICK))

@@ -77,11 +77,11 @@ def test_folders_that_cannot_be_used_say_so(folder, tmp_path):
         find_pairs(tmp_path)
     for name in ("Face_ori", "Face_exg0"):
         (tmp_path / "avspeech_res" / name).mkdir()
-    with pytest.raises(InputError, match="no whole pair"):
+    with pytest.raises(InputError, match="no complete pair"):
         find_pairs(tmp_path)
     only = tmp_path / "only"
     write_pair(only / "avspeech_res", avspeech_name(1), 1)
-    with pytest.raises(MissingFileError, match="--voxceleb was asked for"):
+    with pytest.raises(MissingFileError, match="leave --voxceleb out"):
         find_pairs(only, voxceleb=True)
 
 

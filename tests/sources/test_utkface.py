@@ -36,9 +36,9 @@ def test_both_forms_of_names_are_read(tmp_path):
     [
         ("61_1_20170109142408075.jpg.chip.jpg", "name", "2 of the 3 parts"),  # a real one: no race
         ("39_1_20170116174525125.jpg", "name", "2 of the 3 parts"),
-        ("portrait.jpg", "name", "no such parts"),
+        ("portrait.jpg", "name", "other parts"),
         ("5_0_0_1_20170116174525125.jpg", "name", "4 of the 3 parts"),
-        ("25_0_2_2017.jpg", "name", "no such parts"),
+        ("25_0_2_2017.jpg", "name", "other parts"),
         ("117_0_2_20170116174525125.jpg", "age", "0 to 116, found 117"),
         ("25_3_2_20170116174525125.jpg", "gender", "found 3"),
         ("25_1_5_20170116174525125.jpg", "race", "found 5"),
@@ -70,7 +70,7 @@ def test_one_photo_in_two_files_is_one_face(tmp_path):
 def test_a_folder_without_faces_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="no folder"):
         read_utkface(tmp_path / "absent")
-    with pytest.raises(InputError, match=r"1 pictures have other names.*expected \[age\]"):
+    with pytest.raises(InputError, match=r"1 images have other names.*expected \[age\]"):
         read_utkface(_folder(tmp_path, ["me.jpg"]))
 
 

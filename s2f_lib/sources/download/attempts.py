@@ -1,139 +1,400 @@
-"""One clip with its retries: attempt, check, give the file its name."""
+"""Download clips with retries: one (`fetch_clip`), or a list with many at the same time (`download_clips`).
+
+A finished clip is the file `<clip id>.mp4` in the folder; a file gets this name only after it was checked. A
+run that was killed is resumed, and sends requests only for clips that can still succeed.
+
+Retries
+-------
+- *In the same run*: rate limits (429, 503; YouTube's 403) and network faults (stalls, resets, bodies that are
+  cut off, 5xx), up to `max_attempts`, with back-off and jitter. All threads respect a Retry-After.
+- *In the next run*: the same failures if they last; redirect loops; messages that are not known.
+- *Never with the same settings*: private, removed, geo-blocked and age-gated videos; files that are not the
+  clip.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import random
 import shutil
+import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
+
 from s2f_lib.config import DownloadConfig
-from s2f_lib.errors import RefusalReason
+from s2f_lib.errors import InputError, RefusalReason
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download.check import FINISHED_SUFFIXES, check_file
-from s2f_lib.sources.download.failures import DownloadRefused, Failure, LocalFailure, Retry
-from s2f_lib.sources.download.ledger import request_key
-from s2f_lib.sources.download.pacing import Pacer, backoff_s
-from s2f_lib.sources.download.urls import takes_whole_file
+from s2f_lib.sources.download.failures import AttemptFailed, DownloadRefused, LocalFailure, Retry
+from s2f_lib.sources.download.ledger import LEDGER_NAME, DownloadLedger, request_key
+from s2f_lib.sources.download.pacing import Pacer, backoff_s, clips_per_s
+from s2f_lib.storage import digest, locked
 
 logger = logging.getLogger(__name__)
 
-PARTIAL_DIR = ".partial"  # what is on its way, a folder a clip
+MAX_RETRY_AFTER_S = 120.0  # a server that asks for a longer wait is left to the next run
+
+_PARTIAL_DIR = ".partial"  # one folder per clip that is being downloaded
+_STOP_CHECK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadResult:
+    """The outcome of one clip.
+
+    Attributes
+    ----------
+    clip
+        The clip; `media` is its file if it was downloaded.
+    reason, detail
+        Why the clip was refused; None and "" if it was downloaded.
+    can_retry
+        Whether a later run with the same settings requests the clip again.
+    n_attempts
+        Number of requests for the clip in this run; 0 if none was necessary or allowed.
+    seconds
+        Elapsed time, with the waits between attempts and for the rate limit.
+    """
+
+    clip: ClipRef
+    reason: RefusalReason | None = None
+    detail: str = ""
+    can_retry: bool = False
+    n_attempts: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the file exists."""
+        return self.reason is None
+
+
+def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, *, pacer: Pacer | None = None) -> Path:
+    """Download one clip, with retries. A file that exists is not requested again.
+
+    Parameters
+    ----------
+    clip
+        Clip to download; its `media` is not used.
+    out_dir
+        Folder of the finished files.
+    config
+        Settings of the download.
+    pacer
+        Rate limit and pauses, shared by the clips of a run. None: no limit.
+
+    Returns
+    -------
+    pathlib.Path
+        `<clip id>.mp4` (another suffix for another container), checked.
+
+    Raises
+    ------
+    DownloadRefused
+        The clip could not be downloaded; `reason` says why.
+    LocalFailure
+        This machine failed: the disk is full, or the folder cannot be written.
+
+    See Also
+    --------
+    download_clips : Downloads a list of clips.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> clip = ClipRef("AAAAAAAAAAA_1-4", "AAAAAAAAAAA", 1.0, 4.0, 0.5, 0.5)
+    >>> folder = Path(mkdtemp())
+    >>> (folder / "AAAAAAAAAAA_1-4.mp4").touch()
+    >>> fetch_clip(clip, folder, DownloadConfig()).name
+    'AAAAAAAAAAA_1-4.mp4'
+    """
+    return _fetch(clip, Path(out_dir), config, pacer or Pacer())[0]
+
+
+def download_clips(
+    clips: Iterable[ClipRef],
+    out_dir: Path,
+    config: DownloadConfig,
+    *,
+    progress: Callable[[DownloadResult], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[DownloadResult]:
+    """Download a list of clips, several at the same time, and yield each outcome as soon as it is known.
+
+    At most `2 * concurrency` clips are in work or wait for the caller, so a slow caller slows the download
+    down. Closing the iterator ends the run.
+
+    Parameters
+    ----------
+    clips
+        Clips to download. The list is read as clips are needed, so it may be endless.
+    out_dir
+        Folder of the finished files and of the ledger `downloads.sqlite`.
+    config
+        Settings of the download.
+    progress
+        Called with each outcome, in the caller's thread.
+    stop
+        Event that ends the run when another thread sets it: within a second, or within the timeout of the
+        socket if a server stalls.
+
+    Yields
+    ------
+    DownloadResult
+        One outcome for each clip of the list, in the order in which they are known.
+
+    Raises
+    ------
+    InputError
+        Another run uses the folder, or the cookies file is not valid.
+    LocalFailure
+        This machine failed: the disk is full, or the folder cannot be written.
+
+    See Also
+    --------
+    fetch_clip : Downloads one clip.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> clip = ClipRef("AAAAAAAAAAA_1-4", "AAAAAAAAAAA", 1.0, 4.0, 0.5, 0.5)
+    >>> folder = Path(mkdtemp())
+    >>> (folder / "AAAAAAAAAAA_1-4.mp4").touch()
+    >>> [result.is_done for result in download_clips([clip], folder, DownloadConfig())]
+    [True]
+    """
+    out_dir = Path(out_dir)
+    if config.cookies is not None:
+        from s2f_lib.sources.download.client import read_cookies
+
+        read_cookies(config.cookies)  # reports a bad file before the first clip
+    if out_dir.exists() and not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file: expected a folder for the clips")
+    busy = f"another run downloads into {out_dir}: wait for it, or use another folder"
+    with locked(out_dir / LEDGER_NAME, busy=busy), DownloadLedger(out_dir / LEDGER_NAME) as ledger:
+        run = _Run(out_dir, config, ledger)
+        try:
+            with closing(run.results(iter(clips), stop or threading.Event())) as results:
+                for result in results:
+                    if progress is not None:
+                        progress(result)
+                    yield result
+        finally:
+            with suppress(OSError):  # not empty if partial files are left for the next run
+                (out_dir / _PARTIAL_DIR).rmdir()
 
 
 def finished_file(clip: ClipRef, out_dir: Path) -> Path | None:
-    """Return the clip's finished file in a download folder, or None."""
+    """Return the finished file of a clip in a download folder, or None."""
     paths = (out_dir / f"{clip.clip_id}{suffix}" for suffix in FINISHED_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
-def delete_partial_files(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> None:
-    """Remove what is left of a clip's way where its file is finished."""
-    shutil.rmtree(_work_dir(clip, out_dir, config), ignore_errors=True)
+class _Run:
+    """One run over a folder: its threads, and the stop after many rate-limit answers."""
 
+    def __init__(self, out_dir: Path, config: DownloadConfig, ledger: DownloadLedger) -> None:
+        self.out_dir, self.config, self._ledger = out_dir, config, ledger
+        self._pacer = Pacer(clips_per_s(config))
+        self._n_throttled = 0  # consecutive clips
+        self._lock = threading.Lock()
 
-def fetch_with_retries(
-    clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer
-) -> tuple[Path, int]:
-    """Fetch one clip; see `download.fetch_clip`.
+    def results(
+        self, clips: Iterator[ClipRef], stop: threading.Event
+    ) -> Generator[DownloadResult, None, None]:
+        """Yield the outcomes; a clip that is twice in the list is downloaded once."""
+        in_flight: dict[Future[DownloadResult], list[ClipRef]] = {}
+        by_id: dict[str, Future[DownloadResult]] = {}
+        threads = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="download")
+        try:
+            more = True
+            while (more or in_flight) and not stop.is_set():
+                while more and len(in_flight) < 2 * self.config.concurrency:
+                    clip = next(clips, None)
+                    if clip is None:
+                        more = False
+                    elif clip.clip_id in by_id:
+                        in_flight[by_id[clip.clip_id]].append(clip)
+                    else:
+                        future = by_id[clip.clip_id] = threads.submit(self._outcome, clip)
+                        in_flight[future] = [clip]
+                for future in wait(in_flight, timeout=_STOP_CHECK_S, return_when=FIRST_COMPLETED).done:
+                    same = in_flight.pop(future)
+                    del by_id[same[0].clip_id]
+                    result = future.result()
+                    for clip in same:
+                        yield replace(result, clip=replace(clip, media=result.clip.media))
+        finally:
+            self._pacer.stop()
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    Returns
-    -------
-    file : Path
-        The finished file.
-    n_attempts : int
-        How often it was asked for; 0 where it was there.
-    """
-    if (there := finished_file(clip, out_dir)) is not None:
-        return there, 0
-    work_dir = _work_dir(clip, out_dir, config)
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        return _retried(clip, work_dir, out_dir, config, pacer)
-    except OSError as error:
-        raise LocalFailure(f"cannot store {clip.clip_id} in {out_dir}: {error}") from None
-
-
-def _retried(
-    clip: ClipRef, work_dir: Path, out_dir: Path, config: DownloadConfig, pacer: Pacer
-) -> tuple[Path, int]:
-    rng = random.Random()  # unseeded on purpose: jitter must differ between machines
-    pacer.wait_turn()
-    deadline_s = time.monotonic() + config.max_clip_s
-    n_attempts = 0
-    while True:
-        n_attempts += 1
-        went_on = any(work_dir.iterdir())  # with what an earlier attempt left
-        file, failure = _attempt(clip, work_dir, config, pacer, deadline_s=deadline_s)
-        if failure is None:
-            return _publish(file, out_dir / f"{clip.clip_id}{file.suffix}", work_dir), n_attempts
-        if went_on and failure.reason == RefusalReason.FORMAT:
-            # the part is of a file that has changed since, or all of the file already (then yt-dlp asks for
-            # nothing more than the end, and takes the server's 416 for final): the clip is not at fault
-            shutil.rmtree(work_dir)
-            work_dir.mkdir()
-            failure = replace(failure, retry=Retry.NOW)
-        logger.debug("%s, attempt %d: %s: %s", clip.clip_id, n_attempts, failure.reason, failure.detail)
-        pause_s = _pause_s(failure, n_attempts, config, rng)
-        if pause_s is None or n_attempts >= config.max_attempts or time.monotonic() + pause_s > deadline_s:
-            can_retry = failure.retry != Retry.NEVER
-            if not can_retry:  # else the part that came serves the next run
-                shutil.rmtree(work_dir, ignore_errors=True)
-            raise DownloadRefused(failure.reason, failure.detail, can_retry=can_retry, n_attempts=n_attempts)
-        if failure.reason == RefusalReason.THROTTLED:
-            pacer.pause(pause_s)  # the server means the address, not the clip: all threads wait
+    def _outcome(self, clip: ClipRef) -> DownloadResult:
+        """Return the known or new outcome of a clip; it is in the ledger when this returns."""
+        self._pacer.check()
+        started_s = time.monotonic()
+        if (file := self._known_file(clip)) is not None:
+            return DownloadResult(replace(clip, media=file))
+        try:
+            file, n_attempts = self._download(clip)
+        except DownloadRefused as refusal:
+            result = DownloadResult(
+                clip, refusal.reason, refusal.detail, refusal.can_retry, refusal.n_attempts
+            )
         else:
-            pacer.sleep(pause_s)
-        pacer.wait_turn()
+            result = DownloadResult(replace(clip, media=file), n_attempts=n_attempts)
+        return replace(result, seconds=time.monotonic() - started_s)
+
+    def _known_file(self, clip: ClipRef) -> Path | None:
+        """Return the finished file; a file that has changed since is deleted."""
+        file = finished_file(clip, self.out_dir)
+        if file is None:
+            return None
+        size = self._ledger.size_bytes(clip.clip_id)
+        if size is None:  # an earlier run was killed after it renamed the file
+            shutil.rmtree(_work_dir(clip, self.out_dir, self.config), ignore_errors=True)
+            self._ledger.done(clip.clip_id, file, config=self.config, n_attempts=0)
+        elif size != file.stat().st_size:
+            logger.warning("%s has changed since it was downloaded: it is downloaded again", file.name)
+            file.unlink()
+            return None
+        return file
+
+    def _download(self, clip: ClipRef) -> tuple[Path, int]:
+        if (known := self._ledger.final_refusal(clip.clip_id, self.config)) is not None:
+            raise known
+        n_throttled = self._n_throttled
+        try:
+            if n_throttled >= self.config.stop_after_throttled:
+                detail = f"not requested: the server limited the {n_throttled} clips before; run again later"
+                raise DownloadRefused(RefusalReason.THROTTLED, detail, can_retry=True, n_attempts=0)
+            file, n_attempts = _fetch(clip, self.out_dir, self.config, self._pacer)
+        except DownloadRefused as refusal:
+            self._ledger.refused(clip.clip_id, refusal, config=self.config)
+            if refusal.n_attempts:
+                self._count_throttled(refusal.reason == RefusalReason.THROTTLED)
+            raise
+        self._ledger.done(clip.clip_id, file, config=self.config, n_attempts=n_attempts)
+        self._count_throttled(False)
+        return file, n_attempts
+
+    def _count_throttled(self, throttled: bool) -> None:
+        with self._lock:
+            self._n_throttled = self._n_throttled + 1 if throttled else 0
+            if self._n_throttled == self.config.stop_after_throttled:
+                logger.warning(
+                    "the server rate-limited %d clips in a row: this run sends no more requests. "
+                    "Run again later, with a lower max_clips_per_s or with cookies",
+                    self._n_throttled,
+                )
 
 
 def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
-    """Return the clip's folder; another mirror or height has another: their parts must not be joined."""
-    digest = hashlib.sha256(request_key(config).encode()).hexdigest()[:8]
-    return out_dir / PARTIAL_DIR / f"{clip.clip_id}.{digest}"
+    """Return the clip's folder of partial files; files of two mirrors or heights must not be joined."""
+    return out_dir / _PARTIAL_DIR / f"{clip.clip_id}.{digest(request_key(config), length=8)}"
 
 
-def _attempt(
-    clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer, *, deadline_s: float
-) -> tuple[Path, None] | tuple[None, Failure]:
-    from s2f_lib.sources.download.client import AttemptFailed, fetch_once
+def _fetch(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
+    """Return the finished file of a clip and the number of attempts; 0 if the file existed."""
+    if (existing := finished_file(clip, out_dir)) is not None:
+        return existing, 0
+    work_dir = _work_dir(clip, out_dir, config)
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        file, n_attempts = _fetch_with_retries(clip, work_dir, config, pacer)
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())  # before the rename, so that the name never stands for half a file
+        file = file.replace(out_dir / f"{clip.clip_id}{file.suffix}")
+    except OSError as error:
+        raise LocalFailure(f"cannot store {clip.clip_id} in {out_dir}: {error}") from None
+    shutil.rmtree(work_dir, ignore_errors=True)
+    return file, n_attempts
+
+
+def _fetch_with_retries(
+    clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer
+) -> tuple[Path, int]:
+    """Return a checked file in `work_dir` and the number of attempts."""
+
+    def pause_all(state: RetryCallState) -> None:
+        failure = _failure_of(state)
+        logger.debug(
+            "%s, attempt %d: %s: %s", clip.clip_id, state.attempt_number, failure.reason, failure.detail
+        )
+        if failure.reason == RefusalReason.THROTTLED:  # the server limits the address, not the clip
+            pacer.pause(state.upcoming_sleep)
+
+    def sleep(seconds: float) -> None:
+        pacer.sleep(seconds)
+        pacer.wait_turn()
+
+    pacer.wait_turn()
+    deadline_s = time.monotonic() + config.max_clip_s
+    retrying = Retrying(
+        retry=retry_if_exception(_passes_soon),
+        wait=lambda state: max(
+            _failure_of(state).retry_after_s or 0.0, backoff_s(state.attempt_number, config)
+        ),
+        stop=stop_after_attempt(config.max_attempts) | stop_before_delay(config.max_clip_s),
+        before_sleep=pause_all,
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        file = retrying(_attempt, clip, work_dir, config, pacer, deadline_s)
+        return file, retrying.statistics["attempt_number"]
+    except AttemptFailed as error:
+        can_retry = error.retry != Retry.NEVER
+        if not can_retry:  # otherwise the next run resumes the partial file
+            shutil.rmtree(work_dir, ignore_errors=True)
+        n_attempts = retrying.statistics["attempt_number"]
+        raise DownloadRefused(
+            error.reason, error.detail, can_retry=can_retry, n_attempts=n_attempts
+        ) from None
+
+
+def _failure_of(state: RetryCallState) -> AttemptFailed:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, AttemptFailed)
+    return error
+
+
+def _passes_soon(error: BaseException) -> bool:
+    if not isinstance(error, AttemptFailed) or error.retry != Retry.NOW:
+        return False
+    return (error.retry_after_s or 0.0) <= MAX_RETRY_AFTER_S
+
+
+def _attempt(clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer, deadline_s: float) -> Path:
+    from s2f_lib.sources.download.client import fetch_once, takes_whole_file
 
     def check() -> None:
         pacer.check()
-        if time.monotonic() > deadline_s:  # a trickle never trips the socket's own timeout
-            raise AttemptFailed(
-                Failure(RefusalReason.NETWORK, Retry.LATER, f"not there after {config.max_clip_s:g} s")
-            )
+        if time.monotonic() > deadline_s:  # the timeout of the socket does not see a slow trickle
+            detail = f"not complete after {config.max_clip_s:g} s"
+            raise AttemptFailed(RefusalReason.NETWORK, Retry.LATER, detail)
 
+    is_resumed = any(work_dir.iterdir())
     try:
         file = fetch_once(clip, work_dir, config, check=check)
+        try:
+            suffix = check_file(file, clip, whole_file=takes_whole_file(config))
+        except AttemptFailed:
+            file.unlink(missing_ok=True)  # a damaged file must not be resumed
+            raise
     except AttemptFailed as error:
-        return None, error.failure
-    whole = takes_whole_file(config)
-    suffix, failure = check_file(file, clip, whole_file=whole, tolerance_s=config.duration_tolerance_s)
-    if failure is not None:
-        file.unlink(missing_ok=True)  # a damaged file must not be gone on with
-        return None, failure
-    return file.rename(file.with_suffix(suffix)), None
-
-
-def _pause_s(failure: Failure, n_failed: int, config: DownloadConfig, rng: random.Random) -> float | None:
-    """Return how long to wait before the next attempt; None: no further attempt in this run."""
-    if failure.retry != Retry.NOW:
-        return None
-    if failure.retry_after_s is not None and failure.retry_after_s > config.max_retry_after_s:
-        return None
-    return max(failure.retry_after_s or 0.0, backoff_s(n_failed, config, rng))
-
-
-def _publish(file: Path, final: Path, work_dir: Path) -> Path:
-    """Give a checked file its name; durable first, so that the name never stands for half a file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    file.replace(final)
-    shutil.rmtree(work_dir, ignore_errors=True)
-    return final
+        if not is_resumed or error.reason != RefusalReason.FORMAT:
+            raise
+        # The partial file belongs to a file that has changed, or it is complete already: then yt-dlp requests
+        # the bytes after its end and takes the answer 416 as final. A download from the start may succeed.
+        shutil.rmtree(work_dir)
+        work_dir.mkdir()
+        raise AttemptFailed(error.reason, Retry.NOW, error.detail) from None
+    return file.rename(file.with_suffix(suffix))

@@ -1,96 +1,96 @@
-"""Is a downloaded file the clip?  Opened with PyAV before it counts as fetched.
+"""Check that a downloaded file is the clip, by opening it with PyAV.
 
-Two faults are told apart.  A file that was damaged on its way is NETWORK, and
-worth another attempt; one that arrived whole and is not the clip (a page, another
-length) is FORMAT.
+A file that was damaged on its way is refused as NETWORK, and another attempt may succeed. A complete file
+that is not the clip (a web page, another length) is refused as FORMAT.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 from s2f_lib.errors import RefusalReason
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download.failures import Failure, Retry
+from s2f_lib.sources.download.failures import AttemptFailed, Retry
 
-# Containers only: a playlist or a text would choose what we open, and a page is no video.
+DURATION_TOLERANCE_S = 0.5  # largest difference between a file's length and the clip's
+
+# Containers only: a playlist or a text file could make FFmpeg open other files and addresses.
 _CONTAINERS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg"
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _SUFFIXES = {"matroska": ".mkv", "mpegts": ".ts", "mpeg": ".mpg", "avi": ".avi", "flv": ".flv", "asf": ".wmv"}
 FINISHED_SUFFIXES = (".mp4", *_SUFFIXES.values())
 
 
-def check_file(
-    path: Path, clip: ClipRef, *, whole_file: bool, tolerance_s: float
-) -> tuple[str, Failure | None]:
-    """Return the suffix that a file should have, and what is wrong with it.
+def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
+    """Return the suffix that a file should have, or refuse the file.
 
     Parameters
     ----------
     path
         The downloaded file.
     clip
-        What was asked for.
+        The clip that was requested.
     whole_file
-        Whether the file may also be the whole video that the clip lies in.
-    tolerance_s
-        How far its length may be from the clip's, in seconds.
+        Whether the file may also be the whole video that contains the clip.
 
     Returns
     -------
-    suffix : str
-        ".mp4" for the MP4 family, else the container's own.
-    failure : Failure or None
-        None where the file is the clip.
+    str
+        ".mp4" for the MP4 family, otherwise the suffix of the container.
+
+    Raises
+    ------
+    AttemptFailed
+        The file is damaged or is not the clip.
     """
     import av
 
     size = path.stat().st_size if path.is_file() else 0
     if size == 0:
-        return "", Failure(RefusalReason.NETWORK, Retry.NOW, "the server sent an empty file")
+        raise _damaged("the server sent an empty file")
     try:
         with av.open(str(path), options=_OPTIONS) as file:
             suffix = next((s for name, s in _SUFFIXES.items() if name in file.format.name), ".mp4")
-            said_s = (file.duration or 0) / 1e6
+            header_s = (file.duration or 0) / 1e6
             found_s = _decodable_s(file)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        return "", _unreadable(path, size, error)
+        raise _unreadable(path, size, error) from None
     if found_s is None:
-        return suffix, _not_the_clip(f"{size} bytes with no frame of video that decodes")
-    if found_s < said_s - tolerance_s:
-        detail = f"the file breaks off at {found_s:.2f} s of the {said_s:.2f} s that its header promises"
-        return suffix, Failure(RefusalReason.NETWORK, Retry.NOW, detail)
-    is_clip = abs(found_s - clip.duration_s) <= tolerance_s
-    is_video = whole_file and found_s >= clip.end_s - tolerance_s
+        raise _not_the_clip(f"{size} bytes with no frame of video that decodes")
+    if found_s < header_s - DURATION_TOLERANCE_S:
+        raise _damaged(f"the file ends at {found_s:.2f} s of the {header_s:.2f} s that its header states")
+    is_clip = abs(found_s - clip.duration_s) <= DURATION_TOLERANCE_S
+    is_video = whole_file and found_s >= clip.end_s - DURATION_TOLERANCE_S
     if is_clip or is_video:
-        return suffix, None
+        return suffix
     expected = f"{clip.duration_s:.2f} s"
     if not whole_file and found_s < clip.duration_s:
-        # ffmpeg ends well where its input broke off; a video that is shorter was refused before
-        return suffix, Failure(RefusalReason.NETWORK, Retry.NOW, f"{found_s:.2f} s came, expected {expected}")
+        # ffmpeg reports success if its input is cut off; a video that is too short was refused before
+        raise _damaged(f"{found_s:.2f} s arrived, expected {expected}")
     if whole_file:
         expected += f", or a video of {clip.end_s:.2f} s and more"
-    return suffix, _not_the_clip(f"the file is whole and lasts {found_s:.2f} s, expected {expected}")
+    raise _not_the_clip(f"the file is complete and lasts {found_s:.2f} s, expected {expected}")
 
 
 def is_page(head: bytes) -> bool:
-    """Return whether a file that begins so is a page of HTML or XML."""
+    """Return whether a file with these first bytes is a page of HTML or XML."""
     return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
 
 
-def _decodable_s(file) -> float | None:
-    """Return how far the packets reach, in seconds from the start; None where no picture decodes.
+def _decodable_s(file: Any) -> float | None:
+    """Return the end of the last packet, in seconds from the start; None if no video frame decodes.
 
-    All packets are read but only pictures until the first is there are decoded: 6 s cost a millisecond.
+    All packets are read, but frames are decoded only until the first one succeeds.
     """
     import av
 
     if not file.streams.video:
         return None
     streams = [file.streams.video[0], *file.streams.audio[:1]]
-    streams[0].thread_type = "NONE"  # the clips run in parallel, not the codec
-    reach: dict[int, float] = {}
-    first: dict[int, float] = {}
+    streams[0].thread_type = "NONE"  # clips run in parallel, so the codec need not
+    first_s, last_s = math.inf, -math.inf
     decoded = False
     try:
         for packet in file.demux(streams):
@@ -99,32 +99,33 @@ def _decodable_s(file) -> float | None:
             if packet.is_corrupt:
                 break
             time_s = float(packet.pts * packet.time_base)
-            index = packet.stream_index
-            first[index] = min(first.get(index, time_s), time_s)
-            end_s = time_s + float((packet.duration or 0) * packet.time_base)
-            reach[index] = max(reach.get(index, end_s), end_s)
+            first_s = min(first_s, time_s)
+            last_s = max(last_s, time_s + float((packet.duration or 0) * packet.time_base))
             if not decoded and packet.stream.type == "video":
                 decoded = bool(packet.decode())
         if not decoded:
-            decoded = bool(streams[0].decode(None))  # a short file's only pictures may wait in the decoder
+            decoded = bool(streams[0].decode(None))  # the decoder may still hold the frames of a short file
     except av.error.FFmpegError:
-        pass  # what was reached so far tells
+        pass  # use whatever was decoded before the error
     if not decoded:
         return None
-    origin_s = (file.start_time or 0) / 1e6
-    return max(reach.values()) - max(origin_s, min(first.values()))
+    return last_s - max((file.start_time or 0) / 1e6, first_s)
 
 
-def _unreadable(path: Path, size: int, error: Exception) -> Failure:
+def _unreadable(path: Path, size: int, error: Exception) -> AttemptFailed:
     with path.open("rb") as stream:
         head = stream.read(512)
-    if head[4:8] == b"ftyp":  # an MP4 whose index, at its end, is missing
-        return Failure(RefusalReason.NETWORK, Retry.NOW, f"an MP4 cut off at {size} bytes, before its index")
+    if head[4:8] == b"ftyp":  # an MP4 file without its index, which is at the end
+        return _damaged(f"an MP4 file that ends after {size} bytes, before its index")
     if is_page(head):
-        return _not_the_clip(f"a page of HTML ({size} bytes) in place of a video")
-    said = getattr(error, "strerror", None) or type(error).__name__
-    return _not_the_clip(f"{size} bytes that no decoder opens: {said}")
+        return _not_the_clip(f"a page of HTML ({size} bytes) instead of a video")
+    message = getattr(error, "strerror", None) or type(error).__name__
+    return _not_the_clip(f"{size} bytes that no decoder opens: {message}")
 
 
-def _not_the_clip(detail: str) -> Failure:
-    return Failure(RefusalReason.FORMAT, Retry.NEVER, detail)
+def _damaged(detail: str) -> AttemptFailed:
+    return AttemptFailed(RefusalReason.NETWORK, Retry.NOW, detail)
+
+
+def _not_the_clip(detail: str) -> AttemptFailed:
+    return AttemptFailed(RefusalReason.FORMAT, Retry.NEVER, detail)

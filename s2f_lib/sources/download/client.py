@@ -1,13 +1,12 @@
-"""One attempt at one clip with yt-dlp, used as a library.
+"""One attempt at one clip with yt-dlp, which is used as a library.
 
-Two ways.  A link to a file (`.../{id}.mp4`) goes straight to yt-dlp's downloader: one
-request, which goes on where a cut-off one ended.  Anything else is a page: yt-dlp's
-extractors find the media, and ffmpeg fetches the clip's seconds alone
-(`download_ranges`), encoded anew so that the file begins at `start_s` and not at the
-key frame before it.
+There are two ways. A link to a file (`.../{id}.mp4`) goes straight to yt-dlp's downloader: one request, which
+resumes a partial file. Any other address is a page: yt-dlp's extractors find the media, and ffmpeg downloads
+only the seconds of the clip (`download_ranges`). It encodes them again, so that the file starts at `start_s`
+and not at the key frame before.
 
-yt-dlp's own retries are off: its downloader does not know Retry-After, and its waits
-could not be ended.  `sources.download.run` retries around this.
+yt-dlp's own retries are off, because its downloader ignores Retry-After and its waits cannot be interrupted.
+`sources.download.attempts` retries instead.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ import errno
 import functools
 import io
 import logging
-import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import yt_dlp
 from imageio_ffmpeg import get_ffmpeg_exe
 from yt_dlp.networking import Request
@@ -36,10 +34,11 @@ from yt_dlp.utils import YoutubeDLError, download_range_func
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import MissingFileError, RefusalReason
+from s2f_lib.sources.avspeech import MEDIA_EXTENSIONS
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download.check import is_page
+from s2f_lib.sources.download.check import DURATION_TOLERANCE_S, is_page
 from s2f_lib.sources.download.failures import (
-    Failure,
+    AttemptFailed,
     LocalFailure,
     Retry,
     classify_message,
@@ -48,11 +47,11 @@ from s2f_lib.sources.download.failures import (
     one_line,
     parse_retry_after,
 )
-from s2f_lib.sources.download.pacing import Stopped
-from s2f_lib.sources.download.urls import clip_url, is_file_link, is_youtube, takes_whole_file
+from s2f_lib.sources.download.pacing import Stopped, is_youtube
 
 logger = logging.getLogger(__name__)
 
+# errors of this machine, not of one clip
 _LOCAL_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -63,76 +62,86 @@ _LOCAL_ERRORS = {
     errno.ENFILE,
 }
 _DISK_FULL_BYTES = 16 << 20
-_ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # the clips run in parallel, not the codec
+_ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # clips run in parallel, not the codec
 
 
-class AttemptFailed(Exception):
-    """One attempt failed; `failure` says why."""
+def clip_url(clip: ClipRef, config: DownloadConfig) -> str:
+    """Return the address of a clip, from the template."""
+    return config.url_template.format(
+        id=clip.video_id, clip_id=clip.clip_id, start_s=clip.start_s, end_s=clip.end_s
+    )
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
+
+def is_file_link(config: DownloadConfig) -> bool:
+    """Return whether the template leads to media files and not to pages."""
+    return urlsplit(config.url_template).path.lower().endswith(MEDIA_EXTENSIONS)
+
+
+def takes_whole_file(config: DownloadConfig) -> bool:
+    """Return whether files are downloaded as they are, and not cut to the seconds of the clip."""
+    return is_file_link(config) if config.whole_file is None else config.whole_file
 
 
 def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: Callable[[], None]) -> Path:
-    """Fetch a clip, or go on with what an earlier attempt left in `work_dir`.
+    """Download a clip, or resume the partial file of an earlier attempt.
 
     Parameters
     ----------
     clip
-        What to fetch.
+        Clip to download.
     work_dir
-        A folder for this clip alone; parts of a whole file stay there.
+        Folder of this clip only; partial files stay in it.
     config
-        Settings.
+        Settings of the download.
     check
-        Called again and again meanwhile; what it raises ends the download.
+        Called repeatedly during the download. An exception that it raises ends the download.
 
     Returns
     -------
-    Path
-        The file, in `work_dir`, not checked yet.
+    pathlib.Path
+        The file, in `work_dir`. It is not checked yet.
 
     Raises
     ------
     AttemptFailed
-        With the reason.
+        The clip could not be downloaded.
     LocalFailure
-        This machine is at fault.
+        This machine failed.
     """
     url = clip_url(clip, config)
-    FFmpegPostProcessor._ffmpeg_location.set(get_ffmpeg_exe())  # see `_parameters`; a thread has its own
+    FFmpegPostProcessor._ffmpeg_location.set(get_ffmpeg_exe())  # a context variable: each thread has its own
     params = _parameters(clip, work_dir, config, check=check)
-    with _Client(params, auto_init=not is_file_link(config)) as client, _ended_by(check):
+    with _Client(params, auto_init=not is_file_link(config)) as client, _kill_ffmpeg(work_dir, check=check):
         client.work_dir = work_dir
         try:
             info = _file_info(clip, url) if is_file_link(config) else _page_info(client, url)
-            _check_length(info, clip, config)
+            _check_length(info, clip)
             done = client.process_ie_result(info, download=True)
             return Path(done["requested_downloads"][0]["filepath"])
         except (YoutubeDLError, RequestError) as error:
-            check()  # where ffmpeg was ended, this says why
-            raise AttemptFailed(_failure(client, error)) from None
+            check()  # says why, if ffmpeg was killed
+            raise _failure(client, error) from None
         except (AttemptFailed, Stopped):
             raise
         except OSError as error:
             if error.errno in _LOCAL_ERRORS:
                 raise LocalFailure(f"cannot store downloads in {work_dir.parent}: {error}") from None
-            raise AttemptFailed(Failure(RefusalReason.NETWORK, Retry.NOW, one_line(str(error)))) from None
-        except Exception as error:  # an extractor that trips over one video must not end the run
+            raise AttemptFailed(RefusalReason.NETWORK, Retry.NOW, one_line(str(error))) from None
+        except Exception as error:  # an extractor that fails at one video must not end the run
             detail = one_line(f"yt-dlp failed with {type(error).__name__}: {error}")
-            raise AttemptFailed(Failure(RefusalReason.FORMAT, Retry.LATER, detail)) from error
+            raise AttemptFailed(RefusalReason.FORMAT, Retry.LATER, detail) from error
 
 
 def read_cookies(path: Path) -> str:
-    """Return a cookies file's text, checked.
+    """Return the text of a cookies file, after a check.
 
-    Every client gets a copy: yt-dlp writes its cookies back, and threads would tear the file.
+    Each client gets a copy, because yt-dlp writes its cookies back to the file, and threads would mix their
+    lines.
 
     Raises
     ------
     MissingFileError
-        No file is there, or it is not a Netscape cookies file.
+        The file does not exist, or it is not a Netscape cookies file.
     """
     if not path.is_file():
         raise MissingFileError(f"no cookies file at {path}: expected a Netscape cookies.txt")
@@ -152,38 +161,34 @@ def _checked_cookies(path: Path, changed_ns: int) -> str:
 
 
 @contextmanager
-def _ended_by(check: Callable[[], None]) -> Iterator[None]:
-    """End the processes that this thread starts meanwhile (ffmpeg) as soon as `check` raises.
+def _kill_ffmpeg(work_dir: Path, *, check: Callable[[], None]) -> Iterator[None]:
+    """Kill the ffmpeg process that writes into `work_dir` as soon as `check` raises.
 
-    A stall ends ffmpeg by itself, a trickle does not.  yt-dlp keeps the process to itself; Linux
-    lists a thread's children, elsewhere only the stall counts.
+    yt-dlp waits for ffmpeg without calling a hook, and ffmpeg's own time limit does not see a slow trickle.
     """
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    over = threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.25):
+        while not done.wait(0.25):
             try:
                 check()
             except Exception:
-                for pid in children.read_text().split():
-                    with suppress(ProcessLookupError):  # it ended by itself meanwhile
-                        os.kill(int(pid), signal.SIGKILL)
+                for child in psutil.Process().children():
+                    with suppress(psutil.Error):  # the process has ended
+                        if str(work_dir) in " ".join(child.cmdline()):
+                            child.kill()
 
-    if not children.exists():
-        yield
-        return
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        done.set()
         watcher.join()
 
 
 class _Client(yt_dlp.YoutubeDL):
-    """yt-dlp that remembers what it drops: the last HTTP error with its headers, the media's address."""
+    """A client of yt-dlp that keeps the last HTTP error with its headers, and the address of the media."""
 
     http_error: HTTPError | None = None
     media_url: str | None = None
@@ -203,7 +208,7 @@ class _Client(yt_dlp.YoutubeDL):
 
 
 class _Quiet:
-    """Takes yt-dlp's lines off the terminal; errors come as exceptions anyway."""
+    """A logger that keeps yt-dlp's messages off the terminal; errors are also exceptions."""
 
     def debug(self, message: str) -> None:
         logger.debug("%s", message)
@@ -226,7 +231,7 @@ def _parameters(
         "outtmpl": {"default": str(work_dir / "clip").replace("%", "%%") + ".%(ext)s"},
         "overwrites": True,
         "updatetime": False,
-        "format": f"b{height}[ext=mp4]/bv*{height}+ba/b{height}",  # one file with sound, else two merged
+        "format": f"b{height}[ext=mp4]/bv*{height}+ba/b{height}",  # one file, otherwise two that are merged
         "format_sort": [f"res:{config.max_height_px}", "ext:mp4:m4a"],
         "merge_output_format": "mp4",
         "ffmpeg_location": get_ffmpeg_exe(),
@@ -253,72 +258,71 @@ def _parameters(
 
 
 def _file_info(clip: ClipRef, url: str) -> dict[str, Any]:
-    """Return what an extractor would say about a link to a file, without asking for it."""
+    """Return what an extractor would report about a link to a file, without a request."""
     ext = Path(urlsplit(url).path).suffix[1:].lower()
-    return {"id": clip.video_id, "title": clip.video_id, "url": url, "ext": ext, "extractor": "file"} | {
-        "extractor_key": "Generic",
-        "webpage_url": url,
-    }
+    names = {"id": clip.video_id, "title": clip.video_id, "extractor": "file", "extractor_key": "Generic"}
+    return names | {"url": url, "webpage_url": url, "ext": ext}
 
 
 def _page_info(client: _Client, url: str) -> dict[str, Any]:
     info = client.extract_info(url, download=False)
-    if info and info.get("_type") in ("playlist", "multi_video"):  # a page with one video in it, at best
+    if info and info.get("_type") in ("playlist", "multi_video"):  # a page with a video in it is a list, too
         info = next(iter(info.get("entries") or ()), None)
     if not info:
         raise YoutubeDLError(f"no media in the page {url}")
     return info
 
 
-def _check_length(info: dict[str, Any], clip: ClipRef, config: DownloadConfig) -> None:
-    """Refuse a clip that lies behind the end of its video: uploaders cut their videos shorter."""
+def _check_length(info: dict[str, Any], clip: ClipRef) -> None:
+    """Refuse a clip after the end of its video, which the uploader may have shortened."""
     length_s = info.get("duration")
-    if length_s is not None and length_s < clip.end_s - config.duration_tolerance_s - 1:  # YouTube rounds
+    if length_s is not None and length_s < clip.end_s - DURATION_TOLERANCE_S - 1:  # YouTube rounds to seconds
         detail = f"the video lasts {length_s:g} s, the clip ends at {clip.end_s:g} s"
-        raise AttemptFailed(Failure(RefusalReason.FORMAT, Retry.NEVER, detail))
+        raise AttemptFailed(RefusalReason.FORMAT, Retry.NEVER, detail)
 
 
-def _failure(client: _Client, error: Exception) -> Failure:
+def _failure(client: _Client, error: Exception) -> AttemptFailed:
     message = str(error)
     if "ffmpeg exited with code" in message:
-        return _ask_again(client, message)
+        return _ffmpeg_failure(client, message)
     failure = classify_message(message)
     answer = client.http_error
     if answer is None:
         return failure
-    # an extractor may swallow "too many requests" and then miss what it did not get
+    # an extractor may ignore "too many requests" and then report that a part of the page is missing
     unclear = (failure.reason, failure.retry) == (RefusalReason.FORMAT, Retry.LATER)
     if http_status(message) == answer.status or (unclear and answer.status == 429):
-        return _of_answer(answer, one_line(message))
+        return _http_failure(answer, one_line(message))
     return failure
 
 
-def _of_answer(answer: HTTPError, detail: str) -> Failure:
-    url = answer.response.url or ""
+def _http_failure(answer: HTTPError, detail: str) -> AttemptFailed:
     header = answer.response.headers.get("Retry-After")
     return classify_status(
         answer.status,
         detail=detail,
-        youtube=is_youtube(url),
+        youtube=is_youtube(answer.response.url or ""),
         redirect_loop=answer.redirect_loop,
         retry_after_s=parse_retry_after(header, now_s=time.time()),
     )
 
 
-def _ask_again(client: _Client, message: str) -> Failure:
-    """Ask for the first bytes of what ffmpeg could not fetch: its exit code does not say why."""
+def _ffmpeg_failure(client: _Client, message: str) -> AttemptFailed:
+    """Request the first bytes of the media again, because ffmpeg's exit code does not say what failed."""
     if shutil.disk_usage(client.work_dir).free < _DISK_FULL_BYTES:
-        raise LocalFailure(f"the disk of {client.work_dir.parent} is full; nothing done is lost, run again")
-    url = client.media_url
-    if url is None:
+        raise LocalFailure(
+            f"the disk of {client.work_dir.parent} is full; no finished clip is lost, run again"
+        )
+    if client.media_url is None:
         return classify_message(message)
     try:
-        with client.urlopen(Request(url, headers={"Range": "bytes=0-511"})) as answer:
+        with client.urlopen(Request(client.media_url, headers={"Range": "bytes=0-511"})) as answer:
             head = answer.read(512)
     except HTTPError as error:
-        return _of_answer(error, f"{one_line(message)}: {error}")
+        return _http_failure(error, f"{one_line(message)}: {error}")
     except RequestError as error:
-        return Failure(RefusalReason.NETWORK, Retry.NOW, f"{one_line(message)}: {one_line(str(error))}")
+        detail = f"{one_line(message)}: {one_line(str(error))}"
+        return AttemptFailed(RefusalReason.NETWORK, Retry.NOW, detail)
     if is_page(head):
-        return Failure(RefusalReason.FORMAT, Retry.NEVER, "a page of HTML in place of a video")
+        return AttemptFailed(RefusalReason.FORMAT, Retry.NEVER, "a page of HTML instead of a video")
     return classify_message(message)

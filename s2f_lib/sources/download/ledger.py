@@ -1,72 +1,82 @@
-"""What a download folder has asked for: one row a clip that is done or refused.
+"""The ledger of a download folder: one row per clip that is finished or refused.
 
-The files are the truth about what is done: one stands under its own name only
-after it was checked.  The ledger adds why the others are refused, and whether a
-later run may ask again.
+A file has its own name only after it was checked, so the files say which clips are finished. The ledger says
+why the others were refused, and whether a later run may request them again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import DataError, RefusalReason
 from s2f_lib.sources.download.failures import DownloadRefused
+from s2f_lib.storage import digest
+
+LEDGER_NAME = "downloads.sqlite"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS downloads (
     clip_id TEXT PRIMARY KEY,
-    file TEXT,                  -- name in the folder; NULL: refused
+    file TEXT,                  -- name in the folder; NULL for a refused clip
     size_bytes INTEGER,
-    reason TEXT,                -- of a refusal: errors.RefusalReason
-    detail TEXT,                -- one line for a person
-    can_retry INTEGER NOT NULL, -- whether the next run asks again
-    asked_as TEXT NOT NULL,     -- the settings that a refusal depends on
-    attempts INTEGER NOT NULL,  -- of the run that wrote the row
+    reason TEXT,                -- errors.RefusalReason; NULL for a finished clip
+    detail TEXT,                -- one line for the user
+    can_retry INTEGER NOT NULL, -- whether the next run requests the clip again
+    asked_as TEXT NOT NULL,     -- the settings that decide the outcome
+    attempts INTEGER NOT NULL,  -- in the run that wrote the row
     updated REAL NOT NULL       -- Unix time
 ) WITHOUT ROWID;
 """
-
-
 _COOKIES_DECIDE = {RefusalReason.AGE_GATED, RefusalReason.PRIVATE}
 
 
 def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> str:
-    """Return the settings that a file, or a refusal for this reason, depends on, as text.
+    """Return the settings that decide a file, or a refusal for a reason, as text.
 
-    A video that one mirror does not have, another may; one behind an age gate comes with cookies,
-    with fresh ones where those of last time had expired.
+    A refusal is final only for the same mirror, resolution and, for age-gated or private videos, the same
+    cookies.
 
     Raises
     ------
     MissingFileError
-        The cookies decide, and their file is not there or is none.
+        The cookies decide, and their file does not exist or is not a cookies file.
     """
     settings: list[object] = [config.url_template, config.max_height_px, config.whole_file]
     if reason in _COOKIES_DECIDE and config.cookies is not None:
         from s2f_lib.sources.download.client import read_cookies
 
-        settings.append(hashlib.sha256(read_cookies(config.cookies).encode()).hexdigest()[:16])
+        settings.append(digest(read_cookies(config.cookies), length=16))
     return json.dumps(settings)
 
 
 class DownloadLedger:
-    """The ledger of one folder; threads may share it.
+    """The ledger of one folder; several threads may use it.
 
     Parameters
     ----------
     path
-        The SQLite file; made where it is not there.
+        The SQLite file. It is created if it does not exist.
 
     Raises
     ------
     DataError
         The file is not a ledger.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> with DownloadLedger(Path(mkdtemp()) / LEDGER_NAME) as ledger:
+    ...     refusal = DownloadRefused(RefusalReason.REMOVED, "Video unavailable", can_retry=False)
+    ...     ledger.refused("AAAAAAAAAAA_1", refusal, config=DownloadConfig())
+    ...     ledger.counts()
+    {'removed': 1}
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,16 +89,12 @@ class DownloadLedger:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{path} is not a ledger of downloads ({error}): move it away") from None
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
-
     def __enter__(self) -> DownloadLedger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._lock:
+            self._db.close()
 
     def done(self, clip_id: str, file: Path, *, config: DownloadConfig, n_attempts: int) -> None:
         """Enter a finished file."""
@@ -96,38 +102,40 @@ class DownloadLedger:
         self._enter(clip_id, (file.name, size, None, None, False, request_key(config), n_attempts))
 
     def refused(self, clip_id: str, refusal: DownloadRefused, *, config: DownloadConfig) -> None:
-        """Enter why a clip could not be fetched."""
+        """Enter the reason why a clip could not be downloaded."""
         row = (None, None, refusal.reason.value, refusal.detail, refusal.can_retry)
         self._enter(clip_id, (*row, request_key(config, refusal.reason), refusal.n_attempts))
 
     def final_refusal(self, clip_id: str, config: DownloadConfig) -> DownloadRefused | None:
-        """Return the refusal that stands for these settings, or None where the clip may be asked for."""
-        query = (
+        """Return the refusal that is final for these settings; None if the clip may be requested."""
+        found = self._rows(
             "SELECT reason, detail, asked_as FROM downloads"
-            " WHERE clip_id = ? AND file IS NULL AND NOT can_retry"
+            " WHERE clip_id = ? AND file IS NULL AND NOT can_retry",
+            clip_id,
         )
-        with self._lock:
-            row = self._db.execute(query, (clip_id,)).fetchone()
-        if row is None or row[2] != request_key(config, RefusalReason(row[0])):
+        if not found or found[0][2] != request_key(config, RefusalReason(found[0][0])):
             return None
-        return DownloadRefused(RefusalReason(row[0]), row[1], can_retry=False, n_attempts=0)
+        return DownloadRefused(RefusalReason(found[0][0]), found[0][1], can_retry=False, n_attempts=0)
 
     def size_bytes(self, clip_id: str) -> int | None:
-        """Return the size of a finished clip's file, or None."""
-        with self._lock:
-            query = "SELECT size_bytes FROM downloads WHERE clip_id = ?"
-            row = self._db.execute(query, (clip_id,)).fetchone()
-        return row[0] if row else None
+        """Return the size of a finished clip's file; None if the clip is not finished."""
+        found = self._rows("SELECT size_bytes FROM downloads WHERE clip_id = ?", clip_id)
+        return found[0][0] if found else None
 
     def counts(self) -> dict[str, int]:
-        """Return the number of clips by outcome: "done", or the reason; the most frequent first."""
-        query = "SELECT COALESCE(reason, 'done'), COUNT(*) FROM downloads GROUP BY 1 ORDER BY 2 DESC, 1"
-        with self._lock:
-            return dict(self._db.execute(query).fetchall())
-
-    def _enter(self, clip_id: str, values: tuple) -> None:
-        with self._lock:
-            self._db.execute(
-                "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (clip_id, *values, time.time()),
+        """Return the number of clips per outcome ("done" or a reason), the most frequent first."""
+        return dict(
+            self._rows(
+                "SELECT COALESCE(reason, 'done'), COUNT(*) FROM downloads GROUP BY 1 ORDER BY 2 DESC, 1"
             )
+        )
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _enter(self, clip_id: str, values: tuple[object, ...]) -> None:
+        self._rows(
+            "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(clip_id, *values, time.time()),
+        )

@@ -1,7 +1,7 @@
-"""When to ask: a rate limit and a pause that all threads share, and back-off.
+"""When to send a request: a rate limit and pauses that all threads share, and the back-off.
 
-A server that says "too many requests" means the address, not the clip: all
-threads wait, not only the one that was told.
+A server that answers "too many requests" limits the address, not the clip. So all threads wait, and not only
+the one that got the answer.
 """
 
 from __future__ import annotations
@@ -9,21 +9,26 @@ from __future__ import annotations
 import random
 import threading
 import time
+from urllib.parse import urlsplit
 
 from s2f_lib.config import DownloadConfig
 
+_YOUTUBE_HOSTS = ("youtube.com", "googlevideo.com", "youtu.be", "youtube-nocookie.com")
+_YOUTUBE_CLIPS_PER_S = 300 / 3600  # yt-dlp's wiki, "Common YouTube Errors": about 300 videos per hour
+_JITTER = random.Random()  # without a seed, because the waits of two machines must differ
+
 
 class Stopped(Exception):
-    """The run is being ended; what is in work stops where it waits."""
+    """The run is ending; a thread that waits or downloads stops."""
 
 
 class Pacer:
-    """Lets threads through one by one, no faster than a rate, and none during a pause.
+    """Lets threads begin one by one, not faster than a rate, and not during a pause.
 
     Parameters
     ----------
     max_per_s
-        Turns a second; 0: no limit.
+        Turns per second; 0: no limit.
     """
 
     def __init__(self, max_per_s: float = 0.0) -> None:
@@ -34,13 +39,7 @@ class Pacer:
         self._stop = threading.Event()
 
     def wait_turn(self) -> None:
-        """Return when the caller may begin a clip.
-
-        Raises
-        ------
-        Stopped
-            `stop` was called.
-        """
+        """Return when the caller may send its request; raise `Stopped` if the run ends before."""
         with self._lock:
             turn_s = max(time.monotonic(), self._next_s)
             self._next_s = turn_s + self._interval_s
@@ -49,30 +48,43 @@ class Pacer:
         self.check()
 
     def pause(self, seconds: float) -> None:
-        """Let nobody through for some seconds; a longer pause that runs already stays."""
+        """Let no thread begin for some seconds; a longer pause is not shortened."""
         with self._lock:
             self._pause_until_s = max(self._pause_until_s, time.monotonic() + seconds)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond `stop`."""
+        """Wait, and raise `Stopped` as soon as the run ends."""
         if self._stop.wait(seconds):
             raise Stopped
 
     def check(self) -> None:
-        """Raise `Stopped` where the run is being ended."""
+        """Raise `Stopped` if the run is ending."""
         if self._stop.is_set():
             raise Stopped
 
     def stop(self) -> None:
-        """End all waits."""
+        """End the run and all waits."""
         self._stop.set()
 
 
-def backoff_s(n_failed: int, config: DownloadConfig, rng: random.Random) -> float:
+def is_youtube(url: str) -> bool:
+    """Return whether an address belongs to a server of YouTube."""
+    host = urlsplit(url).hostname or ""
+    return any(host == name or host.endswith("." + name) for name in _YOUTUBE_HOSTS)
+
+
+def clips_per_s(config: DownloadConfig) -> float:
+    """Return the largest number of clips per second; 0: no limit."""
+    if config.max_clips_per_s is not None:
+        return config.max_clips_per_s
+    return _YOUTUBE_CLIPS_PER_S if is_youtube(config.url_template) else 0.0
+
+
+def backoff_s(n_failed: int, config: DownloadConfig) -> float:
     """Return the wait after the n-th failed attempt, in seconds.
 
-    It doubles each time up to `max_backoff_s`; half of it is random, so that threads
-    which failed together do not ask again together.
+    The wait doubles with each attempt, up to `max_backoff_s`. Half of it is random, so that threads that
+    failed together do not try again together.
     """
     longest_s = min(config.max_backoff_s, config.backoff_s * 2 ** (n_failed - 1))
-    return longest_s * rng.uniform(0.5, 1.0)
+    return longest_s * _JITTER.uniform(0.5, 1.0)

@@ -19,8 +19,8 @@ from pathlib import Path
 import av
 from s2f_lib.config import DownloadConfig
 from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources import download_client  # loads yt-dlp
-from s2f_lib.sources.download.run import download_clips
+from s2f_lib.sources.download import client  # loads yt-dlp
+from s2f_lib.sources.download.attempts import download_clips
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect"}
 root, template, clip_id, video_id, end_s = sys.argv[1:]
