@@ -5,5 +5,6 @@ from .page import Page as Page
 from .published import PublishedRun as PublishedRun
 from .published import publish_run as publish_run
 from .published import published_runs as published_runs
+from .published import write_results as write_results
 from .runner import ChapterResult as ChapterResult
 from .runner import run_chapters as run_chapters

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from s2f_lib import paths
@@ -25,7 +27,7 @@ from s2f_lib.book.executed import Chapter, ExecutedChapter, describe_people, hav
 from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError, DataError, InputError
 from s2f_lib.paths import RunPaths
-from s2f_lib.storage import atomic_folder, write_atomically
+from s2f_lib.storage import atomic_folder, atomic_path, write_atomically
 
 #: Largest size of all files of a published run together, in bytes: they are part of the repository.
 MOST_BYTES = 10_000_000
@@ -198,6 +200,61 @@ def publish_run(
                 "choose chapters with --only, or tables and figures with --keep"
             )
     return published
+
+
+def write_results(
+    path: Path,
+    results: Mapping[str, Any],
+    *,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    figures: Mapping[str, Figure] | None = None,
+) -> list[Path]:
+    """Write numbers as a JSON file, with tables (CSV) and figures (PNG) next to it.
+
+    Parameters
+    ----------
+    path
+        The `.json` file. Numbers that are not finite are written as null.
+    results
+        Plain values.
+    tables, figures
+        File name without suffix to table or figure.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The written files, the JSON file first.
+
+    See Also
+    --------
+    publish_run : Publishes what chapters showed.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> files = write_results(folder / "results.json", {"psnr_db": float("nan")})
+    >>> files[0].read_text()
+    '{\\n "psnr_db": null\\n}\\n'
+    """
+    write_atomically(path, json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n")
+    files = [path]
+    for name, table in (tables or {}).items():
+        files.append(path.with_name(f"{name}.csv"))
+        write_atomically(files[-1], table.to_csv(index=False, float_format="%.6g"))
+    for name, figure in (figures or {}).items():
+        files.append(path.with_name(f"{name}.png"))
+        with atomic_path(files[-1]) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return files
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Results of the real pairs for chapter 08: those of a fresh run, or the kept ones; their tables.
+"""Results of the public pairs for chapter 08, of this run or published ones: tables, figures and prose.
 
-What is kept is in `book/published/pairs/`: aggregates, no clip id, no face, no voice.
+`book/published/pairs/` holds aggregates only: no clip id, no face and no voice.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -13,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from s2f_lib import paths
+from s2f_lib.book.published import write_results
+from s2f_lib.chapters.figures import _STYLE, PALETTE, WIDTH_IN
 from s2f_lib.errors import DataError
 from s2f_lib.evaluation.statistics import Interval
+from s2f_lib.pairs.study import run_pairs
 from s2f_lib.study import Study
 
 SYSTEM_NAMES: Mapping[str, str] = {
@@ -36,18 +42,28 @@ SHORT_NAMES: Mapping[str, str] = {
 }
 SET_NAMES: Mapping[str, str] = {"avspeech": "AVSpeech", "voxceleb": "VoxCeleb"}
 _RESULTS_FILE = "results.json"
+_RATIOS_AT = (10, 20, 50)
+_LINE_STYLES: Mapping[str, Any] = {
+    "speech2face": "--",
+    "report": "-.",
+    "ridge": (0, (1, 1)),
+    "ours": "-",
+    "shuffled": (0, (4, 1, 1, 1)),
+}
+_COLOURS = {"ours": 0, "speech2face": 1, "ridge": 2, "report": 4, "shuffled": 7}
+_MARKERS = {"speech2face": "o", "ridge": "^", "report": "s"}
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """Results that the chapter shows.
+    """The results that the chapter shows.
 
     Attributes
     ----------
     results
-        As `s2f pairs` writes them.
+        Results of `s2f pairs`.
     from_this_run
-        Made in this run; else the kept ones.
+        Whether the results were computed in this run; otherwise they are the published ones.
     """
 
     results: Mapping[str, Any]
@@ -55,20 +71,20 @@ class PairComparison:
 
     @property
     def label(self) -> str:
-        """How captions name them."""
+        """Name of the results in captions."""
         return "this run" if self.from_this_run else "kept results"
 
     def of(self, set_name: str = "avspeech") -> Mapping[str, Any]:
-        """Return the numbers of a set, or of the only one that there is."""
+        """Return the numbers of a set, or of the first set if the named one was not used."""
         sets = self.results["sets"]
         return sets.get(set_name) or next(iter(sets.values()))
 
     def system(self, name: str) -> Mapping[str, Any]:
-        """Return a system's numbers on the first set."""
+        """Return the numbers of a system on the first set."""
         return self.results["systems"][name]
 
     def caption(self, text: str) -> str:
-        """Return a caption that says which results, how many queries, splits and faces."""
+        """Return a caption with the source of the results and the numbers of queries, splits and faces."""
         numbers = self.of()
         n_splits = len(self.results["splits"])
         splits = "one split" if n_splits == 1 else f"{n_splits} splits"
@@ -77,40 +93,36 @@ class PairComparison:
 
 
 def published_dir() -> Path:
-    """Return the folder of the kept results."""
+    """Return the folder of the published results."""
     return paths.published_dir() / "pairs"
 
 
 def load_or_run_comparison(study: Study, *, report_splits: int | None = None) -> PairComparison:
-    """Run the comparison where `source.pairs.root` says where the pairs are; else read the kept results.
+    """Run the comparison if `source.pairs.root` is set; otherwise read the published results.
 
     Parameters
     ----------
     study
-        Its settings say which pairs and splits.
+        Run whose settings name the pairs and the splits.
     report_splits
-        In how many of the splits the report's encoder is trained; None: in all.
+        Number of splits in which the report's encoder is trained. None: all.
 
     Raises
     ------
     DataError
-        The kept results are missing or damaged.
+        The published results are missing or damaged.
     InputError
         The pairs cannot be used.
     """
     if study.config.source.pairs.root is None:
         return PairComparison(read_published(), from_this_run=False)
-    from s2f_lib.pairs.study import run_pairs
-
     results = run_pairs(study.config, control=True, report_splits=report_splits)
-    study.paths.tables.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1, allow_nan=False)
-    (study.paths.tables / "08_results.json").write_text(text + "\n", encoding="utf-8")
+    write_results(study.paths.tables / "08_results.json", results)
     return PairComparison(results, from_this_run=True)
 
 
 def read_published() -> Mapping[str, Any]:
-    """Return the kept results."""
+    """Return the published results."""
     path = published_dir() / _RESULTS_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -121,34 +133,29 @@ def read_published() -> Mapping[str, Any]:
         ) from None
 
 
-def publish(results: Mapping[str, Any], folder: Path) -> None:
-    """Keep results for the chapter: the aggregates alone, as JSON, a table and two figures.
+def publish_comparison(results: Mapping[str, Any], folder: Path) -> None:
+    """Write the aggregates of some results for the chapter: JSON, two tables and two figures.
 
     Parameters
     ----------
     results
-        As `s2f pairs` writes them.
+        Results of `s2f pairs`.
     folder
-        `book/published/pairs`, or another.
+        Output folder, such as `book/published/pairs`.
     """
-    from s2f_lib.chapters.pair_figures import ratio_figure, recall_figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    data = dict(results["data"])
-    data["left_out"] = len(data["left_out"])  # how many, not who
-    published = {**results, "data": data}
-    (folder / _RESULTS_FILE).write_text(
-        json.dumps(published, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    # the clips that were left out are counted, not named
+    data = {**results["data"], "left_out": len(results["data"]["left_out"])}
+    comparison = PairComparison({**results, "data": data}, from_this_run=False)
+    write_results(
+        folder / _RESULTS_FILE,
+        comparison.results,
+        tables={"systems": systems_table(comparison), "comparisons": comparison_table(comparison)},
+        figures={"recall": recall_figure(comparison), "ratios": ratio_figure(comparison)},
     )
-    comparison = PairComparison(published, from_this_run=False)
-    systems_table(comparison).to_csv(folder / "systems.csv", index=False)
-    comparison_table(comparison).to_csv(folder / "comparisons.csv", index=False)
-    recall_figure(comparison).savefig(folder / "recall.png", dpi=150)
-    ratio_figure(comparison).savefig(folder / "ratios.png", dpi=150)
 
 
 def systems_table(comparison: PairComparison) -> pd.DataFrame:
-    """Return recall in percent and median rank with intervals, a column a system; chance is the last."""
+    """Return recall in percent and median rank with intervals, one column per system, then chance."""
     tables = []
     for set_name, numbers in comparison.results["sets"].items():
         columns: dict[str, list[str]] = {}
@@ -163,14 +170,14 @@ def systems_table(comparison: PairComparison) -> pd.DataFrame:
 
 
 def comparison_table(comparison: PairComparison) -> pd.DataFrame:
-    """Return how ours compares with each other system, a column each, in the splits that test both."""
-    labels = [f"R@{k} of ours, times" for k in (10, 20, 50)]
+    """Return how `ours` compares with each other system, in the splits that test both."""
+    labels = [f"R@{k} of ours, times" for k in _RATIOS_AT]
     labels += ["rank of ours, times", "p of ranks", "p of R@10", "splits with a smaller median rank"]
     tables = []
     for set_name, numbers in comparison.results["sets"].items():
         columns = {
             f"against {SHORT_NAMES.get(name, name)}": [
-                *(_ratio(numbers["ratios"][name][f"recall@{k}"]) for k in (10, 20, 50)),
+                *(_ratio(numbers["ratios"][name][f"recall@{k}"]) for k in _RATIOS_AT),
                 f"{math.exp(found['log_rank_difference']):.2f}",
                 _p(found["p_log_rank"]),
                 _p(found["p_recall@10"]),
@@ -183,7 +190,7 @@ def comparison_table(comparison: PairComparison) -> pd.DataFrame:
 
 
 def describe_source(comparison: PairComparison) -> str:
-    """Return for the prose which results the page shows."""
+    """Return the source of the results for the prose."""
     if comparison.from_this_run:
         return "a run that was made for it"
     provenance = comparison.results["provenance"]
@@ -194,7 +201,7 @@ def describe_source(comparison: PairComparison) -> str:
 
 
 def sizes(comparison: PairComparison) -> dict[str, float | str]:
-    """Return for the prose how many pairs, splits, queries and faces there are, of the first set."""
+    """Return the numbers of pairs, splits, queries and faces of the first set for the prose."""
     results, numbers = comparison.results, comparison.of()
     splits = results["splits"]
     return {
@@ -213,7 +220,7 @@ def sizes(comparison: PairComparison) -> dict[str, float | str]:
 def numbers_for_prose(
     comparison: PairComparison, *, against: str, k: int = 10
 ) -> dict[str, float | int | str]:
-    """Return for the prose how ours does at K, against another system, the report's encoder and chance."""
+    """Return how `ours` compares at K with another system, the report's encoder and chance, for the prose."""
     numbers, key = comparison.of(), f"recall@{k}"
     ours, other = (numbers["systems"][name] for name in ("ours", against))
     ratio = numbers["ratios"][against][key]
@@ -239,7 +246,7 @@ def numbers_for_prose(
 
 
 def settings_table(comparison: PairComparison) -> pd.DataFrame:
-    """Return what made the shown results: commit, versions, seeds, networks, and what was chosen in train."""
+    """Return the provenance of the results: commit, versions, seeds, networks and chosen settings."""
     results = comparison.results
     provenance, environment = results["provenance"], results["provenance"]["environment"]
     chosen = pd.DataFrame(results["settings"].get("ours", []))
@@ -264,18 +271,64 @@ def settings_table(comparison: PairComparison) -> pd.DataFrame:
 
 
 def tried_table(step: str) -> pd.DataFrame:
-    """Return what was tried on the way: "inside" the training parts, or seen on test ("outside")."""
-    path = published_dir() / f"tried_{step}.csv"
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    table = pd.DataFrame(rows)
-    for column in table.columns[1:]:
-        table[column] = pd.to_numeric(table[column])
-    return table
+    """Return what was tried: within the training parts ("inside"), or with the test parts ("outside")."""
+    return pd.read_csv(published_dir() / f"tried_{step}.csv")
+
+
+def recall_figure(comparison: PairComparison) -> Figure:
+    """Draw recall at K over K with 95% intervals, one line per system, and chance."""
+    numbers = comparison.of()
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.8))
+        axis = figure.subplots()
+        for name, values in numbers["systems"].items():
+            curve, colour = values["curve"], PALETTE[_COLOURS[name]]
+            axis.fill_between(curve["k"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
+            style, label = _LINE_STYLES[name], SHORT_NAMES[name]
+            axis.plot(curve["k"], curve["value"], color=colour, ls=style, label=label)
+        ks = np.arange(1, 1 + max(len(v["curve"]["k"]) for v in numbers["systems"].values()))
+        gallery = np.asarray(numbers["galleries"])
+        chance = np.minimum(1, ks[:, None] / gallery[None]).mean(axis=1)
+        axis.plot(ks, chance, color="black", ls=":", label="chance")
+        axis.set(xlim=(1, ks[-1]), ylim=(0, 1), ylabel="recall at K, % of test queries")
+        axis.set_xlabel(f"K, faces retrieved of {gallery.mean():.0f}")
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        axis.legend(loc="lower right")
+        return figure
+
+
+def ratio_figure(comparison: PairComparison) -> Figure:
+    """Draw the recall of `ours` divided by that of each other system, with 95% intervals."""
+    ratios = {name: found for name, found in comparison.of()["ratios"].items() if name in _MARKERS}
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.2))
+        axis = figure.subplots()
+        keys = list(next(iter(ratios.values()))) if ratios else []
+        for index, (name, found) in enumerate(ratios.items()):
+            known = [(i, found[key]) for i, key in enumerate(keys) if None not in found[key]]
+            x = np.array([i for i, _ in known]) + 0.18 * (index - (len(ratios) - 1) / 2)
+            value, low, high = np.array([values for _, values in known]).T
+            axis.errorbar(
+                x,
+                value,
+                yerr=np.maximum(0, [value - low, high - value]),
+                fmt=_MARKERS[name],
+                color=PALETTE[_COLOURS[name]],
+                capsize=3,
+                label=f"against {SHORT_NAMES[name]}",
+            )
+        axis.axhline(1.0, color="black", lw=1)
+        axis.set_yscale("log")
+        axis.set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+        axis.minorticks_off()
+        axis.set_xticks(range(len(keys)), [key.replace("recall@", "K = ") for key in keys])
+        axis.set_ylabel("recall of ours, times the other's")
+        axis.legend(loc="upper right")
+        return figure
 
 
 def _verdict(low: float, high: float) -> str:
-    """Return in words what the interval of a ratio says."""
+    """Return the comparison that the interval of a ratio supports."""
     return "better than" if low > 1 else "worse than" if high < 1 else "about as well as"
 
 
@@ -287,7 +340,7 @@ def _against_chance(values: Mapping[str, Any], key: str) -> str:
 
 def _better_splits(numbers: Mapping[str, Any], name: str) -> str:
     ours, other = (numbers["systems"][key]["per_split"] for key in ("ours", name))
-    both = list(zip(ours, other, strict=False))  # a system may be tested in the first splits only
+    both = list(zip(ours, other, strict=False))  # a system may be tested only in the first splits
     better = sum(a["median_rank"] < b["median_rank"] for a, b in both)
     return f"{better} of {len(both)}"
 
@@ -295,7 +348,7 @@ def _better_splits(numbers: Mapping[str, Any], name: str) -> str:
 def _labelled(
     comparison: PairComparison, set_name: str, labels: list[str], columns: dict[str, list[str]]
 ) -> pd.DataFrame:
-    """Return a table with its row labels, and with the set's name where there are several."""
+    """Return a table with its row labels, and with the name of the set if there are several sets."""
     several = {"pairs": SET_NAMES[set_name]} if len(comparison.results["sets"]) > 1 else {}
     table = pd.DataFrame({**dict.fromkeys(several, ""), "": labels, **columns})
     return table.assign(**several) if several else table

@@ -11,8 +11,7 @@ import pytest
 
 from s2f_lib import paths
 from s2f_lib.chapters import pairs
-from s2f_lib.chapters.pair_figures import ratio_figure, recall_figure
-from s2f_lib.chapters.pairs import PairComparison
+from s2f_lib.chapters.pairs import PairComparison, ratio_figure, recall_figure
 from s2f_lib.errors import DataError
 from s2f_lib.study import Study
 
@@ -115,7 +114,7 @@ def test_figures_draw_every_system(published):
 def test_publishing_keeps_how_many_were_left_out_and_not_who(published, tmp_path):
     results = copy.deepcopy(dict(published.results))
     results["data"]["left_out"] = {"_-vid000001_010.000000-014.500000": "no file in Wav"}
-    pairs.publish(results, tmp_path / "kept")
+    pairs.publish_comparison(results, tmp_path / "kept")
     written = json.loads((tmp_path / "kept" / "results.json").read_text())
     assert written["data"]["left_out"] == 1
     assert results["data"]["left_out"] != 1  # what was given is as it was
