@@ -1,4 +1,4 @@
-"""The command `s2f faces`: both decoders trained on UTKFace, and judged on its held-out faces."""
+"""The command `s2f faces`: both decoders trained on UTKFace and evaluated on its held-out faces."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ from s2f_lib.cli.common import ParameterOption, console, parse_parameters, print
 from s2f_lib.errors import ConfigError
 
 
-def faces(
+def faces_command(
     utkface: Annotated[
-        Path, typer.Option(help="Folder of UTKFace's pictures, [age]_[gender]_[race]_[date].jpg.chip.jpg.")
+        Path, typer.Option(help="Folder of UTKFace's images, [age]_[gender]_[race]_[date].jpg.chip.jpg.")
     ],
-    out: Annotated[Path, typer.Option(help="The .json file to write; two .csv files go beside it.")],
+    out: Annotated[Path, typer.Option(help=".json file to write; two .csv files go next to it.")],
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder of features and models, used again. [default: runs/faces]"),
+        typer.Option(help="Folder of features and models, which are reused. (Default: runs/faces.)"),
     ] = None,
-    n_train: Annotated[int, typer.Option(min=2, help="Faces to train on, at most; the report: 5900.")] = 5900,
-    n_gallery: Annotated[int, typer.Option(min=10, help="Faces held out: queries and gallery.")] = 400,
-    fold: Annotated[int, typer.Option(min=0, help="Which of the galleries; no face is in two of them.")] = 0,
+    n_train: Annotated[
+        int, typer.Option(min=2, help="Largest number of training faces; the report has 5900.")
+    ] = 5900,
+    n_gallery: Annotated[int, typer.Option(min=10, help="Held-out faces: queries and gallery.")] = 400,
+    fold: Annotated[int, typer.Option(min=0, help="Number of the gallery; galleries share no face.")] = 0,
     report_epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Epochs of the report's decoder. [default: decoder_training.epochs]"),
+        typer.Option(min=1, help="Epochs of the report's decoder. (Default: decoder_training.epochs.)"),
     ] = None,
-    note: Annotated[str, typer.Option(help="A sentence for readers, kept with the numbers.")] = "",
+    note: Annotated[str, typer.Option(help="A sentence for readers, stored with the numbers.")] = "",
     parameter: ParameterOption = None,
 ) -> None:
-    """Compare the report's decoder with the residual one on UTKFace: numbers alone, no picture is written."""
+    """Compare the report's decoder with the residual one on UTKFace; only numbers are written."""
+    from s2f_lib.book.published import write_results
     from s2f_lib.config import load_config
     from s2f_lib.evaluation.decoder_comparison import compare_decoders
     from s2f_lib.provenance import environment
 
     if out.suffix != ".json":
         raise ConfigError(f"--out is {out}: expected a .json file")
-    config = load_config(None, parse_parameters(parameter))
-    folder = work if work is not None else paths.workspace() / "runs" / "faces"
     with progress_bar("decoders") as report:
         compared = compare_decoders(
             utkface,
-            config,
-            work=folder,
+            load_config(None, parse_parameters(parameter)),
+            work=work if work is not None else paths.workspace() / "runs" / "faces",
             n_train=n_train,
             n_gallery=n_gallery,
             fold=fold,
             report_epochs=report_epochs,
             progress=report,
         )
-    written = compared.write(out, environment=environment(), note=note)
-    title = f"{compared.provenance['train']:,} faces of UTKFace trained on, gallery of {n_gallery}"
+    provenance = compared.provenance | {"note": note, "environment": environment()}
+    written = write_results(
+        out,
+        {"provenance": provenance, "decoders": compared.table.to_dict("records")},
+        tables={f"{out.stem}_measures": compared.table, f"{out.stem}_training": compared.training},
+    )
+    title = f"{compared.provenance['train']:,} training faces of UTKFace, gallery of {n_gallery}"
     print_table(compared.table[["decoder", "measure", "value", "low", "high", "chance"]], title=title)
     console.print("  " + ", ".join(map(str, written)), soft_wrap=True)

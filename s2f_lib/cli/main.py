@@ -18,12 +18,12 @@ from rich.table import Table
 
 from s2f_lib import __version__, paths
 from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
-from s2f_lib.cli.faces import faces
-from s2f_lib.cli.pairs import pairs
+from s2f_lib.cli.faces import faces_command
+from s2f_lib.cli.pairs import pairs_command
 from s2f_lib.cli.prepare import prepare_command
-from s2f_lib.cli.publish import publish
+from s2f_lib.cli.publish import publish_command
 from s2f_lib.cli.reconstruct import reconstruct
-from s2f_lib.cli.weights import train_vgg_face, weights_app
+from s2f_lib.cli.weights import train_vgg_face_command, weights_app
 from s2f_lib.errors import InputError, MissingFileError, StudyError
 
 app = typer.Typer(
@@ -35,11 +35,11 @@ app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 app.command("prepare")(prepare_command)
-app.command()(pairs)
-app.command()(faces)
+app.command("pairs")(pairs_command)
+app.command("faces")(faces_command)
 app.command()(reconstruct)
-app.command()(publish)
-app.command("train-vgg-face")(train_vgg_face)
+app.command("publish")(publish_command)
+app.command("train-vgg-face")(train_vgg_face_command)
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="A name in book/profiles, or a YAML file of settings.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,76 +14,68 @@ from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progr
 from s2f_lib.errors import InputError
 
 
-def pairs(
+def pairs_command(
     root: Annotated[
         Path,
-        typer.Option(
-            help="Folder with avspeech_res/ and perhaps voxceleb/, or a clone that has them in figures/."
-        ),
+        typer.Option(help="Folder with avspeech_res/ and perhaps voxceleb/, or a clone with figures/."),
     ],
-    out: Annotated[Path, typer.Option(help="The JSON file to write; the splits go into a folder beside it.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; the splits go into a folder next to it.")],
     split: Annotated[
         Path | None,
-        typer.Option(
-            help="Stored split, CSV clip_id,split with train or test; else drawn by video and person."
-        ),
+        typer.Option(help="Stored split, CSV clip_id,split. (Default: drawn by video and person.)"),
     ] = None,
     voxceleb: Annotated[
         bool | None,
         typer.Option(
             "--voxceleb",
-            help="Also VoxCeleb's pairs, in a gallery of their own; all are test where --split names none.",
+            help="Also use VoxCeleb's pairs, in their own gallery. If --split names none, all are test.",
         ),
     ] = None,
     splits: Annotated[
         int | None,
-        typer.Option(min=1, help="How many splits to draw; numbers are means over them. [default: 1]"),
+        typer.Option(min=1, help="Number of splits to draw; numbers are means over them. (Default: 1.)"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the drawn splits. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the drawn splits. (Default: 0.)")] = None,
     system: Annotated[
         list[str] | None,
-        typer.Option("--system", help="speech2face, report, ridge or ours. Repeatable. [default: all]"),
+        typer.Option("--system", help="speech2face, report, ridge or ours. Repeatable. (Default: all.)"),
     ] = None,
     control: Annotated[
         bool,
-        typer.Option("--control", help="Also `ours` trained on other people's faces: it must be at chance."),
+        typer.Option(
+            "--control", help="Also train `ours` on the faces of other people; it must be at chance."
+        ),
     ] = False,
     report_splits: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Train the report's encoder in the first so many splits only: it takes minutes."
-        ),
+        typer.Option(min=1, help="Train the report's encoder (minutes) only in the first splits, this many."),
     ] = None,
     publish: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write the aggregates, without clip ids, as chapter 08 keeps them, into this folder."
-        ),
+        typer.Option(help="Also write the aggregates, without clip ids, into this folder, for chapter 08."),
     ] = None,
     profile: Annotated[str, typer.Option(help="Settings of the report's encoder.")] = "pairs",
     parameter: ParameterOption = None,
 ) -> None:
-    """Train on the public pairs' train part, and look for each test voice's face among all test faces."""
+    """Train on the public pairs and match each test voice against all test faces."""
+    from s2f_lib.book.published import write_results
+    from s2f_lib.chapters.pairs import publish_comparison
     from s2f_lib.config import load_config
+    from s2f_lib.pairs.study import run_pairs
     from s2f_lib.pairs.systems import SYSTEMS
 
     for name in system or []:
         if name not in SYSTEMS:
             raise InputError(f"unknown system {name!r}: expected one of {', '.join(SYSTEMS)}")
     if split is not None and (splits or 1) > 1:
-        raise InputError(
-            "--split gives one split, --splits asks for several to be drawn: give one of the two"
-        )
+        raise InputError("--split names one stored split and --splits draws several: give one of the two")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; expected the JSON file to write")
-    # one split, unless more are asked for: the profile's ten are the chapter's, and take a while
+    # one split by default: the ten of the profile take long and are only for chapter 08
     settings: dict[str, Any] = {"source.pairs.n_splits": 1} | parse_parameters(parameter)
-    given = {"voxceleb": voxceleb, "seed": seed, "n_splits": splits, "split": split}
-    settings |= {"source.pairs.root": root}
+    given = {"root": root, "voxceleb": voxceleb, "seed": seed, "n_splits": splits, "split": split}
     settings |= {f"source.pairs.{key}": value for key, value in given.items() if value is not None}
     config = load_config(profile, settings)
-    from s2f_lib.pairs.study import run_pairs
-
     started = time.perf_counter()
     with progress_bar("pairs") as report:
         results = run_pairs(
@@ -97,34 +88,22 @@ def pairs(
         )
     results["wall_s"] = round(time.perf_counter() - started, 1)
     results["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.part")
-    partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(out)
+    write_results(out, results)
     if publish is not None:
-        from s2f_lib.chapters.pairs import publish as keep
-
-        keep(results, publish)
+        publish_comparison(results, publish)
     for set_name, numbers in results["sets"].items():
-        _print(set_name, numbers)
+        _print_numbers(set_name, numbers)
     console.print(f"{out} ({results['wall_s']:.0f} s)", soft_wrap=True)
 
 
-def _print(set_name: str, numbers: dict[str, Any]) -> None:
+def _print_numbers(set_name: str, numbers: dict[str, Any]) -> None:
     gallery = numbers["gallery"]
-    table = Table(title=f"{set_name}: {numbers['n']} queries, galleries of {gallery:g}; recall in %")
     keys = [key for key in numbers["chance"] if key.startswith("recall")]
-    for column in (
-        "system",
-        *(key.replace("recall", "R") for key in keys),
-        "median rank",
-        "p, ours against it",
-    ):
-        table.add_column(column)
+    headings = (*(key.replace("recall", "R") for key in keys), "median rank", "p, ours against it")
+    title = f"{set_name}: {numbers['n']} queries, galleries of {gallery:g}; recall in %"
+    table = Table("system", *headings, title=title)
     for name, values in [*numbers["systems"].items(), ("chance", numbers["chance"])]:
         p_value = numbers["comparisons"].get(name, {}).get("p_log_rank")
-        shown = [f"{100 * values[key]:.1f}" for key in keys]
-        table.add_row(
-            name, *shown, f"{values['median_rank']:.1f}", "" if p_value is None else f"{p_value:.2g}"
-        )
+        cells = [*(f"{100 * values[key]:.1f}" for key in keys), f"{values['median_rank']:.1f}"]
+        table.add_row(name, *cells, "" if p_value is None else f"{p_value:.2g}")
     console.print(table)

@@ -1,4 +1,4 @@
-"""The command `s2f publish`: a run's tables and figures, kept for the chapters to show."""
+"""The command `s2f publish`: tables and figures of a run, published for the chapters to show."""
 
 from __future__ import annotations
 
@@ -10,33 +10,30 @@ import typer
 from s2f_lib import paths
 from s2f_lib.cli.common import console
 
+_CHAPTERS = [f"{number:02d}" for number in range(1, 8)]  # `s2f pairs --publish` serves chapter 08
 
-def publish(
+
+def publish_command(
     profile: Annotated[
-        str, typer.Option("--profile", help="The run's profile: a name in book/profiles, or a YAML file.")
+        str, typer.Option("--profile", help="Profile of the run: a name in book/profiles, or a YAML file.")
     ],
     run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", help="The run's folder. [default: runs/PROFILE]", show_default=False),
+        Path | None, typer.Option(help="Folder of the run. (Default: runs/PROFILE.)", show_default=False)
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Kept as book/published/NAME. [default: the profile's name]", show_default=False),
+        typer.Option(help="Name in book/published. (Default: the profile's name.)", show_default=False),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            "--only", metavar="NN", help="Chapter number, such as 05. Repeatable. [default: 01 to 07]"
-        ),
+        typer.Option(metavar="NN", help="Number of a chapter, such as 05. Repeatable. (Default: 01 to 07.)"),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            "--keep", metavar="KEY", help="A table or figure by its key, such as seeds. Repeatable."
-        ),
+        typer.Option(metavar="KEY", help="Key of a table or figure, such as seeds. Repeatable."),
     ] = None,
 ) -> None:
-    """Keep the tables and figures of a run that takes too long to be made anew (at most 10 MB)."""
+    """Publish the tables and figures of a run that takes too long to repeat (at most 10 MB)."""
     from s2f_lib.book.executed import find_chapters, select_chapters
     from s2f_lib.book.published import publish_run
     from s2f_lib.config import load_config
@@ -44,13 +41,10 @@ def publish(
 
     config = load_config(profile)
     run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)
-    chapters = select_chapters(find_chapters(), only or _OF_A_RUN)
+    chapters = select_chapters(find_chapters(), only or _CHAPTERS)
     published = publish_run(run, chapters, paths.published_dir() / (name or config.profile), keys=keep)
     size_mb = sum(path.stat().st_size for path in published.folder.rglob("*") if path.is_file()) / 1e6
     shown = ", ".join(chapter.split("_")[0] for chapter in published.chapters)
     console.print(
-        f"Kept in {published.folder} ({size_mb:.1f} MB); shown in chapters {shown}.", soft_wrap=True
+        f"Published in {published.folder} ({size_mb:.1f} MB); shown in chapters {shown}.", soft_wrap=True
     )
-
-
-_OF_A_RUN = [f"{number:02d}" for number in range(1, 8)]  # chapter 08 has its own: s2f pairs --publish

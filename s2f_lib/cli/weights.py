@@ -1,4 +1,4 @@
-"""Commands about VGG-Face's weights: `s2f weights import` and `s2f train-vgg-face`."""
+"""The commands `s2f weights import` and `s2f train-vgg-face`: weights of VGG-Face."""
 
 from __future__ import annotations
 
@@ -9,69 +9,69 @@ import typer
 
 from s2f_lib.cli.common import console, parse_parameters, progress_bar
 
-weights_app = typer.Typer(help="Weights of VGG-Face, which cannot be shipped.", no_args_is_help=True)
+weights_app = typer.Typer(help="Import the weights of VGG-Face.", no_args_is_help=True)
 
 
 @weights_app.callback()
-def weights() -> None:
-    """Weights of VGG-Face, which cannot be shipped."""
+def weights_callback() -> None:
+    """Import the weights of VGG-Face, which the package must not contain."""
 
 
 @weights_app.command("import")
-def import_weights(
+def import_command(
     path: Annotated[
-        Path, typer.Argument(help="vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, told by content.")
+        Path,
+        typer.Argument(help="vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, recognized by content."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The .safetensors file to write. [default: beside PATH]", show_default=False),
+        typer.Option(help=".safetensors file to write. (Default: next to PATH.)", show_default=False),
     ] = None,
     channel_order: Annotated[
         Literal["rgb", "bgr"] | None,
-        typer.Option(help="Of the source, where it differs from its form's usual one."),
+        typer.Option(help="Channel order of the source. (Default: the usual one of its format.)"),
     ] = None,
     expect: Annotated[
-        str | None, typer.Option(help="First digits that the fingerprint must have, at least 8.")
+        str | None, typer.Option(help="First digits of the expected fingerprint, at least 8.")
     ] = None,
 ) -> None:
-    """Check a public file of VGG-Face and convert it to safetensors; nothing in it is executed."""
+    """Check a public VGG-Face file and convert it to safetensors, without executing anything in it."""
     from s2f_lib.faces.vgg_face.import_weights import card_path, converted_path, import_vgg_face
 
     card = import_vgg_face(path, out, channel_order=channel_order, expected_fingerprint=expect)
     target = converted_path(path, out)
-    console.print(
-        f"{card.source_form} weights, fingerprint {card.fingerprint[:16]}, in {target}", soft_wrap=True
-    )
-    console.print(f"  card: {card_path(target)}", soft_wrap=True)
-    console.print(f"  use:  -p features.extractor=vgg_face -p features.weights={target}", soft_wrap=True)
+    for line in (
+        f"{card.source_form} weights, fingerprint {card.fingerprint[:16]}, in {target}",
+        f"  card: {card_path(target)}",
+        f"  use:  -p features.extractor=vgg_face -p features.weights={target}",
+    ):
+        console.print(line, soft_wrap=True)
 
 
-def train_vgg_face(
-    out: Annotated[Path, typer.Option(help="Folder for vgg_face.safetensors; one that is there goes on.")],
-    n_identities: Annotated[int, typer.Option(min=2, help="Synthetic people to tell apart.")] = 2622,
-    renderings: Annotated[int, typer.Option(min=2, help="Pictures of each.")] = 40,
+def train_vgg_face_command(
+    out: Annotated[
+        Path, typer.Option(help="Folder for vgg_face.safetensors. A run that was interrupted is resumed.")
+    ],
+    n_identities: Annotated[int, typer.Option(min=2, help="Number of synthetic people.")] = 2622,
+    renderings: Annotated[int, typer.Option(min=2, help="Images of each person.")] = 40,
     width: Annotated[
-        float, typer.Option(min=0.01, help="Multiplies VGG16's channels; 1: as published.")
+        float, typer.Option(min=0.01, help="Factor of VGG16's channels; 1: as published.")
     ] = 1.0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw images; 0: one per core.")] = 0,
     parameter: Annotated[
         list[str] | None,
         typer.Option(
-            "-p",
-            "--parameter",
-            metavar="KEY=VALUE",
-            help="A setting of the training, such as learning_rate=0.00003. Repeatable.",
+            "-p", "--parameter", metavar="KEY=VALUE", help="A training setting, such as epochs=3. Repeatable."
         ),
     ] = None,
 ) -> None:
-    """Train VGG16 to tell synthetic people apart: 4096-D features without the public weights (GPU)."""
+    """Train VGG16 on synthetic people: 4096-D features without the public weights (needs a GPU)."""
     from s2f_lib.config import with_changes
-    from s2f_lib.training.vgg_face import VGG_FACE_TRAINING
-    from s2f_lib.training.vgg_face import train_vgg_face as train
+    from s2f_lib.training.vgg_face import VGG_FACE_TRAINING, train_vgg_face
 
     config = with_changes(VGG_FACE_TRAINING, parse_parameters(parameter))
-    with progress_bar("VGG-Face") as report:  # first the faces, then the epochs
-        trained = train(
+    with progress_bar("VGG-Face") as report:  # counts the faces first, then the epochs
+        trained = train_vgg_face(
             out,
             config=config,
             n_identities=n_identities,

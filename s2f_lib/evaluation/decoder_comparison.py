@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -44,21 +43,6 @@ class DecoderComparison:
     table: pd.DataFrame
     training: pd.DataFrame
     provenance: dict[str, Any]
-
-    def write(self, out: Path, *, environment: dict[str, str], note: str = "") -> list[Path]:
-        """Write `out` (JSON: numbers, settings, machine) and two CSV files beside it; return the three."""
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tables = {"measures": self.table, "training": self.training}
-        paths = [out]
-        for name, table in tables.items():
-            paths.append(out.with_name(f"{out.stem}_{name}.csv"))
-            table.to_csv(paths[-1], index=False, float_format="%.6g")
-        content = {
-            "provenance": self.provenance | {"note": note, "environment": environment},
-            "decoders": self.table.to_dict("records"),
-        }
-        out.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
-        return paths
 
 
 def compare_decoders(
@@ -141,12 +125,3 @@ def _with_epochs(config: StudyConfig, epochs: int | None) -> StudyConfig:
         return config
     training = config.decoder_training.model_copy(update={"epochs": epochs})
     return config.model_copy(update={"decoder_training": training})
-
-
-def _without_nan(value: Any) -> Any:
-    """Return the same with None in place of numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value
