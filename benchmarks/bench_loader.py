@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_common import make_shards
 from s2f_lib.preparation.shards import read_prepared
-from s2f_lib.training.batches import BatchLoader
-from s2f_lib.training.data import PairedArrays
+from s2f_lib.training.data import BatchLoader, PairedArrays
 
 
 def rate(load: Callable[[np.ndarray], object], n: int, options: argparse.Namespace, batches: int) -> float:

@@ -138,8 +138,8 @@ def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -
 
     torch.set_num_threads(options.threads)
     config = study(
-        options, epochs=epochs, seed=seed, precision=options.precision, warmup_share=0.0,
-        channels_last=options.channels_last, compile=options.compile, loader_threads=options.loader_threads,
+        options, epochs=epochs, seed=seed, precision=options.precision, channels_last=options.channels_last,
+        compile=options.compile, loader_threads=options.loader_threads,
     )  # fmt: skip
     times: list[float] = []
     clips = read_prepared(Path(folder))
@@ -148,7 +148,15 @@ def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -
         times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as out, PeakMemory() as memory:
-        trained = train_voice_encoder(clips, config, loss="l1", out=Path(out), after_step=after_step)
+        trained = train_voice_encoder(
+            clips,
+            spectrogram=config.spectrogram,
+            encoder=config.encoder,
+            training=config.training,
+            loss="l1",
+            parent=Path(out),
+            after_step=after_step,
+        )
     rows = trained.metrics.iloc[-1]
     # the time between the first and last step, checkpoints and their writing included
     return {
@@ -169,10 +177,15 @@ def accuracy(shards: str, options: argparse.Namespace, precision: str, seed: int
         options, epochs=options.epochs, seed=seed, precision=precision,
         channels_last=fast and options.channels_last,
     )  # fmt: skip
-    training = config.training.model_copy(update={"validation_share": 0.25})
-    config = config.model_copy(update={"training": training})
     with tempfile.TemporaryDirectory() as out:
-        trained = train_voice_encoder(read_prepared(Path(shards)), config, loss="l1", out=Path(out))
+        trained = train_voice_encoder(
+            read_prepared(Path(shards)),
+            spectrogram=config.spectrogram,
+            encoder=config.encoder,
+            training=config.training.with_(validation_share=0.25),
+            loss="l1",
+            parent=Path(out),
+        )
     return float(trained.metrics["validation_cosine"].iloc[-1])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -301,8 +301,6 @@ class FaceDecoderConfig(Settings):
     """Decoder that the chapters after 04 use."""
     width: float = Field(1.0, gt=0)
     """Factor on the channels of the report's decoder."""
-    base_channels: int = Field(256, ge=8)
-    """Channels of the 14x14 map of the report's decoder."""
     residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)
     """Channels of the residual decoder at 7, 14, 28, 56 and 112 px."""
     residual_hidden: int = Field(512, ge=4)
@@ -316,30 +314,12 @@ class LoopConfig(Settings):
     """Passes over the training data."""
     batch_size: int = Field(32, ge=2)
     """Samples per step, over all processes."""
-    accumulation_steps: int = Field(1, ge=1)
-    """Parts in which a batch is computed, one after the other."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Optimizer."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate after the warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
     """AdamW's weight decay."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD; AdamW's beta1."""
-    adam_eps: float = Field(1e-8, gt=0)
-    """AdamW's epsilon."""
-    schedule: Literal["cosine", "exponential"] = "cosine"
-    """Decay of the learning rate after the warm-up."""
-    warmup_share: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
-    decay_factor: float = Field(0.95, gt=0, le=1)
-    """Factor of the exponential schedule."""
-    decay_steps: int = Field(10_000, ge=1)
-    """Steps between two decays of the exponential schedule."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient over all parameters. None: gradients are not clipped."""
-    ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay of the moving average of the weights. None: no average."""
     validation_share: float = Field(0.1, ge=0, lt=0.9)
     """Share of the training videos that is held out for validation; never test videos."""
     patience: int | None = Field(None, ge=1)
@@ -358,10 +338,6 @@ class LoopConfig(Settings):
     """Steps between two checkpoints, in addition to one at the end of each epoch."""
     checkpoint_every_s: float | None = Field(300.0, gt=0)
     """Seconds between two checkpoints, in addition to one at the end of each epoch."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Number of latest checkpoints that are kept; the best one is kept, too."""
-    tensorboard: bool = False
-    """Write event files next to metrics.csv."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and the validation videos."""
 
@@ -370,17 +346,14 @@ class LoopConfig(Settings):
     def _read_no(cls, value: object) -> object:
         return "no" if value is False else value  # YAML reads a bare `no` as false
 
+    #: Settings that do not change the trained model.
+    _BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
+        {"loader_threads", "checkpoint_every_steps", "checkpoint_every_s"}
+    )
+
     def result_digest(self) -> str:
-        """Return a digest of the settings that decide the result."""
-        bookkeeping = {
-            "loader_threads",
-            "checkpoint_every_steps",
-            "checkpoint_every_s",
-            "keep_checkpoints",
-            "tensorboard",
-            "utkface",  # the path does not matter; the digest of the faces covers their content
-        }
-        return self.digest(exclude=bookkeeping)
+        """Return a digest of the settings that decide the trained model."""
+        return self.digest(exclude=self._BOOKKEEPING)
 
 
 class AugmentationConfig(Settings):
@@ -390,23 +363,11 @@ class AugmentationConfig(Settings):
     """Take a random part of clips that are longer than the spectrogram, instead of their start."""
     gain_db: float = Field(0.0, ge=0)
     """Largest change of the level, in dB; uniform in -gain_db to gain_db."""
-    noise_snr_db: tuple[float, float] | None = None
-    """Range of the signal-to-noise ratio of added white noise, in dB."""
-    time_masks: int = Field(0, ge=0)
-    """Number of time masks of SpecAugment."""
-    time_mask_frames: int = Field(40, ge=1)
-    """Longest time mask, in frames."""
-    frequency_masks: int = Field(0, ge=0)
-    """Number of frequency masks."""
-    frequency_mask_bins: int = Field(24, ge=1)
-    """Widest frequency mask, in bins."""
 
     @property
     def active(self) -> bool:
         """Whether any change is switched on."""
-        return bool(
-            self.random_crop or self.gain_db or self.noise_snr_db or self.time_masks or self.frequency_masks
-        )
+        return self.random_crop or self.gain_db > 0
 
 
 class TrainingConfig(LoopConfig):
@@ -418,8 +379,6 @@ class TrainingConfig(LoopConfig):
     """Loss that the chapters after 03 use; the report's best."""
     l2_weight: float = Field(10.0, ge=0)
     """Weight lambda of the sum l1 + lambda l2."""
-    temperature: float = Field(0.07, gt=0)
-    """Initial temperature of info_nce (Radford et al. 2021)."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Random changes of the training batches."""
 
@@ -430,18 +389,17 @@ class DecoderTrainingConfig(LoopConfig):
     The loss weights apply to the residual decoder; the report's decoder is trained with L1 only.
     """
 
+    # the path of the faces does not matter: their digest covers their content
+    _BOOKKEEPING: ClassVar[frozenset[str]] = LoopConfig._BOOKKEEPING | {"utkface"}
+
     l1_weight: float = Field(1.0, ge=0)
     """Weight of the mean absolute difference of the pixels."""
     ssim_weight: float = Field(0.25, ge=0)
     """Weight of 1 - structural similarity, at half the size."""
     identity_weight: float = Field(0.05, ge=0)
     """Weight of 1 - cosine of the extractor's features."""
-    adversarial_weight: float = Field(0.0, ge=0)
-    """Weight of the discriminator; 0: none."""
     utkface: Path | None = None
     """UTKFace folder to train on first. None: only the clips' faces."""
-    utkface_epochs: int | None = Field(None, ge=1)
-    """Epochs on UTKFace. None: as `epochs`."""
 
 
 class IntervalSettings(Settings):

@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from s2f_lib import paths
-from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, load_config
+from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, TrainingConfig, load_config
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.paths import RunPaths
 
@@ -178,7 +178,7 @@ class Study:
         What an encoder said of some clips is kept beside it, since most chapters ask for it.
         """
         from s2f_lib.evaluation.tables import Predictions
-        from s2f_lib.training.encoder import predict_features
+        from s2f_lib.models.inference import predict_features
 
         windows, spectrogram = self.config.evaluation.windows, self.config.spectrogram
         key = f"{clips.digest}-{windows}-{spectrogram.digest()}"
@@ -253,22 +253,18 @@ class Study:
         name
             Of the model's folder.
         """
-        from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
-
         controls, training = self.config.controls, self.config.training
         loss = controls.loss or training.main_loss
         name = f"control-{name}"
         if clips is None:
             name, clips = f"encoder-{loss}", self.split("train")
-        training = training.model_copy(update={"epochs": controls.epochs or training.epochs})
-        config = self.config.model_copy(update={"training": training})
-        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
-        return train_voice_encoder(clips, config, loss=loss, out=self._model_dir(name, digest))
+        training = training.with_(epochs=controls.epochs or training.epochs)
+        return self._train_encoder(clips, training, loss=loss, name=name)
 
     def triptychs(self, split: str = "test") -> Triptychs:
         """Return originals, renderings from the true and renderings from the predicted features."""
         from s2f_lib.evaluation.reconstruction import Triptychs, reconstruction_cosine
-        from s2f_lib.training.decoder import render_faces
+        from s2f_lib.models.inference import render_faces
 
         predictions = self.features(split)
         model = self.decoder().model
@@ -281,48 +277,51 @@ class Study:
 
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def _encoder(self, loss: LossName, seed: int) -> TrainedEncoder:
-        from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
-
-        clips = self.split("train")
-        training = self.config.training.model_copy(update={"seed": seed})
-        config = self.config.model_copy(update={"training": training})
-        digest = encoder_digest(config, loss=loss, data_digest=clips.digest)
-        # Speech2Face's own loss compares a decoder's first layer: another decoder, another encoder
+        # Speech2Face's own loss compares the first layer of a decoder
         decoder = self.decoder("report") if loss == "speech2face" else None
-        of_decoder = decoder.folder.name if decoder else ""
-        out = self._model_dir(f"encoder-{loss}", digest + of_decoder)
+        training = self.config.training.with_(seed=seed)
+        return self._train_encoder(self.split("train"), training, loss=loss, decoder=decoder)
+
+    def _train_encoder(
+        self,
+        clips: PreparedClips,
+        training: TrainingConfig,
+        *,
+        loss: LossName,
+        name: str | None = None,
+        decoder: TrainedDecoder | None = None,
+    ) -> TrainedEncoder:
+        from s2f_lib.training.encoder import train_voice_encoder
+
         return train_voice_encoder(
-            clips, config, loss=loss, out=out, decoder=decoder.model if decoder else None
+            clips,
+            spectrogram=self.config.spectrogram,
+            encoder=self.config.encoder,
+            training=training,
+            loss=loss,
+            parent=self.paths.models,
+            name=name,
+            decoder=decoder,
+            vgg_face_weights=self.config.features.weights,
         )
 
     @functools.cache  # noqa: B019 - as above
     def _decoder(self, kind: DecoderKind) -> TrainedDecoder:
-        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
-
-        clips, start = self.split("train"), None
-        if self.config.decoder_training.utkface is not None:
-            start = self._utkface_decoder(kind, self.config.decoder_training.utkface)
-        digest = decoder_digest(self.config, data_digest=clips.digest, kind=kind, start=start)
-        out = self._model_dir(f"decoder-{kind}", digest)
-        return train_face_decoder(
-            clips, self.config, out=out, kind=kind, extractor=self.extractor, start=start
-        )
-
-    def _utkface_decoder(self, kind: DecoderKind, folder: Path) -> TrainedDecoder:
         from s2f_lib.faces.utkface import load_utkface
-        from s2f_lib.training.decoder import decoder_digest, train_face_decoder
+        from s2f_lib.training.decoder import train_face_decoder
 
-        faces = load_utkface(folder, self.extractor, cache=paths.data_dir() / "utkface").train
-        settings = self.config.decoder_training
-        settings = settings.model_copy(update={"epochs": settings.utkface_epochs or settings.epochs})
-        config = self.config.model_copy(update={"decoder_training": settings})
-        digest = decoder_digest(config, data_digest=faces.digest, kind=kind)
-        out = self._model_dir(f"decoder-{kind}-utkface", digest)
-        return train_face_decoder(faces, config, out=out, kind=kind, extractor=self.extractor)
-
-    def _model_dir(self, name: str, digest: str) -> Path:
-        """Return a model's folder: other settings train beside it, so that going back costs nothing."""
-        return self.paths.models / f"{name}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
+        train = functools.partial(
+            train_face_decoder,
+            decoder=self.config.decoder.with_(kind=kind),
+            training=self.config.decoder_training,
+            parent=self.paths.models,
+            extractor=self.extractor,
+        )
+        start, folder = None, self.config.decoder_training.utkface
+        if folder is not None:
+            faces = load_utkface(folder, self.extractor, cache=paths.data_dir() / "utkface").train
+            start = train(faces, name=f"decoder-{kind}-utkface")
+        return train(self.split("train"), start=start)
 
     @functools.cache  # noqa: B019 - as above
     def _prepare(self) -> tuple[Path, PreparationSummary]:

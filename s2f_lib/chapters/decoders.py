@@ -142,7 +142,7 @@ def reconstructions_at_epochs(
     headings
         A text a column.
     """
-    from s2f_lib.training.decoder import render_faces
+    from s2f_lib.models.inference import render_faces
 
     snapshots = decoder.at_epochs()
     columns = [originals, *(render_faces(model, features) for model in snapshots.values())]

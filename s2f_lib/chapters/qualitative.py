@@ -41,7 +41,7 @@ def best_median_worst(triptychs: Triptychs, *, each: int) -> tuple[np.ndarray, l
 
 def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
     """Change test voices, taken at even steps of the list, and predict features from them."""
-    from s2f_lib.training.encoder import predict_features
+    from s2f_lib.models.inference import predict_features
 
     test, encoder, config = study.split("test"), study.encoder().model, study.config
     chosen = _even_steps(len(test), n_voices)
@@ -90,7 +90,7 @@ def change_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def changed_faces(study: Study, changed: ChangedVoices, *, voice: int) -> np.ndarray:
     """Draw one of the changed voices, `(2, changes, height, width, 3)`: pitch above, tract below."""
-    from s2f_lib.training.decoder import render_faces
+    from s2f_lib.models.inference import render_faces
 
     decoder = study.decoder().model
     return np.stack([render_faces(decoder, features[:, voice]) for features in changed.features.values()])

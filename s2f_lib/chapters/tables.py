@@ -17,8 +17,7 @@ from s2f_lib.config import EvaluationConfig, SpectrogramConfig, StudyConfig
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, normalized_recall
 
 if TYPE_CHECKING:
-    from s2f_lib.models.face_decoder import FaceDecoder
-    from s2f_lib.models.residual_decoder import ResidualDecoder
+    from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder
     from s2f_lib.preparation.pipeline import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
 
@@ -214,15 +213,14 @@ def decoder_vs_report(
     config: StudyConfig, decoders: Mapping[str, FaceDecoder | ResidualDecoder], *, n_train: int
 ) -> pd.DataFrame:
     """Return the report's "Decoder" beside this run's two, "report" and "residual"."""
-    from s2f_lib.models.face_decoder import IMAGE_SIZE, MAP_SIZE
-    from s2f_lib.models.residual_decoder import FIRST_MAP
+    from s2f_lib.models.face_decoders import BASE_CHANNELS, FIRST_MAP, IMAGE_SIZE, MAP_SIZE
     from s2f_lib.models.voice_encoder import count_parameters
 
     settings, losses = config.decoder, config.decoder_training
     plain, residual = decoders["report"], decoders["residual"]
-    channels = settings.base_channels * settings.width
+    channels = BASE_CHANNELS * settings.width
     weights = {"L1": losses.l1_weight, "(1 - SSIM)": losses.ssim_weight}
-    weights |= {"(1 - identity)": losses.identity_weight, "adversarial": losses.adversarial_weight}
+    weights["(1 - identity)"] = losses.identity_weight
     loss_terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
     faces = f"{n_train:,} faces of clips"
     trained_on = faces if losses.utkface is None else f"UTKFace, then {faces}"

@@ -69,11 +69,11 @@ def train_vgg_face_command(
     from s2f_lib.config import with_changes
     from s2f_lib.training.vgg_face import VGG_FACE_TRAINING, train_vgg_face
 
-    config = with_changes(VGG_FACE_TRAINING, parse_parameters(parameter))
+    training = with_changes(VGG_FACE_TRAINING, parse_parameters(parameter))
     with progress_bar("VGG-Face") as report:  # counts the faces first, then the epochs
         trained = train_vgg_face(
             out,
-            config=config,
+            training=training,
             n_identities=n_identities,
             renderings=renderings,
             width=width,

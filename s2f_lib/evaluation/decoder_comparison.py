@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from s2f_lib.evaluation.appearance import AppearanceFeatures
 from s2f_lib.evaluation.decoders import evaluate_reconstructions
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.faces.utkface import load_utkface
+from s2f_lib.models.inference import render_faces
 from s2f_lib.models.voice_encoder import count_parameters
-from s2f_lib.training.decoder import decoder_digest, render_faces, train_face_decoder
+from s2f_lib.training.decoder import train_face_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,20 @@ def compare_decoders(
     sizes = {"n_train": n_train, "n_gallery": n_gallery, "fold": fold}
     sets = load_utkface(folder, extractor, cache=work / "faces", **sizes)
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
-    settings = {kind: _with_epochs(config, report_epochs if kind == "report" else None) for kind in KINDS}
+    trainings = dict.fromkeys(KINDS, config.decoder_training)
+    if report_epochs is not None:
+        trainings["report"] = config.decoder_training.with_(epochs=report_epochs)
     reconstructions, training, parameters = {}, [], {}
     for index, kind in enumerate(KINDS):
         if progress is not None:
             progress(index, len(KINDS), f"training {kind}")
-        digest = decoder_digest(settings[kind], data_digest=sets.train.digest, kind=kind)
-        out = work / f"decoder-{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
-        trained = train_face_decoder(sets.train, settings[kind], out=out, kind=kind, extractor=extractor)
+        trained = train_face_decoder(
+            sets.train,
+            decoder=config.decoder.with_(kind=kind),
+            training=trainings[kind],
+            parent=work,
+            extractor=extractor,
+        )
         reconstructions[kind] = render_faces(trained.model, sets.test.features)
         training.append(trained.metrics.assign(decoder=kind))
         parameters[kind] = count_parameters(trained.model)
@@ -111,17 +117,10 @@ def compare_decoders(
         "train_digest": sets.train.digest,
         "gallery_digest": sets.test.digest,
         "parameters": parameters,
-        "epochs": {kind: settings[kind].decoder_training.epochs for kind in KINDS},
+        "epochs": {kind: trainings[kind].epochs for kind in KINDS},
         "training_min": {kind: round(float(minutes[kind]), 2) for kind in KINDS},
         "decoder": config.decoder.model_dump(mode="json"),
         "decoder_training": config.decoder_training.model_dump(mode="json", exclude={"utkface"}),
         "wall_s": round(time.perf_counter() - started, 1),
     }
     return DecoderComparison(table, curves, provenance)
-
-
-def _with_epochs(config: StudyConfig, epochs: int | None) -> StudyConfig:
-    if epochs is None:
-        return config
-    training = config.decoder_training.model_copy(update={"epochs": epochs})
-    return config.model_copy(update={"decoder_training": training})

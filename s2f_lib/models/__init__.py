@@ -1,1 +1,5 @@
-"""The voice encoder and the face decoder."""
+"""The networks: voice encoder and face decoders, and how they are used once trained."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,9 +1,12 @@
-"""Trained models in use: voices to features, features to faces, a batch at a time.
+"""Trained models in use: voices to features, and features to faces, one batch at a time.
 
-Apart from the training loops, whose libraries take longer to import than a face takes to draw.
+This module does not import the training loop, whose libraries take seconds to import.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,36 +32,45 @@ def predict_features(
     Parameters
     ----------
     model
-        A `VoiceEncoder`, or one wrapped for several processes.
+        A `VoiceEncoder`, or one that is wrapped for several processes.
     audio
-        `(n, samples)` int16 at the spectrogram's sample rate, in memory or mapped from disk.
+        `(n, samples)` int16 at 16 kHz, in memory or mapped from disk.
+    spectrogram
+        Settings of the spectrogram that the encoder was trained on.
+    batch_size
+        Clips per batch.
     windows
-        Parts of the spectrogram's length, spread evenly over each clip: the mean of their
-        predicted directions is returned.  1: the clip's start alone, as Speech2Face does.
+        Number of windows of the spectrogram's length, spread evenly over each clip. The mean of their
+        predicted directions is returned. 1: only the start of the clip, as in Speech2Face.
     rows
-        `(m,)` int, which clips; all by default.
+        `(m,)` int, indices of the clips. None: all.
 
     Returns
     -------
     numpy.ndarray
-        `(n, dimension)` float32, not normalised.
+        `(m, dimension)` float32, not normalised.
+
+    See Also
+    --------
+    render_faces : Faces from these features.
+
+    Examples
+    --------
+    >>> from s2f_lib.models.voice_encoder import DEBUG_ENCODER, VoiceEncoder
+    >>> encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=128)
+    >>> predict_features(encoder, np.zeros((2, 96_000), np.int16), SpectrogramConfig()).shape
+    (2, 128)
     """
     rows = np.arange(len(audio)) if rows is None else rows
     spare = max(0, audio.shape[1] - spectrogram.n_samples)
     starts = np.linspace(0, spare, windows).round().astype(int) if windows > 1 and spare else [0]
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     predicted = []
-    with torch.no_grad():
+    with _evaluating(model) as device:
         for first in range(0, len(rows), batch_size):
             batch = torch.from_numpy(audio[rows[first : first + batch_size]]).to(device)
-            parts = [
-                model(complex_spectrogram(batch[:, start:], spectrogram)).float().cpu() for start in starts
-            ]
+            parts = [model(complex_spectrogram(batch[:, s:], spectrogram)).float().cpu() for s in starts]
             mean = torch.stack([normalize(part, dim=1) for part in parts]).mean(dim=0)
             predicted.append(parts[0] if len(parts) == 1 else mean)
-    model.train(was_training)
     return torch.cat(predicted).numpy()
 
 
@@ -67,22 +79,43 @@ def render_faces(model: nn.Module, features: np.ndarray, *, batch_size: int = 64
 
     Parameters
     ----------
+    model
+        A `FaceDecoder` or `ResidualDecoder`, or one that is wrapped for several processes.
     features
-        `(n, dimension)` float32, true or predicted.
+        `(n, dimension)` float, true or predicted.
+    batch_size
+        Faces per batch.
 
     Returns
     -------
     numpy.ndarray
         `(n, 224, 224, 3)` uint8 RGB.
+
+    See Also
+    --------
+    predict_features : Features from voices.
+
+    Examples
+    --------
+    >>> from s2f_lib.models.face_decoders import DEBUG_DECODER, FaceDecoder
+    >>> decoder = FaceDecoder(DEBUG_DECODER, feature_dimension=128)
+    >>> render_faces(decoder, np.ones((2, 128), np.float32)).shape
+    (2, 224, 224, 3)
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     faces = []
-    with torch.no_grad():
+    with _evaluating(model) as device:
         for start in range(0, len(features), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(features[start : start + batch_size]))
             images = model(batch.float().to(device)).float()  # (B, 3, 224, 224)
             faces.append((images * 255).round().byte().permute(0, 2, 3, 1).cpu())
-    model.train(was_training)
     return torch.cat(faces).numpy()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Set a model to evaluation mode without gradients, and yield its device."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield next(model.parameters()).device
+    model.train(was_training)

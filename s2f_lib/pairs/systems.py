@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2f_lib.config import SpectrogramConfig, StudyConfig, TrainingConfig, VoiceEncoderConfig
+from s2f_lib.config import SpectrogramConfig, TrainingConfig, VoiceEncoderConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import similarity_matrix, true_ranks
 from s2f_lib.pairs.data import PairData
 from s2f_lib.pairs.model import VoiceToFace, group_folds, mean_recall, solve_ridge, standardize
-from s2f_lib.storage import digest
 
 if TYPE_CHECKING:
     from s2f_lib.models.voice_encoder import VoiceEncoder
@@ -174,7 +173,7 @@ class Systems:
     def _report(self) -> VoiceEncoder:
         """The report's encoder, trained from scratch on the training pairs."""
         from s2f_lib.preparation.shards import PreparedClips
-        from s2f_lib.training.encoder import encoder_digest, train_voice_encoder
+        from s2f_lib.training.encoder import train_voice_encoder
 
         clips = PreparedClips(
             clip_ids=[self._data.pairs[row].clip_id for row in self._train],
@@ -187,9 +186,13 @@ class Systems:
             provenance={},
             columns={},
         )
-        config = StudyConfig(spectrogram=self._spectrogram, encoder=self._encoder, training=self._training)
         loss = self._training.main_loss
-        folder = digest(encoder_digest(config, loss=loss, data_digest=clips.digest), length=8)
         return train_voice_encoder(
-            clips, config, loss=loss, out=self._models / f"pairs-{loss}-{folder}"
+            clips,
+            spectrogram=self._spectrogram,
+            encoder=self._encoder,
+            training=self._training,
+            loss=loss,
+            parent=self._models,
+            name=f"pairs-{loss}",
         ).model

@@ -224,7 +224,7 @@ def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: f
 
 def _predict_and_reconstruct(audio: np.ndarray, kit: ReconstructionKit) -> tuple[np.ndarray, np.ndarray]:
     from s2f_lib.media.decode import repeat_to
-    from s2f_lib.models.decoders import make_decoder
+    from s2f_lib.models.face_decoders import make_decoder
     from s2f_lib.models.inference import predict_features, render_faces
     from s2f_lib.models.voice_encoder import VoiceEncoder
     from s2f_lib.training.checkpoint import load_model

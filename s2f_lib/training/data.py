@@ -1,9 +1,17 @@
-"""Prepared clips as batches of tensors, and the validation share of the training videos."""
+"""Training data: pairs of arrays, the batches of an epoch, and the validation share of the videos.
+
+The order of the batches depends only on seed and epoch. Threads gather batches ahead of the step that
+needs them. Slicing an array, in memory or mapped from disk, releases Python's interpreter lock, so no
+worker processes and no copies between processes are needed. The number of threads changes only the speed.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,22 +19,69 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2f_lib.errors import DataError
-from s2f_lib.preparation.shards import MappedAudio, PreparedClips
+from s2f_lib.preparation.shards import MappedAudio
+from s2f_lib.storage import digest
 
-#: Decoded faces are kept in memory up to this; above, each batch decodes its own.
+#: Decoded faces are kept in memory up to this size. Above it each batch decodes its own faces.
 FACES_IN_MEMORY_BYTES = 4 * 2**30
+
+AHEAD = 3  # batches that a thread keeps ready
+
+
+class Clips(Protocol):
+    """What both trainings read: names, videos and face features of clips or faces."""
+
+    @property
+    def clip_ids(self) -> Sequence[str]: ...
+
+    @property
+    def video_ids(self) -> Sequence[str]: ...
+
+    @property
+    def features(self) -> np.ndarray:
+        """`(n, dimension)` float32."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of the ids and the data."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class VoiceClips(Clips, Protocol):
+    """Training data of the voice encoder, such as `preparation.shards.PreparedClips`."""
+
+    @property
+    def audio(self) -> np.ndarray | MappedAudio:
+        """`(n, samples)` int16 at 16 kHz."""
+        ...
+
+
+class Faces(Clips, Protocol):
+    """Training data of a face decoder: `preparation.shards.PreparedClips` or `faces.face_set.FaceSet`."""
+
+    def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return faces, `(n, 224, 224, 3)` uint8 RGB."""
+        ...
 
 
 class PairedArrays(Dataset):
-    """Arrays of one length, indexed together, a batch at a time.
+    """Arrays of one length that are indexed together, one batch at a time.
 
     Parameters
     ----------
-    arrays
-        `(n, ...)` each: int16 audio and float32 features, or features and uint8 faces.
-        Mapped audio stays on disk; only the rows of a batch are read.
+    *arrays
+        `(n, ...)` each, such as int16 audio and float32 features. Mapped audio stays on disk: only the
+        rows of a batch are read.
     rows
-        `(m,)` int, the rows that make up the data set; all by default.
+        `(m,)` int, indices of the examples. None: all.
+
+    Raises
+    ------
+    DataError
+        The arrays differ in length.
     """
 
     def __init__(self, *arrays: np.ndarray | MappedAudio, rows: np.ndarray | None = None) -> None:
@@ -42,12 +97,9 @@ class PairedArrays(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(values[0] for values in self.__getitems__([index]))
-
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         rows = self._rows[list(indices)]
-        # index_select and mapped audio let other threads run meanwhile, unlike numpy's indexing
+        # index_select and mapped audio release the interpreter lock, unlike numpy's indexing
         return tuple(
             torch.from_numpy(array[rows.numpy()])
             if isinstance(array, MappedAudio)
@@ -57,17 +109,17 @@ class PairedArrays(Dataset):
 
 
 class FeaturesAndFaces(Dataset):
-    """Features and faces of some clips, the faces decoded once or, where they are many, a batch at a time.
+    """Features and faces. The faces are decoded once, or one batch at a time if they are many.
 
     Parameters
     ----------
     clips
-        The prepared clips.
+        Features and faces.
     rows
-        `(m,)` int, those that make up the data set.
+        `(m,)` int, indices of the examples.
     """
 
-    def __init__(self, clips: PreparedClips, rows: np.ndarray) -> None:
+    def __init__(self, clips: Faces, rows: np.ndarray) -> None:
         self._clips = clips
         self._rows = rows
         side = clips.crops(rows[:1]).shape[1] if len(rows) else 0
@@ -85,31 +137,133 @@ class FeaturesAndFaces(Dataset):
         return features, torch.from_numpy(self._clips.crops(rows))
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The examples of one step that this process computes.
+
+    Attributes
+    ----------
+    tensors
+        Tensors of the data set, `(b, ...)` each, on the device.
+    indices
+        `(b,)` int64, indices into the data set, on the CPU.
+    """
+
+    tensors: tuple[Tensor, ...]
+    indices: Tensor
+
+
+class BatchLoader:
+    """The batches of each epoch, in order, on the device.
+
+    Parameters
+    ----------
+    data
+        Data set with `__len__` and `__getitems__(indices)`, which returns a tuple of tensors.
+    batch_size
+        Examples per step, over all processes. An incomplete last batch is dropped.
+    seed
+        Seed of the order.
+    device
+        Device of the batches. Tensors for a GPU pass through pinned memory.
+    threads
+        Number of threads that gather batches in advance. 0: each batch is gathered when it is needed.
+    rank, processes
+        Each process takes its share of every batch, so a step does not depend on their number.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        threads: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self._data = data
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+        self._threads = threads
+        self._rank = rank
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return len(self._data) // self._batch_size
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the examples of an epoch over all processes, `(steps, batch_size)` int64."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._data), generator=generator)
+        return order[: len(self) * self._batch_size].view(len(self), self._batch_size)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's share of the batches from step `start` on; earlier ones are not read."""
+        order = self.order(epoch)[start:]
+        mine = order.view(len(order), self._processes, -1)[:, self._rank]
+        for tensors, indices in self._gathered(mine):
+            yield Batch(tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors), indices)
+
+    def _gathered(self, rows: Tensor) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        if not self._threads:
+            yield from ((self._gather(indices), indices) for indices in rows)
+            return
+        waiting: deque[tuple[Future[tuple[Tensor, ...]], Tensor]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="batches") as pool:
+            try:
+                for indices in rows:
+                    waiting.append((pool.submit(self._gather, indices), indices))
+                    if len(waiting) > AHEAD * self._threads:
+                        future, indices = waiting.popleft()
+                        yield future.result(), indices
+                while waiting:
+                    future, indices = waiting.popleft()
+                    yield future.result(), indices
+            finally:  # the consumer may have stopped early
+                for future, _ in waiting:
+                    future.cancel()
+
+    def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
+        tensors = self._data.__getitems__(indices.tolist())
+        if self._device.type == "cuda":
+            return tuple(tensor.pin_memory() for tensor in tensors)
+        return tuple(tensors)
+
+
 def validation_mask(video_ids: Sequence[str], *, share: float, seed: int) -> np.ndarray:
     """Choose whole videos for validation.
 
-    The choice hangs on each video's id alone, so that more clips do not move
-    the ones that were chosen before.
+    The choice depends only on seed and video id, so adding clips does not change it for the others.
 
     Parameters
     ----------
     video_ids
-        Of the training clips.
+        Video of each training clip.
     share
         Expected share of the videos, in [0, 1).
+    seed
+        Seed of the choice.
 
     Returns
     -------
     numpy.ndarray
         `(n,)` bool, true for validation.
+
+    Examples
+    --------
+    >>> validation_mask(["a", "a", "b", "c"], share=0.5, seed=0)
+    array([False, False, False,  True])
     """
     limit = int(share * 2**32)
-    hashes = (hashlib.sha256(f"validation-{seed}-{video}".encode()).digest()[:4] for video in video_ids)
-    return np.array([int.from_bytes(value, "big") < limit for value in hashes], dtype=bool)
+    hashes = (int(digest(f"validation-{seed}-{video}", length=8), 16) for video in video_ids)
+    return np.array([value < limit for value in hashes], dtype=bool)
 
 
 def mean_direction(features: np.ndarray, rows: np.ndarray, *, chunk: int = 4096) -> np.ndarray:
-    """Return the mean of the unit features at `rows`, `(dimension,)` float32, a chunk in memory at a time."""
+    """Return the mean of the unit features at `rows`, `(dimension,)` float32, computed in chunks."""
     total = np.zeros(features.shape[1])
     for some in _directions(features, rows, chunk):
         total += some.sum(axis=0)

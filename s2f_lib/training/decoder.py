@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,59 +12,44 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from s2f_lib.config import DecoderTrainingConfig, FaceDecoderConfig, StudyConfig
+from s2f_lib.config import DecoderTrainingConfig, FaceDecoderConfig
 from s2f_lib.errors import ConfigError
 from s2f_lib.faces.differentiable import differentiable
-from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
-from s2f_lib.models.decoders import make_decoder
-from s2f_lib.models.face_decoder import FaceDecoder
+from s2f_lib.faces.extractor import FaceFeatureExtractor
+from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder, make_decoder
 from s2f_lib.models.inference import render_faces
-from s2f_lib.models.residual_decoder import ResidualDecoder
+from s2f_lib.storage import digest
 from s2f_lib.training import checkpoint
-from s2f_lib.training.data import FeaturesAndFaces, validation_mask
+from s2f_lib.training.data import Faces, FeaturesAndFaces, validation_mask
 from s2f_lib.training.decoder_losses import DecoderLoss
-from s2f_lib.training.distributed import full_tensors
+from s2f_lib.training.distributed import to_cpu
 from s2f_lib.training.loop import Progress, Task, fit
 
-__all__ = [
-    "Faces",
-    "TrainedDecoder",
-    "decoder_config",
-    "decoder_digest",
-    "render_faces",
-    "train_face_decoder",
-]
-
-_ENOUGH_FOR_A_MEAN = 4096  # faces, for their mean colour
-_ENOUGH_FOR_IDENTITY = 64  # validation faces, described after each epoch
+_FACES_FOR_MEAN_COLOUR = 4096
+_FACES_FOR_IDENTITY = 64  # validation faces whose features are extracted after each epoch
 _SNAPSHOTS = "snapshots"
-
-
-class Faces(Protocol):
-    """What a decoder is trained on: `preparation.shards.PreparedClips` or `faces.face_set.FaceSet`."""
-
-    clip_ids: list[str]
-    video_ids: list[str]
-    features: np.ndarray
-    digest: str
-
-    def __len__(self) -> int: ...
-
-    def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return faces, (n, 224, 224, 3) uint8 RGB."""
-        ...
 
 
 @dataclass(frozen=True)
 class TrainedDecoder:
-    """A face decoder and how it was trained."""
+    """A trained face decoder.
+
+    Attributes
+    ----------
+    model
+        The decoder, in evaluation mode.
+    metrics
+        One row per epoch; see `fit`.
+    folder
+        Folder of checkpoints, metrics and weights.
+    """
 
     model: FaceDecoder | ResidualDecoder
-    metrics: pd.DataFrame  # a row an epoch
+    metrics: pd.DataFrame
     folder: Path
 
     def at_epochs(self) -> dict[int, FaceDecoder | ResidualDecoder]:
-        """Return the decoder as it was after some epochs, the first and the last among them."""
+        """Return the decoder as it was after some epochs, by epoch, with the first and the last."""
         found = {}
         for path in sorted((self.folder / _SNAPSHOTS).glob("epoch-*.safetensors")):
             dimension = self.model.feature_dimension
@@ -76,69 +59,83 @@ class TrainedDecoder:
         return found
 
 
-def decoder_config(config: StudyConfig, kind: str | None = None) -> FaceDecoderConfig:
-    """Return the decoder's settings, of the kind "report" or "residual", by default the one in use."""
-    wanted = kind or config.decoder.kind
-    if wanted not in ("report", "residual"):
-        raise ConfigError(f"unknown decoder {wanted!r}: expected report or residual")
-    return config.decoder.model_copy(update={"kind": wanted})
-
-
-def decoder_digest(
-    config: StudyConfig, *, data_digest: str, kind: str | None = None, start: TrainedDecoder | None = None
-) -> str:
-    """Return the digest of everything that decides a trained decoder."""
-    parts = [data_digest, decoder_config(config, kind).digest(), config.decoder_training.result_digest()]
-    return "-".join([*parts, start.folder.name] if start else parts)
-
-
 def train_face_decoder(
     clips: Faces,
-    config: StudyConfig,
     *,
-    out: Path,
-    kind: str | None = None,
+    decoder: FaceDecoderConfig,
+    training: DecoderTrainingConfig,
+    parent: Path,
+    name: str | None = None,
     extractor: FaceFeatureExtractor | None = None,
     start: TrainedDecoder | None = None,
     progress: Progress | None = None,
 ) -> TrainedDecoder:
-    """Train a decoder on faces and their features, or load it where it is trained already.
+    """Train a decoder on faces and their features, or load it if it has been trained before.
 
     Parameters
     ----------
     clips
-        Faces and features; a share of them is held out for validation.
-    config
-        Decoder and its training.
-    out
-        The model's folder.
-    kind
-        "report" (L1 of the pictures) or "residual" (the losses of `decoder_losses`).
+        Faces and features. A share of the videos is held out for validation.
+    decoder, training
+        Settings of the network and the training. The kind "report" is trained with L1 of the images, the
+        kind "residual" with the weighted losses of `decoder_losses`.
+    parent
+        Folder of the models. The model's own folder in it is called `NAME-DIGEST`, after a digest of
+        everything that decides the weights. An interrupted training in it is resumed.
+    name
+        First part of the folder's name. None: `decoder-KIND`.
     extractor
-        That gave the features; made from the settings where it is needed and not given.
+        Extractor of the features, for the identity loss.
     start
-        A trained decoder of the same settings to go on from, as the report's fine-tuning does.
+        Trained decoder of the same size to start from, as in the report's fine-tuning.
     progress
         Called after each epoch.
+
+    Returns
+    -------
+    TrainedDecoder
+        The decoder, its metrics and its folder.
 
     Raises
     ------
     TrainingError
         There are too few faces, or the loss is not finite.
     ConfigError
-        The identity loss is on and the features are not the extractor's.
+        The identity loss is on, and there is no extractor or the features are not its own.
+
+    See Also
+    --------
+    s2f_lib.models.render_faces : Use of the trained decoder.
+    train_voice_encoder : Training of the encoder.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.faces.face_set import FaceSet
+    >>> ids, images = ["a", "b"], np.zeros((2, 224, 224, 3), np.uint8)
+    >>> trained = train_face_decoder(
+    ...     FaceSet(ids, ids, np.eye(2, 128, dtype=np.float32), images),
+    ...     decoder=FaceDecoderConfig(kind="report", width=1 / 64),
+    ...     training=DecoderTrainingConfig(epochs=1, batch_size=2, validation_share=0),
+    ...     parent=Path(mkdtemp()),
+    ... )
+    >>> list(trained.at_epochs())
+    [1]
     """
-    settings, wanted = config.decoder_training, decoder_config(config, kind)
-    held_out = validation_mask(clips.video_ids, share=settings.validation_share, seed=settings.seed)
+    decides = [clips.digest, decoder.digest(), training.result_digest()]
+    name_digest = "-".join([*decides, start.folder.name] if start else decides)
+    folder = parent / f"{name or f'decoder-{decoder.kind}'}-{digest(name_digest, length=8)}"
+
+    held_out = validation_mask(clips.video_ids, share=training.validation_share, seed=training.seed)
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    torch.manual_seed(settings.seed)  # the initial weights
+    torch.manual_seed(training.seed)  # seeds the initial weights
     dimension = clips.features.shape[1]
-    model = make_decoder(wanted, feature_dimension=dimension)
+    model = make_decoder(decoder, feature_dimension=dimension)
     if start is None:
-        _start_at_mean(model, clips.crops(train[:_ENOUGH_FOR_A_MEAN]))
+        _start_at_mean_colour(model, clips.crops(train[:_FACES_FOR_MEAN_COLOUR]))
     else:
         checkpoint.load_model(start.folder / checkpoint.MODEL_FILE, model)
-    loss = _make_loss(settings, clips, train, wanted.kind, extractor or config)
+    loss = None if decoder.kind == "report" else _make_loss(training, clips.features[train], extractor)
 
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         features, faces = batch
@@ -150,30 +147,30 @@ def train_face_decoder(
     def validate(network: nn.Module) -> dict[str, float]:
         if not len(validation):
             return {}
-        rendered_faces = render_faces(network, clips.features[validation])
-        difference = rendered_faces.astype(np.float32) - clips.crops(validation).astype(np.float32)
+        rendered = render_faces(network, clips.features[validation])
+        difference = rendered.astype(np.float32) - clips.crops(validation).astype(np.float32)
         row = {"validation_loss": float(np.abs(difference).mean() / 255)}
-        if loss is not None and settings.identity_weight:
-            some = slice(_ENOUGH_FOR_IDENTITY)
+        if loss is not None and training.identity_weight:
+            some = slice(_FACES_FOR_IDENTITY)
             device = next(network.parameters()).device
-            reconstructions = _to_unit(torch.from_numpy(rendered_faces[some]).to(device))
+            reconstructions = _to_unit(torch.from_numpy(rendered[some]).to(device))
             features = torch.from_numpy(clips.features[validation[some]]).to(device)
             row["validation_identity"] = float(loss.identity(reconstructions, features).mean())
         return row
 
-    names = [clips.clip_ids[row] for row in train]
-    discriminator = loss.discriminator if loss is not None else None
-    data = FeaturesAndFaces(clips, train)
-    keep = _SnapshotKeeper(model, out / _SNAPSHOTS, epochs=settings.epochs)
     task = Task(
-        model, data, batch_loss, validate, names=names, loss_parameters=discriminator, after_epoch=keep
+        model,
+        FeaturesAndFaces(clips, train),
+        batch_loss,
+        validate,
+        names=[clips.clip_ids[row] for row in train.tolist()],
+        after_epoch=_SnapshotWriter(model, folder / _SNAPSHOTS, epochs=training.epochs),
     )
-    digest = decoder_digest(config, data_digest=clips.digest, kind=wanted.kind, start=start)
-    metrics = fit(task, settings, out=out, digest=digest, progress=progress)
-    trained = make_decoder(wanted, feature_dimension=dimension)
-    trained.to(next(model.parameters()).device)  # the one that was trained may be spread over processes
-    checkpoint.load_model(out / checkpoint.MODEL_FILE, trained)
-    return TrainedDecoder(trained.eval(), metrics, out)
+    metrics = fit(task, training, out=folder, digest=name_digest, progress=progress)
+    trained = make_decoder(decoder, feature_dimension=dimension)
+    trained.to(next(model.parameters()).device)
+    checkpoint.load_model(folder / checkpoint.MODEL_FILE, trained)  # the best epoch may not be the last
+    return TrainedDecoder(trained.eval(), metrics, folder)
 
 
 def _to_unit(faces: Tensor) -> Tensor:
@@ -181,48 +178,38 @@ def _to_unit(faces: Tensor) -> Tensor:
 
 
 def _make_loss(
-    settings: DecoderTrainingConfig,
-    clips: Faces,
-    train: np.ndarray,
-    kind: str,
-    extractor: FaceFeatureExtractor | StudyConfig,
-) -> DecoderLoss | None:
-    """Return the residual decoder's loss; None for the report's, which is L1 alone."""
-    if kind == "report":
-        return None
-    features = clips.features[train]
-    differentiable_extractor = None
-    if settings.identity_weight:
-        if isinstance(extractor, StudyConfig):
-            extractor = make_extractor(extractor.features, device="auto")
+    training: DecoderTrainingConfig, features: np.ndarray, extractor: FaceFeatureExtractor | None
+) -> DecoderLoss:
+    network = None
+    if training.identity_weight:
+        if extractor is None:
+            raise ConfigError(
+                "the identity loss needs the extractor of the features: give it, or set identity_weight to 0"
+            )
         if extractor.dimension != features.shape[1]:
             raise ConfigError(
-                f"the identity loss is of {extractor.name}'s {extractor.dimension}-D features, and these "
+                f"the identity loss takes {extractor.name}'s {extractor.dimension}-D features, and these "
                 f"are {features.shape[1]}-D: give the extractor that made them, or set identity_weight to 0"
             )
-        differentiable_extractor = differentiable(extractor)
-    return DecoderLoss(
-        settings, extractor=differentiable_extractor, mean_features=torch.from_numpy(features.mean(axis=0))
-    )
+        network = differentiable(extractor)
+    return DecoderLoss(training, extractor=network, mean_features=torch.from_numpy(features.mean(axis=0)))
 
 
-class _SnapshotKeeper:
-    """Keeps the model's weights after some epochs, to be looked at side by side."""
+class _SnapshotWriter:
+    """Writes the model's weights after some epochs, so that they can be compared."""
 
     def __init__(self, model: nn.Module, folder: Path, *, epochs: int) -> None:
         self._model, self._folder = model, folder
         self._wanted = {1, max(1, epochs // 8), max(1, epochs // 3), epochs}
 
     def __call__(self, epoch: int) -> None:
-        if epoch in self._wanted:
-            tensors = full_tensors(self._model.state_dict())  # of all processes, so all take part
-            if not dist.is_initialized() or dist.get_rank() == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                path = self._folder / f"epoch-{epoch:03d}.safetensors"
-                checkpoint.save_model(path, tensors, digest=self._folder.parent.name)
+        first_process = not dist.is_initialized() or dist.get_rank() == 0
+        if epoch in self._wanted and first_process:
+            path = self._folder / f"epoch-{epoch:03d}.safetensors"
+            checkpoint.save_model(path, to_cpu(self._model.state_dict()), digest=self._folder.parent.name)
 
 
-def _start_at_mean(model: FaceDecoder | ResidualDecoder, faces: np.ndarray) -> None:
+def _start_at_mean_colour(model: FaceDecoder | ResidualDecoder, faces: np.ndarray) -> None:
     """Set the last bias to the mean colour, so that training starts at a plausible brightness."""
     mean = torch.from_numpy(faces).float().mean(dim=(0, 1, 2)) / 255
     with torch.no_grad():

@@ -1,102 +1,70 @@
-"""One process or many: the accelerator, wrapping for DDP and FSDP, and what crosses processes."""
+"""One process or many: the accelerator, the wrapping for DDP, shared batch norms, and reductions.
+
+Two processes with half a batch each must train like one process with the whole batch. DDP averages the
+gradients, but a batch norm would see only its own half. On GPUs torch's `SyncBatchNorm` shares the
+statistics. It has no CPU implementation, so `SharedBatchNorm` serves on CPUs (gloo).
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from s2f_lib.config import LoopConfig
 from s2f_lib.errors import ConfigError
-from s2f_lib.training.batch_norm import share_batch_norms
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
-    """Return an accelerator of the asked precision and device.
-
-    `accelerate` keeps its settings for the whole process and refuses others;
-    a study trains an encoder and a decoder, perhaps at two precisions.
+    """Return an accelerator with the precision and device of the settings.
 
     Raises
     ------
     ConfigError
-        A GPU is asked for and there is none, or half precision (fp16) where there is no GPU.
+        The device is a GPU and there is none, or the precision is fp16 without a GPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no GPU: use device=auto or device=cpu")
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     if cpu and config.precision == "fp16":
         raise ConfigError("precision is fp16, which needs a GPU: use precision=bf16 or precision=no")
-    # of one process the device may change from one training to the next; the group of several may not
+    # accelerate keeps its settings for the whole process and refuses others, but the encoder and the
+    # decoder may differ in precision, and in a single process also in device
     AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
-    return Accelerator(mixed_precision=config.precision, cpu=cpu)
+    # shared batch norms keep the buffers equal in all processes, so they need no broadcast
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=config.precision, cpu=cpu, kwargs_handlers=[ddp])
 
 
-def is_sharded() -> bool:
-    """Return whether the launcher asked for FSDP (`accelerate launch --use_fsdp`)."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in {"1", "true"}
+def wrap_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Move a model to the device and, in a run of several processes, wrap it for DDP with shared norms.
 
-
-def wrap_model(model: nn.Module, *, device: torch.device) -> nn.Module:
-    """Move a model to the device and, in a run of several processes, spread it over them.
-
-    DDP keeps a copy a process and averages gradients.  Where the launcher asked for
-    FSDP, `fully_shard` (FSDP2) cuts every parameter among the processes, and
-    gathers a layer's when it is computed.  Batch norms are shared in both.
-    `accelerate`'s own wrapping is not used: it knows no FSDP on CPUs, where it is tested.
+    In one process the model is not passed to accelerate, which would replace its `forward` by one that
+    casts the outputs.
     """
-    model = model.to(device)
+    model = model.to(accelerator.device)
     if world_size() == 1:
         return model
-    model = share_batch_norms(model, device=device)
-    if is_sharded():
-        from torch.distributed.fsdp import fully_shard
-
-        for tensor in model.state_dict().values():  # every process starts from the first one's weights
-            dist.broadcast(tensor, src=0)
-        for child in model.children():
-            if next(child.parameters(), None) is not None:
-                fully_shard(child)
-        return fully_shard(model)
-    devices = [device.index] if device.type == "cuda" and device.index is not None else None
-    # shared norms keep the buffers equal, so they need no broadcast
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-
-
-@contextmanager
-def gradients_averaged(model: nn.Module, *, now: bool) -> Iterator[None]:
-    """Put off the exchange of gradients while a batch is accumulated."""
-    if isinstance(model, nn.parallel.DistributedDataParallel) and not now:
-        with model.no_sync():
-            yield
-        return
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(now)
-    yield
+    return accelerator.prepare_model(share_batch_norms(model, device=accelerator.device))
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks, with gradient.
+    """Return the rows of all processes in the order of their ranks, with gradient.
 
     Parameters
     ----------
     rows
-        `(b, dimension)`, equal b in each process.
+        `(b, dimension)`, with the same b in each process.
 
     Returns
     -------
     Tensor
-        `(processes * b, dimension)`.  Where every process computes the same loss of
-        it, the gradient that reaches `rows` is that loss's times the number of
-        processes, and the average that DDP or FSDP takes makes it right.
+        `(processes * b, dimension)`. If every process computes the same loss from it, the gradient that
+        reaches `rows` is that loss's gradient times the number of processes. DDP's average corrects this.
     """
     if world_size() == 1:
         return rows
@@ -106,7 +74,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Return a detached tensor's mean over the processes."""
+    """Return the mean of a tensor over the processes, without gradient."""
     value = value.detach().clone()
     if world_size() > 1:
         dist.all_reduce(value)
@@ -119,22 +87,77 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def full_tensors(tree: Any) -> Any:
-    """Return nested dictionaries and lists with every sharded tensor made whole, on the CPU."""
-    if isinstance(tree, DTensor):
-        return tree.full_tensor().cpu()
+def barrier() -> None:
+    """Wait for the other processes, if there are any."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def to_cpu(tree: Any) -> Any:
+    """Return nested dictionaries and lists with every tensor detached and on the CPU."""
     if isinstance(tree, Tensor):
         return tree.detach().cpu()
     if isinstance(tree, dict):
-        return {key: full_tensors(value) for key, value in tree.items()}
+        return {key: to_cpu(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(full_tensors(value) for value in tree)
+        return type(tree)(to_cpu(value) for value in tree)
     return tree
 
 
-def shard_like(value: Tensor, reference: Tensor) -> Tensor:
-    """Return a whole tensor on the reference's device, cut among the processes as the reference is."""
-    value = value.to(reference.device)
-    if isinstance(reference, DTensor) and value.shape == reference.shape:
-        return distribute_tensor(value, reference.device_mesh, reference.placements)
-    return value
+class SharedBatchNorm(nn.Module):
+    """A batch norm over the examples of all processes, for any device.
+
+    Its state has the names and values of `nn.BatchNorm2d`, so checkpoints fit both.
+
+    Parameters
+    ----------
+    norm
+        Norm whose parameters, buffers and settings are taken over.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps, self.momentum = norm.eps, norm.momentum or 0.0
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise `(batch, channels, ...)` by the mean and variance over all processes."""
+        from torch.distributed.nn.functional import all_reduce  # its backward pass sums the gradients
+
+        if not self.training:
+            return nn.functional.batch_norm(
+                inputs, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        axes = [axis for axis in range(inputs.ndim) if axis != 1]
+        values = inputs.float()
+        count = torch.tensor([float(values.numel() // values.shape[1])], device=values.device)
+        dist.all_reduce(count)
+        mean = all_reduce(values.sum(dim=axes)) / count
+        shape = [1, -1] + [1] * (inputs.ndim - 2)
+        centred = values - mean.view(shape)
+        # squared deviations from the shared mean, because E[x^2] - E[x]^2 would cancel
+        variance = all_reduce(centred.square().sum(dim=axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(inputs.dtype)
+
+
+def share_batch_norms(model: nn.Module, *, device: torch.device) -> nn.Module:
+    """Replace every batch norm of a model by one that is shared across processes, and return the model."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            setattr(model, name, SharedBatchNorm(child))
+        else:
+            share_batch_norms(child, device=device)
+    return model

@@ -1,37 +1,57 @@
-"""The losses on features of unit length: the report's four ("Loss Function"), and InfoNCE.
+"""Losses of the voice encoder: the report's four ("Loss Function"), InfoNCE, and Speech2Face's own.
 
-Each takes the true face features v_f and the predicted speech features v_s,
-`(batch, dimension)` both, normalises them, and returns the mean over the batch.
+Each takes the true face features v_f and the predicted speech features v_s, `(batch, dimension)` both,
+and returns the mean over the batch. All but Speech2Face's loss normalise them first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from s2f_lib.config import LossName
-from s2f_lib.errors import InputError
+from s2f_lib.errors import ConfigError, InputError
+from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-#: Losses that set each pair against the others of its batch: they need the batch of all processes.
+#: Losses that compare each pair with the others of its batch. They need the batch of all processes.
 IN_BATCH_LOSSES: frozenset[LossName] = frozenset({"contrastive", "info_nce"})
 
-MAX_LOGIT_SCALE = 100.0  # the largest 1/temperature (Radford et al. 2021, section 2.5)
+MAX_LOGIT_SCALE = 100.0  # largest 1/temperature (Radford et al. 2021, section 2.5)
+
+# Speech2Face's loss
+L2_WEIGHT = 0.025  # the paper's lambda 1
+DISTILLATION_WEIGHT = 200.0  # the paper's lambda 2
+DISTILLATION_TEMPERATURE = 2.0
 
 
 def l1_loss(face: Tensor, speech: Tensor) -> Tensor:
-    """Return the mean of ``|v_f/|v_f| - v_s/|v_s||_1``, in [0, 2 sqrt(dimension)]."""
+    """Return the mean of ``|v_f/|v_f| - v_s/|v_s||_1``, in [0, 2 sqrt(dimension)].
+
+    Examples
+    --------
+    >>> l1_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))  # |1 - 0.6| + |0 - 0.8|
+    tensor(1.2000)
+    """
     unit_face, unit_speech = _unit(face, speech)
     return (unit_face - unit_speech).abs().sum(dim=1).mean()
 
 
 def l2_loss(face: Tensor, speech: Tensor) -> Tensor:
-    """Return the mean of ``|v_f/|v_f| - v_s/|v_s||_2^2``, in [0, 4]."""
+    """Return the mean of ``|v_f/|v_f| - v_s/|v_s||_2^2``, in [0, 4].
+
+    Examples
+    --------
+    >>> l2_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))  # 0.4^2 + 0.8^2
+    tensor(0.8000)
+    """
     unit_face, unit_speech = _unit(face, speech)
     return (unit_face - unit_speech).square().sum(dim=1).mean()
 
@@ -44,14 +64,14 @@ def l1_l2_loss(face: Tensor, speech: Tensor, *, l2_weight: float = 10.0) -> Tens
 def contrastive_loss(face: Tensor, speech: Tensor) -> Tensor:
     """Return the report's contrastive loss.
 
-    ``-1/N sum_i log( exp(q_i.v_i) / sum_{j != i} exp(q_i.v_j) )`` with q the
-    speech and v the face features.  As in the report, the positive is not in
-    the denominator, so the value can be negative, and no temperature is used.
+    ``-1/N sum_i log( exp(q_i.v_i) / sum_{j != i} exp(q_i.v_j) )`` with the speech features q and the face
+    features v. As in the report, the positive is not in the denominator, so the value can be negative,
+    and there is no temperature.
 
     Raises
     ------
     InputError
-        The batch holds one pair alone: there is no negative.
+        The batch holds one pair, so there is no negative.
     """
     similarity = _similarity(face, speech)  # row i holds q_i . v_j
     positive = similarity.diagonal()
@@ -63,36 +83,86 @@ def contrastive_loss(face: Tensor, speech: Tensor) -> Tensor:
 class InfoNCE(nn.Module):
     """Symmetric InfoNCE with a learned temperature T (van den Oord et al. 2018; Radford et al. 2021).
 
-    ``-1/2N sum_i [ log softmax_j(q_i.v_j / T)_i + log softmax_j(q_j.v_i / T)_i ]``:
-    each voice is to find its face among the batch's, and each face its voice.
-    Unlike the report's contrastive loss it is bounded below by 0.
+    ``-1/2N sum_i [ log softmax_j(q_i.v_j / T)_i + log softmax_j(q_j.v_i / T)_i ]``: each voice has to find
+    its face in the batch, and each face its voice. Unlike the report's contrastive loss it is at least 0.
 
     Parameters
     ----------
     temperature
-        Where T starts.
+        Initial value of T.
 
     Raises
     ------
     InputError
-        The batch holds one pair alone: there is no negative.
+        The batch holds one pair, so there is no negative.
     """
 
     def __init__(self, *, temperature: float = 0.07) -> None:
         super().__init__()
-        self.log_sharpness = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     @property
     def temperature(self) -> float:
         """T, at least 0.01."""
-        return 1 / min(math.exp(self.log_sharpness.item()), MAX_LOGIT_SCALE)
+        return 1 / min(math.exp(self.log_logit_scale.item()), MAX_LOGIT_SCALE)
 
     def forward(self, face: Tensor, speech: Tensor) -> Tensor:
         """Return the loss of `(batch, dimension)` true face and predicted speech features."""
-        logit_scale = self.log_sharpness.exp().clamp(max=MAX_LOGIT_SCALE).to(face.device)
+        logit_scale = self.log_logit_scale.exp().clamp(max=MAX_LOGIT_SCALE).to(face.device)
         logits = logit_scale * _similarity(face, speech)
         own = torch.arange(len(face), device=face.device)
         return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+class Speech2FaceLoss(nn.Module):
+    """Speech2Face's own loss (Oh et al. 2019, section 3, "Training", and supplement).
+
+    ``|f_dec(v_f) - f_dec(v_s)|_1 + 0.025 |v_f/|v_f| - v_s/|v_s||_2^2 + 200 L_distill`` with the face
+    decoder's first layer f_dec. L_distill is the cross entropy between the outputs of VGG-Face's last
+    layer (fc8) for both features, at temperature 2. Decoder and fc8 are not trained.
+
+    Parameters
+    ----------
+    decoder
+        Trained face decoder.
+    classifier
+        VGG-Face's fc8: `nn.Linear(4096, identities)`.
+
+    Raises
+    ------
+    ConfigError
+        The features are not VGG-Face's.
+
+    Notes
+    -----
+    The |.|_1 is a sum over the units of the first layer, as in the paper. The paper's first layer has
+    1,000 units, this decoder's 256 x 14 x 14, so the first term has more weight here.
+    """
+
+    def __init__(self, decoder: FaceDecoder | ResidualDecoder, classifier: nn.Linear) -> None:
+        super().__init__()
+        if decoder.feature_dimension != classifier.in_features:
+            raise ConfigError(
+                f"the face decoder takes {decoder.feature_dimension}-D features and VGG-Face's last layer "
+                f"{classifier.in_features}-D ones: the speech2face loss needs features.extractor=vgg_face"
+            )
+        self.decoder = decoder.eval().requires_grad_(False)
+        self.classifier = classifier.eval().requires_grad_(False)
+
+    def forward(self, face: Tensor, speech: Tensor) -> Tensor:
+        """Return the loss of `(batch, 4096)` true face and predicted speech features."""
+        face, speech = face.float(), speech.float()
+        with torch.autocast(face.device.type, enabled=False):
+            layer = (self.decoder.first_layer(face) - self.decoder.first_layer(speech)).abs()
+            distilled = distillation(self.classifier(face), self.classifier(speech))
+        l1 = layer.sum(dim=1).mean()
+        return l1 + L2_WEIGHT * l2_loss(face, speech) + DISTILLATION_WEIGHT * distilled
+
+
+def distillation(target: Tensor, predicted: Tensor) -> Tensor:
+    """Return ``-sum_i p_i(target) log p_i(predicted)`` of `(batch, classes)` logits; p is a softmax."""
+    wanted = (target / DISTILLATION_TEMPERATURE).softmax(dim=1)
+    return -(wanted * (predicted / DISTILLATION_TEMPERATURE).log_softmax(dim=1)).sum(dim=1).mean()
 
 
 def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0.07) -> Loss:
@@ -101,12 +171,31 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0
     Parameters
     ----------
     name
-        "l1", "l2", "l1_l2", "contrastive" or "info_nce".  ("speech2face" needs the face
-        decoder and VGG-Face: see `speech2face_loss`.)
+        "l1", "l2", "l1_l2", "contrastive" or "info_nce".
     l2_weight
-        Lambda of "l1_l2".
+        Weight lambda of "l1_l2".
     temperature
-        Where that of "info_nce" starts.
+        Initial temperature of "info_nce".
+
+    Returns
+    -------
+    callable
+        Function of (face, speech) features, `(batch, dimension)` both.
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+
+    See Also
+    --------
+    make_speech2face_loss : The loss "speech2face", which needs a face decoder and VGG-Face's weights.
+
+    Examples
+    --------
+    >>> loss = make_loss("l1_l2", l2_weight=2.0)
+    >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))  # 1.2 + 2 * 0.8
+    tensor(2.8000)
     """
     if name == "l1_l2":
         return lambda face, speech: l1_l2_loss(face, speech, l2_weight=l2_weight)
@@ -116,6 +205,29 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0
     if name not in losses:
         raise InputError(f"unknown loss {name!r}: expected one of l1, l2, l1_l2, contrastive, info_nce")
     return losses[name]
+
+
+def make_speech2face_loss(
+    decoder: FaceDecoder | ResidualDecoder | None, weights: Path | None
+) -> Speech2FaceLoss:
+    """Return Speech2Face's loss with fc8 from a file of VGG-Face weights.
+
+    Raises
+    ------
+    ConfigError
+        There is no decoder, or the features are not VGG-Face's.
+    MissingFileError
+        There are no weights; the message says where to get them.
+    """
+    from s2f_lib.faces.vgg_face.extractor import load_vgg_face
+
+    network = load_vgg_face(weights)
+    if decoder is None:
+        raise ConfigError(
+            "the speech2face loss compares the face decoder's first layer: train the decoder first, "
+            "and give it as `decoder` to train_voice_encoder"
+        )
+    return Speech2FaceLoss(decoder, cast(nn.Linear, network.get_submodule("classifier.6")))
 
 
 def _similarity(face: Tensor, speech: Tensor) -> Tensor:

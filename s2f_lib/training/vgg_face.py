@@ -1,10 +1,9 @@
-"""A VGG-Face of our own: VGG16 that tells 2,622 synthetic identities apart.
+"""Training of a substitute for VGG-Face: VGG16 that distinguishes 2,622 synthetic identities.
 
-The public weights of VGG-Face cannot be shipped.  Trained in the same way, on the
-faces of the generated population, the same network gives 4096-D features of the
-same form, so that everything that follows can run whole.  What is written is
-what `faces.vgg_face.extractor.load_vgg_face` reads.  Where public weights are given,
-those are used instead: these features know synthetic faces alone.
+The public weights of VGG-Face cannot be shipped. Trained in the same way on faces of the generated
+population, the same network gives 4096-D features of the same form, so every later step can run. The
+weights are written in the form that `faces.vgg_face.extractor.load_vgg_face` reads. These features know
+only synthetic faces: with the public weights use those instead.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from os import cpu_count
 from pathlib import Path
 
 import cv2
@@ -27,21 +29,25 @@ from s2f_lib.faces.vgg_face.extractor import N_IDENTITIES
 from s2f_lib.faces.vgg_face.network import MEAN_RGB
 from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
+from s2f_lib.storage import cached_folder, digest, write_atomically
 from s2f_lib.training import checkpoint
 from s2f_lib.training.data import PairedArrays
 from s2f_lib.training.loop import Progress, Task, fit
 
 logger = logging.getLogger(__name__)
 
+#: Called after each identity with (done, all, "identities drawn").
+Rendered = Callable[[int, int, str], None]
+
 FACE_PX = 224
-SCENES = 2  # an identity is painted in so many lights, and moved in each
-# dlib's aligned crop at margin 0.25: the eyes' centres are so far apart and lie there, as shares of the side
+SCENES = 2  # portraits per identity, in different light; the poses are cut from these
+# dlib's aligned crop at margin 0.25: distance and position of the eyes' centres, as shares of the side
 _EYE_DISTANCE, _EYES_X, _EYES_Y = 0.41, 0.5, 0.31
 
-#: The channels of VGG16's convolutions at full width; "M" halves the map.
+#: Channels of VGG16's convolutions at full width; "M" halves the map.
 _LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
-#: Settings for one GPU.  AdamW, since a network this deep without norms starts slowly with SGD.
+#: Settings for one GPU. A network this deep without norms starts slowly with SGD, so AdamW is used.
 VGG_FACE_TRAINING = LoopConfig(
     epochs=12,
     batch_size=128,
@@ -57,14 +63,14 @@ VGG_FACE_TRAINING = LoopConfig(
 
 @dataclass(frozen=True)
 class TrainedVGGFace:
-    """A network that tells synthetic identities apart.
+    """A network that distinguishes synthetic identities.
 
     Attributes
     ----------
     weights
-        safetensors in torchvision's VGG16 names, RGB order.
+        safetensors file with torchvision's VGG16 names, RGB order.
     metrics
-        A row an epoch; validation_accuracy is over renderings that were not trained on.
+        One row per epoch; validation_accuracy is measured on images that are not in the training set.
     """
 
     weights: Path
@@ -74,71 +80,84 @@ class TrainedVGGFace:
 def train_vgg_face(
     out: Path,
     *,
-    config: LoopConfig = VGG_FACE_TRAINING,
+    training: LoopConfig = VGG_FACE_TRAINING,
     n_identities: int = N_IDENTITIES,
     renderings: int = 40,
     width: float = 1.0,
     hidden: int = 4096,
     workers: int = 0,
     progress: Progress | None = None,
-    rendered: Callable[[int, int, str], None] | None = None,
+    rendered: Rendered | None = None,
 ) -> TrainedVGGFace:
-    """Render identities, train VGG16 to tell them apart, and write its weights.
+    """Render identities, train VGG16 to distinguish them, and write its weights.
 
     Parameters
     ----------
     out
-        A folder: faces, checkpoints, metrics and `vgg_face.safetensors` with a card beside it.
-        A run that was interrupted goes on; with other settings it trains beside, on the same faces.
-    config
-        Of the training; `validation_share` is of each identity's renderings.
+        Folder for faces, checkpoints, metrics and `vgg_face.safetensors` with a card. An interrupted run
+        in it is resumed. Other settings get a training folder of their own and use the same faces.
+    training
+        Settings of the training; `validation_share` is the share of each identity's images.
     n_identities
-        2,622 as VGG-Face has; the file is only read as VGG-Face with this and full width.
+        Number of identities. Only with 2,622 and full width the file can be read as VGG-Face.
     renderings
-        Pictures an identity, in other poses, lights and framings.  At 150 kB each.
+        Images per identity, with other poses, light and framing; 150 kB each.
     width, hidden
-        Factor on the convolutions' channels and units of fc6 and fc7; smaller for tests.
+        Factor on the channels of the convolutions, and units of fc6 and fc7.
     workers
-        Processes that render; 0 is one a core.
+        Number of processes that render; 0: one per core.
     progress
         Called after each epoch.
     rendered
-        Called as `render_identities` does.
+        Called after each rendered identity.
+
+    Returns
+    -------
+    TrainedVGGFace
+        File of weights, and metrics.
 
     Raises
     ------
     TrainingError
         The loss is not finite, or there are fewer faces than a batch.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> trained = train_vgg_face(Path(mkdtemp()), n_identities=2, renderings=4)  # doctest: +SKIP
+    >>> trained.weights.name  # doctest: +SKIP
+    'vgg_face.safetensors'
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     faces, identities = render_identities(
-        out / "faces.npy",
+        out,
         n_identities=n_identities,
         renderings=renderings,
-        seed=config.seed,
+        seed=training.seed,
         workers=workers,
         progress=rendered,
     )
-    torch.manual_seed(config.seed)
+    torch.manual_seed(training.seed)
     model = make_vgg16(classes=n_identities, width=width, hidden=hidden)
-    held_out = np.arange(len(faces)) % renderings >= round(renderings * (1 - config.validation_share))
+    held_out = np.arange(len(faces)) % renderings >= round(renderings * (1 - training.validation_share))
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    layout = torch.channels_last if training.channels_last else torch.contiguous_format
+
+    def logits_of(network: nn.Module, pixels: Tensor) -> Tensor:
+        return network(_centred(pixels).contiguous(memory_format=layout)).float()
 
     def batch_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         pixels, identity = batch
-        return cross_entropy(network(_centred(pixels).contiguous(memory_format=layout)).float(), identity)
+        return cross_entropy(logits_of(network, pixels), identity)
 
     def validate(network: nn.Module) -> dict[str, float]:
         if not len(validation):
             return {}
         losses, hits = 0.0, 0
         device = next(network.parameters()).device
-        for rows in np.array_split(validation, -(-len(validation) // config.batch_size)):
-            pixels = torch.from_numpy(faces[rows]).to(device)
+        for rows in np.array_split(validation, -(-len(validation) // training.batch_size)):
             identity = torch.from_numpy(identities[rows]).to(device)
-            logits = network(_centred(pixels).contiguous(memory_format=layout)).float()
+            logits = logits_of(network, torch.from_numpy(faces[rows]).to(device))
             losses += float(cross_entropy(logits, identity, reduction="sum"))
             hits += int((logits.argmax(dim=1) == identity).sum())
         return {
@@ -148,60 +167,53 @@ def train_vgg_face(
 
     names = [f"identity {identities[row]}, rendering {row % renderings}" for row in train]
     task = Task(model, PairedArrays(faces, identities, rows=train), batch_loss, validate, names=names)
-    size = f"{n_identities}-{renderings}-{width:g}-{hidden}"
-    digest = f"{size}-{config.result_digest()}"
-    training = out / f"training-{digest}"
-    metrics = fit(task, config, out=training, digest=digest, progress=progress)
+    name_digest = f"{n_identities}-{renderings}-{width:g}-{hidden}-{training.result_digest()}"
+    folder = out / f"training-{name_digest}"
+    metrics = fit(task, training, out=folder, digest=name_digest, progress=progress)
     weights = out / "vgg_face.safetensors"
-    (training / checkpoint.MODEL_FILE).replace(weights)
+    (folder / checkpoint.MODEL_FILE).replace(weights)
     card = {
         "what": "VGG16 trained on synthetic identities; not the public VGG-Face",
         "identities": n_identities,
         "renderings": renderings,
         "channel_order": "rgb",
         "mean_rgb": MEAN_RGB,
-        "settings": config.model_dump(mode="json"),
+        "settings": training.model_dump(mode="json"),
         "last_epoch": metrics.iloc[-1].to_dict(),
     }
-    weights.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return TrainedVGGFace(weights, metrics)
 
 
 def render_identities(
-    path: Path,
+    out: Path,
     *,
     n_identities: int,
     renderings: int,
     seed: int = 0,
     workers: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Rendered | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render the faces of synthetic identities, once, into a mapped array.
+    """Render the faces of synthetic identities once, into an array that is mapped from disk.
 
     Parameters
     ----------
-    path
-        The `.npy` file; used again where it has the wanted size.
-    progress
-        Called after each identity with (drawn, all, "identities drawn").
+    out
+        Folder of the cache; the faces lie in `faces-DIGEST` in it.
+    n_identities, renderings, seed, workers, progress
+        As for `train_vgg_face`.
 
     Returns
     -------
     faces
-        (n_identities * renderings, 224, 224, 3) uint8 RGB, mapped; an identity's lie together.
+        `(n_identities * renderings, 224, 224, 3)` uint8 RGB, grouped by identity.
     identities
-        (n_identities * renderings,) int64.
+        `(n_identities * renderings,)` int64.
     """
-    shape = (n_identities * renderings, FACE_PX, FACE_PX, 3)
-    marker = path.with_suffix(".json")
-    made_of = {"identities": n_identities, "renderings": renderings, "seed": seed}
-    if not (marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == made_of):
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-        from os import cpu_count
 
-        marker.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    def write(folder: Path) -> None:
+        shape = (n_identities * renderings, FACE_PX, FACE_PX, 3)
+        array = np.lib.format.open_memmap(folder / "faces.npy", mode="w+", dtype=np.uint8, shape=shape)
         jobs = [(seed, identity, renderings) for identity in range(n_identities)]
         with ProcessPoolExecutor(workers or cpu_count() or 1, mp_context=get_context("spawn")) as pool:
             for identity, images in enumerate(pool.map(_render_job, jobs, chunksize=4)):
@@ -211,16 +223,18 @@ def render_identities(
                 if (identity + 1) % 100 == 0:
                     logger.info("%d of %d identities rendered", identity + 1, n_identities)
         array.flush()
-        marker.write_text(json.dumps(made_of), encoding="utf-8")
-    faces = np.load(path, mmap_mode="c")
+
+    made_of = {"identities": n_identities, "renderings": renderings, "seed": seed}
+    folder = cached_folder(out / f"faces-{digest(made_of)}", write)
+    faces = np.load(folder / "faces.npy", mmap_mode="c")  # torch wants writable arrays
     return faces, np.repeat(np.arange(n_identities), renderings)
 
 
 def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
-    """Return one identity's faces, (renderings, 224, 224, 3) uint8 RGB, aligned as dlib's crops are.
+    """Return one identity's faces, `(renderings, 224, 224, 3)` uint8 RGB, aligned like dlib's crops.
 
-    Pose, expression, light, clothes, background and framing vary; the eyes are where
-    the generator put them, with an error of a few pixels, as a landmark detector's have.
+    Pose, expression, light, clothes, background and framing vary. The eyes have the position that the
+    generator gave them plus an error of a few pixels, like a landmark detector's.
     """
     rng = np.random.default_rng([seed, identity])
     face = draw_face(rng)
@@ -246,18 +260,18 @@ def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
 
 
 def make_vgg16(*, classes: int, width: float = 1.0, hidden: int = 4096) -> nn.Module:
-    """Return torchvision's VGG16, or a narrow one with the same names, with random weights.
+    """Return torchvision's VGG16, or a narrow one with the same parameter names, with random weights.
 
-    They are torchvision's usual ones, but the first convolution's are divided by 64:
-    VGG-Face takes pixels of 0 to 255 less a mean, not of unit variance.
+    The weights of the first convolution are divided by 64, because the input is pixels of 0 to 255 minus
+    a mean, not pixels of unit variance.
     """
     from torchvision.models import VGG
     from torchvision.models.vgg import make_layers
 
-    layers = [layer if layer == "M" else max(1, round(layer * width)) for layer in _LAYERS]
+    layers = [max(1, round(layer * width)) if isinstance(layer, int) else layer for layer in _LAYERS]
     network = VGG(make_layers(layers), num_classes=classes, init_weights=True)
     if width != 1.0 or hidden != 4096:
-        last = layers[-2]
+        last = max(1, round(512 * width))
         network.classifier = nn.Sequential(
             nn.Linear(last * 7 * 7, hidden), nn.ReLU(True), nn.Dropout(0.5),
             nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(0.5),
@@ -278,7 +292,7 @@ def _render_job(job: tuple[int, int, int]) -> np.ndarray:
 
 
 def _aligned(image: np.ndarray, left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn, scale and shift so that the eyes' centres lie where dlib's face chip has them, about."""
+    """Turn, scale and shift an image so that the eyes lie about where dlib's face chip has them."""
     left, right = left + rng.normal(0, 1.5, 2), right + rng.normal(0, 1.5, 2)
     across = right - left
     angle = np.degrees(np.arctan2(across[1], across[0]))
@@ -292,6 +306,6 @@ def _aligned(image: np.ndarray, left: np.ndarray, right: np.ndarray, rng: np.ran
 
 
 def _centred(pixels: Tensor) -> Tensor:
-    """Return `(b, 3, 224, 224)` float32 less VGG-Face's mean, of `(b, 224, 224, 3)` uint8 RGB."""
+    """Subtract VGG-Face's mean: `(b, 224, 224, 3)` uint8 RGB to `(b, 3, 224, 224)` float32."""
     mean = torch.tensor(MEAN_RGB, device=pixels.device).view(1, 3, 1, 1)
     return pixels.permute(0, 3, 1, 2).float() - mean

@@ -10,10 +10,11 @@ from s2f_lib.chapters import controls
 from s2f_lib.config import EvaluationConfig, SyntheticConfig, load_config
 from s2f_lib.evaluation.statistics import permutation_test_against_chance
 from s2f_lib.evaluation.tables import Predictions
+from s2f_lib.models.inference import predict_features
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population
 from s2f_lib.sources.synthetic.recordings import resynthesize_speech
-from s2f_lib.training.encoder import predict_features, train_voice_encoder
+from s2f_lib.training.encoder import train_voice_encoder
 
 WORLD = SyntheticConfig(n_train=128, n_test=60, duration_s=3.0, seed=5)
 #: the least that the nine layers take in time, up to 2 kHz: pitch and the first formants
@@ -58,7 +59,14 @@ def clips_of(split: str, *, rho: float) -> PreparedClips:
 def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_chance, tmp_path):
     train, test = clips_of("train", rho=rho), clips_of("test", rho=rho)
     config = load_config(None, TINY)
-    model = train_voice_encoder(train, config, loss="info_nce", out=tmp_path).model
+    model = train_voice_encoder(
+        train,
+        spectrogram=config.spectrogram,
+        encoder=config.encoder,
+        training=config.training,
+        loss="info_nce",
+        parent=tmp_path,
+    ).model
     queries, cohort = (
         Predictions(
             tuple(clips.clip_ids), clips.features, predict_features(model, clips.audio, config.spectrogram)

@@ -1,4 +1,4 @@
-"""A few made-up prepared clips, small enough to train on in a second."""
+"""Made-up prepared clips, small enough to train on in a second."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2f_lib.config import StudyConfig, load_config
+from s2f_lib.config import LossName, StudyConfig, load_config
 from s2f_lib.media.jpeg import encode_jpeg
-from s2f_lib.preparation.shards import PreparedRow, shard_name, write_shard
+from s2f_lib.preparation.shards import PreparedClips, PreparedRow, shard_name, write_shard
+from s2f_lib.training.encoder import TrainedEncoder, train_voice_encoder
 
-#: 2.7 s up to 1 kHz: the least that the nine layers take is 259 frames and 31 bins
+#: 2.7 s up to 1 kHz: the nine layers need at least 259 frames and 31 bins
 SETTINGS = {
     "spectrogram.duration_s": 2.7,
     "spectrogram.max_frequency_hz": 1000,
@@ -34,10 +35,25 @@ def tiny_config(**changes: object) -> StudyConfig:
     return load_config(None, SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
 
 
+def train_encoder(
+    clips: PreparedClips, config: StudyConfig, loss: LossName, parent: Path, **options
+) -> TrainedEncoder:
+    """Train with the settings of a study."""
+    return train_voice_encoder(
+        clips,
+        spectrogram=config.spectrogram,
+        encoder=config.encoder,
+        training=config.training,
+        loss=loss,
+        parent=parent,
+        **options,
+    )
+
+
 def write_clips(folder: Path, *, n: int = 40, dimension: int = 8, per_shard: int = 16) -> Path:
-    """Write shards of clips whose voice's pitch goes with the first feature; every fifth is a test clip."""
+    """Write shards of clips whose pitch follows the first feature; every fifth video is in the test split."""
     rng = np.random.default_rng(0)
-    shared = 2 * np.sin(1 + np.arange(dimension))  # faces share a mean, far longer than what tells them apart
+    shared = 2 * np.sin(1 + np.arange(dimension))  # a mean that is much larger than the differences
     rows = []
     for index in range(n):
         features = rng.normal(size=dimension) + shared

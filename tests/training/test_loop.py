@@ -1,4 +1,4 @@
-"""The loop on a tiny regression: it learns, repeats, resumes, and stops where it must."""
+"""The loop on a tiny regression: it learns, repeats, resumes, and stops when it must."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import nn
 from s2f_lib.config import LoopConfig
 from s2f_lib.errors import CheckpointError, TrainingError
 from s2f_lib.training.checkpoint import load_model
-from s2f_lib.training.data import PairedArrays, validation_mask
-from s2f_lib.training.loop import EpochSampler, Task, fit, warmup_cosine
+from s2f_lib.training.data import PairedArrays
+from s2f_lib.training.loop import Task, fit
+from s2f_lib.training.optim import warmup_cosine
 
 CONFIG = LoopConfig(epochs=4, batch_size=4, learning_rate=0.02, device="cpu")
 
@@ -24,7 +25,7 @@ def _task(scale: float = 1.0) -> Task:
     inputs = rng.normal(size=(18, 3)).astype(np.float32)
     targets = inputs @ np.array([[1.0], [-2.0], [0.5]], dtype=np.float32) * scale
     torch.manual_seed(0)
-    # dropout draws random numbers, so a resumed run is only equal if their state is kept
+    # dropout draws random numbers, so a resumed run is equal only if their state is restored
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
 
     def loss(network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -40,24 +41,24 @@ def _losses(metrics: pd.DataFrame) -> list[float]:
     return [*metrics["train_loss"], *metrics["validation_loss"]]
 
 
-def test_learns_and_writes_a_row_an_epoch(tmp_path):
-    metrics = fit(_task(), CONFIG.model_copy(update={"epochs": 30}), out=tmp_path, digest="d")
+def test_fit_learns_and_writes_one_row_per_epoch(tmp_path):
+    metrics = fit(_task(), CONFIG.with_(epochs=30), out=tmp_path, digest="d")
     assert list(metrics["epoch"]) == list(range(1, 31))
     assert metrics["validation_loss"].iloc[-1] < 0.3 * metrics["validation_loss"].iloc[0]
     stored = pd.read_csv(tmp_path / "metrics.csv")
     np.testing.assert_allclose(stored["train_loss"], metrics["train_loss"])
 
 
-def test_same_seed_same_losses_other_seed_others(tmp_path):
+def test_fit_same_seed_same_losses_other_seed_other_losses(tmp_path):
     first = fit(_task(), CONFIG, out=tmp_path / "a", digest="d")
     second = fit(_task(), CONFIG, out=tmp_path / "b", digest="d")
-    other = fit(_task(), CONFIG.model_copy(update={"seed": 1}), out=tmp_path / "c", digest="d")
+    other = fit(_task(), CONFIG.with_(seed=1), out=tmp_path / "c", digest="d")
     assert _losses(first) == _losses(second)
     assert _losses(first) != _losses(other)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
+def test_fit_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
     whole = fit(_task(), CONFIG, out=tmp_path / "whole", digest="d")
 
     class Interrupted(Exception):
@@ -78,14 +79,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
         assert torch.equal(tensor, other.model.state_dict()[name]), name
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
+def test_fit_finished_run_is_not_trained_again(tmp_path):
     fit(_task(), CONFIG, out=tmp_path, digest="d")
     seen = []
     fit(_task(), CONFIG, out=tmp_path, digest="d", progress=lambda *args: seen.append(args))
     assert seen == []
 
 
-def test_a_second_run_in_the_folder_waits_and_finds_it_trained(tmp_path):
+def test_fit_second_run_in_folder_waits_and_finds_model(tmp_path):
     steps: list[str] = []
     started, go_on = threading.Event(), threading.Event()
 
@@ -111,56 +112,34 @@ def test_a_second_run_in_the_folder_waits_and_finds_it_trained(tmp_path):
     assert set(steps) == {"first"}
 
 
-def test_checkpoint_of_other_settings_is_refused(tmp_path):
+def test_fit_checkpoint_of_other_settings_is_refused(tmp_path):
     fit(_task(), CONFIG, out=tmp_path, digest="one")
     with pytest.raises(CheckpointError, match=r"other settings or data \(digest one, expected two\)"):
         fit(_task(), CONFIG, out=tmp_path, digest="two")
 
 
-def test_checkpoint_left_aside_by_a_kill_between_two_renames_is_used(tmp_path):
+def test_fit_kill_between_two_renames_is_repaired(tmp_path):
     whole = fit(_task(), CONFIG, out=tmp_path, digest="d")
     newest = max((tmp_path / "checkpoints").glob("step-*"))
-    newest.rename(newest.with_name(f".{newest.name}-old"))
+    newest.rename(newest.with_name(f".{newest.name}.old"))
     seen = []
     resumed = fit(_task(), CONFIG, out=tmp_path, digest="d", progress=lambda *args: seen.append(args))
     assert seen == []
     assert _losses(resumed) == _losses(whole)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+def test_fit_loss_not_finite_stops_with_step(tmp_path):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at epoch 1, step 1"):
         fit(_task(scale=float("inf")), CONFIG, out=tmp_path, digest="d")
 
 
-def test_fewer_clips_than_a_batch_are_refused(tmp_path):
+def test_fit_fewer_examples_than_batch_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="18 training examples are fewer than a batch of 32"):
-        fit(_task(), CONFIG.model_copy(update={"batch_size": 32}), out=tmp_path, digest="d")
+        fit(_task(), CONFIG.with_(batch_size=32), out=tmp_path, digest="d")
 
 
-def test_sampler_draws_each_once_and_another_order_each_epoch():
-    sampler = EpochSampler(50, seed=3)
-    first = list(sampler)
-    sampler.epoch = 1
-    second = list(sampler)
-    assert sorted(first) == sorted(second) == list(range(50))
-    assert first != second
-    sampler.epoch = 0
-    assert list(sampler) == first
-
-
-def test_learning_rate_goes_up_a_line_and_down_a_cosine():
+def test_warmup_cosine_by_hand():
     factor = warmup_cosine(100, 0.1)
     assert [factor(0), factor(4), factor(9)] == pytest.approx([0.1, 0.5, 1.0])
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0)
-
-
-def test_validation_takes_whole_videos_and_stays_when_clips_are_added():
-    videos = [f"video{i // 3:06d}" for i in range(3000)]
-    mask = validation_mask(videos, share=0.2, seed=0)
-    assert mask.mean() == pytest.approx(0.2, abs=0.05)
-    for start in range(0, 3000, 3):
-        assert len(set(mask[start : start + 3])) == 1
-    assert (validation_mask(videos[:30], share=0.2, seed=0) == mask[:30]).all()
-    assert (validation_mask(videos, share=0.2, seed=1) != mask).any()
-    assert not validation_mask(videos, share=0.0, seed=0).any()

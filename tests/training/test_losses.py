@@ -1,4 +1,4 @@
-"""The four losses against values worked out by hand."""
+"""The losses of the encoder against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,43 +9,50 @@ import torch
 from torch import nn
 
 from s2f_lib.errors import ConfigError, InputError
-from s2f_lib.models.face_decoder import DEBUG_DECODER, FaceDecoder
-from s2f_lib.training.losses import contrastive_loss, l1_l2_loss, l1_loss, l2_loss, make_loss
-from s2f_lib.training.speech2face_loss import Speech2FaceLoss, distillation
+from s2f_lib.models.face_decoders import DEBUG_DECODER, FaceDecoder
+from s2f_lib.training.losses import (
+    Speech2FaceLoss,
+    contrastive_loss,
+    distillation,
+    l1_l2_loss,
+    l1_loss,
+    l2_loss,
+    make_loss,
+)
 
 # unit vectors after normalisation: faces (1, 0) and (0, 1); voices (0.6, 0.8) and (0, 1)
 FACE = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
 SPEECH = torch.tensor([[3.0, 4.0], [0.0, 9.0]])
 
 
-def test_l1():
+def test_l1_loss_by_hand():
     # |1 - 0.6| + |0 - 0.8| = 1.2 and 0
     assert l1_loss(FACE, SPEECH).item() == pytest.approx(0.6)
 
 
-def test_l2_is_squared():
+def test_l2_loss_by_hand_is_squared():
     # 0.16 + 0.64 = 0.8 and 0
     assert l2_loss(FACE, SPEECH).item() == pytest.approx(0.4)
 
 
-def test_l1_plus_ten_l2():
+def test_l1_l2_loss_by_hand():
     assert l1_l2_loss(FACE, SPEECH).item() == pytest.approx(0.6 + 10 * 0.4)
     assert make_loss("l1_l2", l2_weight=2.0)(FACE, SPEECH).item() == pytest.approx(0.6 + 2 * 0.4)
 
 
-def test_contrastive_leaves_the_positive_out_of_the_denominator():
+def test_contrastive_loss_leaves_positive_out_of_denominator():
     # q1.v1 = 0.6, q1.v2 = 0.8; q2.v2 = 1, q2.v1 = 0: -(0.6 - 0.8) and -(1 - 0)
     assert contrastive_loss(FACE, SPEECH).item() == pytest.approx((0.2 - 1.0) / 2)
 
 
-def test_contrastive_of_three():
+def test_contrastive_loss_of_three_by_hand():
     face = torch.eye(3)
     expected = -math.log(math.e / (1 + 1))  # each: exp(1) over two exp(0)
     assert contrastive_loss(face, face).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "l1_l2", "contrastive"])
-def test_losses_do_not_depend_on_length_or_order_and_are_lowest_at_the_truth(name):
+def test_losses_ignore_length_and_order_lowest_at_truth(name):
     loss = make_loss(name)
     generator = torch.Generator().manual_seed(0)
     face, speech = torch.randn(2, 8, 5, generator=generator)
@@ -55,7 +62,7 @@ def test_losses_do_not_depend_on_length_or_order_and_are_lowest_at_the_truth(nam
     assert loss(face, face) < loss(face, speech)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_losses_bad_shapes_and_names_are_refused():
     with pytest.raises(InputError, match="at least 2 pairs"):
         contrastive_loss(FACE[:1], SPEECH[:1])
     with pytest.raises(InputError, match=r"found \(2, 2\) and \(1, 2\)"):
@@ -73,16 +80,16 @@ def test_info_nce_by_hand():
     assert loss.temperature == pytest.approx(0.5)
 
 
-def test_info_nce_learns_its_temperature_down_to_a_hundredth():
+def test_info_nce_temperature_is_learned_down_to_hundredth():
     loss = make_loss("info_nce", temperature=0.07)
     loss(torch.eye(4), torch.eye(4)).backward()
-    assert loss.log_sharpness.grad < 0  # right pairs are nearest: a sharper softmax lowers the loss
+    assert loss.log_logit_scale.grad < 0  # true pairs are nearest: a sharper softmax lowers the loss
     assert make_loss("info_nce", temperature=0.001).temperature == pytest.approx(0.01)
     with pytest.raises(InputError, match="at least 2 pairs"):
         loss(FACE[:1], SPEECH[:1])
 
 
-def test_distillation_is_a_cross_entropy_of_softened_classes():
+def test_distillation_is_cross_entropy_of_softened_classes():
     target, predicted = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     p = math.exp(1) / (math.exp(1) + 1)  # both halved by T = 2
     q = 1 / (1 + math.exp(2))
@@ -90,7 +97,7 @@ def test_distillation_is_a_cross_entropy_of_softened_classes():
     assert distillation(target, predicted).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_speech2face_loss_adds_its_three_terms():
+def test_speech2face_loss_adds_three_terms():
     decoder = FaceDecoder(DEBUG_DECODER, feature_dimension=6)
     loss = Speech2FaceLoss(decoder, nn.Linear(6, 5))
     face, speech = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""A run that is cut at any step, or whose checkpoints are damaged, goes on bit for bit."""
+"""A run that is killed at any step, or whose checkpoints are damaged, is resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from s2f_lib.training.checkpoint import load_model
 from s2f_lib.training.data import PairedArrays
 from s2f_lib.training.loop import Task, fit
 
-# 5 steps an epoch, each kept; dropout and the average have a state of their own
-CONFIG = LoopConfig(
-    epochs=3, batch_size=4, learning_rate=0.02, device="cpu", checkpoint_every_steps=1, ema_decay=0.9
-)
+# 5 steps per epoch, with a checkpoint after each; dropout has a random state
+CONFIG = LoopConfig(epochs=3, batch_size=4, learning_rate=0.02, device="cpu", checkpoint_every_steps=1)
 STEPS = 15
 
 
 class Killed(Exception):
-    """Stands for a signal: nothing of the run is tidied up after it."""
+    """Stands for a signal: the run does not clean up."""
 
 
 def _task(*, bad_example: int | None = None) -> Task:
@@ -49,7 +47,7 @@ def _task(*, bad_example: int | None = None) -> Task:
 
 
 def _run(out, *, kill_at: int | None = None, config: LoopConfig = CONFIG) -> dict[int, float]:
-    """Train, and return each step's loss; the run dies after step `kill_at`, before it is kept."""
+    """Train and return the loss of each step; the run dies after step `kill_at`, before its checkpoint."""
     losses: dict[int, float] = {}
 
     def after_step(step: int, loss: float) -> None:
@@ -73,7 +71,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill_at", [1, 5, 6, *random.Random(0).sample(range(2, STEPS), 3)])
-def test_killed_after_any_step_and_resumed_equals_the_whole_run(tmp_path, whole, kill_at):
+def test_fit_killed_after_any_step_equals_whole_run(tmp_path, whole, kill_at):
     out, expected = whole
     first = _run(tmp_path, kill_at=kill_at)
     assert max(first) == kill_at
@@ -87,22 +85,22 @@ def test_killed_after_any_step_and_resumed_equals_the_whole_run(tmp_path, whole,
         assert torch.equal(tensor, theirs.state_dict()[name]), name
 
 
-def test_killed_many_times_with_checkpoints_every_three_steps(tmp_path, whole):
-    config = CONFIG.model_copy(update={"checkpoint_every_steps": 3})
+def test_fit_killed_many_times_equals_whole_run(tmp_path, whole):
+    config = CONFIG.with_(checkpoint_every_steps=3)
     losses: dict[int, float] = {}
     for kill_at in (2, 4, 7, 9, 12, 14):
         losses |= _run(tmp_path, kill_at=kill_at, config=config)
     assert losses | _run(tmp_path, config=config) == whole[1]
 
 
-def test_the_last_two_and_the_best_are_kept(whole):
+def test_store_keeps_last_two_and_best(whole):
     names = sorted(path.name for path in (whole[0] / "checkpoints").iterdir())
     assert names == ["best", "step-000000014", "step-000000015"]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, whole, caplog, file, damage):
+def test_fit_damaged_checkpoint_previous_is_used(tmp_path, whole, caplog, file, damage):
     _run(tmp_path, kill_at=9)
     path = tmp_path / "checkpoints" / "step-000000008" / file
     data = bytearray(path.read_bytes())
@@ -122,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, wh
     assert all(whole[1][step] == loss for step, loss in resumed.items())
 
 
-def test_a_foreign_checkpoint_is_passed_over(tmp_path, whole, caplog):
+def test_fit_foreign_checkpoint_is_skipped(tmp_path, whole, caplog):
     _run(tmp_path, kill_at=9)
     foreign = tmp_path / "checkpoints" / "step-000000099"
     shutil.copytree(tmp_path / "checkpoints" / "step-000000008", foreign)
@@ -133,28 +131,36 @@ def test_a_foreign_checkpoint_is_passed_over(tmp_path, whole, caplog):
     assert all(whole[1][step] == loss for step, loss in resumed.items())
 
 
-def test_where_no_checkpoint_can_be_used_the_message_says_what_to_do(tmp_path):
-    _run(tmp_path, kill_at=9)
-    for path in (tmp_path / "checkpoints").glob("*/state.pt"):
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"truncated or changed.*Delete the folder to train anew"):
+def test_fit_checkpoint_of_other_format_is_refused(tmp_path):
+    _run(tmp_path, kill_at=3)
+    for path in (tmp_path / "checkpoints").glob("*/manifest.json"):
+        path.write_text(path.read_text().replace('"form": 2', '"form": 1'))
+    with pytest.raises(CheckpointError, match="has format 1, expected 2"):
         fit(_task(), CONFIG, out=tmp_path, digest="d")
 
 
-def test_model_files_that_are_truncated_or_of_another_model_are_refused(tmp_path, whole):
+def test_fit_no_usable_checkpoint_says_what_to_do(tmp_path):
+    _run(tmp_path, kill_at=9)
+    for path in (tmp_path / "checkpoints").glob("*/state.pt"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"truncated or changed.*Delete the folder to train again"):
+        fit(_task(), CONFIG, out=tmp_path, digest="d")
+
+
+def test_load_model_bad_files_are_refused(tmp_path, whole):
     path = whole[0] / "model.safetensors"
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_model(path, nn.Linear(2, 2))
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match="truncated or no safetensors"):
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
         load_model(cut, _task().model)
     with pytest.raises(CheckpointError, match="train the model first"):
         load_model(tmp_path / "none.safetensors", _task().model)
 
 
-def test_a_loss_that_is_not_finite_names_step_clips_and_last_checkpoint(tmp_path):
-    # example 5 is drawn in some batch of each epoch, or left out at its end
+def test_fit_loss_not_finite_names_clips_and_checkpoint(tmp_path):
+    # example 5 is in some batch of each epoch, or in the incomplete last one
     with pytest.raises(TrainingError) as caught:
         fit(_task(bad_example=5), CONFIG, out=tmp_path, digest="d")
     message = str(caught.value)
@@ -163,14 +169,14 @@ def test_a_loss_that_is_not_finite_names_step_clips_and_last_checkpoint(tmp_path
     step = int(message.split("step ")[1].split(",")[0])
     last = f"step-{step - 1:09d}" if step > 1 else "none yet"
     assert last in message
-    # what is kept is from before: it can be gone on from
+    # the checkpoints are from before, so training can be resumed from them
     for path in (tmp_path / "checkpoints").glob("step-*/model.safetensors"):
         model = _task().model
         load_model(path, model)
         assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
-def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+def test_fit_weights_not_finite_are_not_saved(tmp_path):
     task = _task()
 
     def loss(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -179,5 +185,5 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path):
 
     broken = Task(task.model, task.data, loss, task.validate, names=task.names)
     with pytest.raises(TrainingError, match=r"is not finite at epoch 1, step 1, in the batch of clip"):
-        fit(broken, CONFIG.model_copy(update={"ema_decay": None}), out=tmp_path, digest="d")
+        fit(broken, CONFIG, out=tmp_path, digest="d")
     assert not list((tmp_path / "checkpoints").glob("step-*"))

@@ -1,4 +1,4 @@
-"""A VGG-Face of our own: it learns identities, and its file is read as VGG-Face's."""
+"""The substitute for VGG-Face: it learns identities, and its file is read as VGG-Face's."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ DEBUG = LoopConfig(
 )  # fmt: skip
 
 
-def test_renderings_are_aligned_as_the_pipelines_crops_and_differ_within_an_identity():
+def test_render_identity_is_aligned_and_varies():
     faces = render_identity(0, 1, 4)
     assert faces.shape == (4, 224, 224, 3)
     assert np.array_equal(faces, render_identity(0, 1, 4))
     assert not np.array_equal(faces, render_identity(0, 2, 4))
     assert len({face.tobytes() for face in faces}) == 4
     for face in faces[:2]:
-        eyes = measure_eyes(face)  # by dlib's landmarks; on the pipeline's crops it is about 0.34
+        eyes = measure_eyes(face)  # by dlib's landmarks; about 0.34 on crops of the pipeline
         assert abs(eyes.angle_deg) < 10
         assert 0.26 < eyes.distance_share < 0.42
 
 
-def test_a_narrow_network_tells_a_few_identities_apart(tmp_path):
-    drawn = []
+def test_train_vgg_face_narrow_learns_and_is_cached(tmp_path):
+    reports = []
     sizes = {"n_identities": 3, "renderings": 24, "width": 1 / 16, "hidden": 64, "workers": 1}
-    trained = train_vgg_face(tmp_path, config=DEBUG, **sizes, rendered=lambda *now: drawn.append(now))
-    assert drawn == [(number, 3, "identities drawn") for number in (1, 2, 3)]
+    trained = train_vgg_face(tmp_path, training=DEBUG, **sizes, rendered=lambda *now: reports.append(now))
+    assert reports == [(number, 3, "identities drawn") for number in (1, 2, 3)]
     assert len(trained.metrics) == 6
     assert trained.metrics["train_loss"].iloc[-1] < 0.7 * trained.metrics["train_loss"].iloc[0]
-    assert trained.metrics["validation_accuracy"].iloc[-2:].max() > 0.6  # by chance 0.33, of 18 faces
+    assert trained.metrics["validation_accuracy"].iloc[-2:].max() > 0.6  # chance is 0.33, 18 faces
     card = json.loads(trained.weights.with_suffix(".json").read_text())
     assert card["identities"] == 3
     names = set(safetensors.torch.load_file(trained.weights))
@@ -48,24 +48,25 @@ def test_a_narrow_network_tells_a_few_identities_apart(tmp_path):
         assert names == set(make_vgg16(classes=2622).state_dict())
     with pytest.raises(DataError, match=r"features.0.weight is \(4, 3, 3, 3\); expected \(64, 3, 3, 3\)"):
         load_vgg_face(trained.weights)
-    # asked again, nothing is rendered or trained anew, and the weights are there
-    before = (tmp_path / "faces.npy").stat().st_mtime_ns
-    again = train_vgg_face(tmp_path, config=DEBUG, **sizes, rendered=lambda *now: drawn.append(now))
-    assert len(drawn) == 3
-    assert (tmp_path / "faces.npy").stat().st_mtime_ns == before
+    # a second call renders and trains nothing
+    (rendered,) = tmp_path.glob("faces-*/faces.npy")
+    before = rendered.stat().st_mtime_ns
+    again = train_vgg_face(tmp_path, training=DEBUG, **sizes, rendered=lambda *now: reports.append(now))
+    assert len(reports) == 3
+    assert rendered.stat().st_mtime_ns == before
     assert again.weights.is_file()
     assert list(again.metrics["train_loss"]) == list(trained.metrics["train_loss"])
-    # another learning rate trains beside it, on the same faces
+    # another learning rate trains in another folder, on the same faces
     slower = with_changes(DEBUG, {"learning_rate": "2e-5", "epochs": 1})
-    other = train_vgg_face(tmp_path, config=slower, **sizes)
-    assert (tmp_path / "faces.npy").stat().st_mtime_ns == before
+    other = train_vgg_face(tmp_path, training=slower, **sizes)
+    assert rendered.stat().st_mtime_ns == before
     assert other.metrics["train_loss"].iloc[0] != trained.metrics["train_loss"].iloc[0]
     with pytest.raises(ConfigError, match="learning_rate"):
         with_changes(DEBUG, {"learning_rate": "-1"})
 
 
 @pytest.mark.slow
-def test_the_full_size_is_read_as_vgg_face(tmp_path):
+def test_make_vgg16_full_size_is_read_as_vgg_face(tmp_path):
     path = tmp_path / "vgg_face.safetensors"
     torch.manual_seed(0)
     safetensors.torch.save_file(make_vgg16(classes=2622).state_dict(), path)

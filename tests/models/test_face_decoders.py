@@ -1,31 +1,50 @@
-"""The residual decoder: the report's input and output, steered by the features at every size."""
+"""The face decoders: their input follows the extractor, their output is an image."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from s2f_lib.config import FaceDecoderConfig
-from s2f_lib.models.decoders import PatchDiscriminator, make_decoder
-from s2f_lib.models.residual_decoder import DEBUG_RESIDUAL, ResidualDecoder
+from s2f_lib.models.face_decoders import (
+    DEBUG_DECODER,
+    DEBUG_RESIDUAL,
+    FaceDecoder,
+    ResidualDecoder,
+    make_decoder,
+)
+
+DEBUG = pytest.mark.parametrize("config", [DEBUG_DECODER, DEBUG_RESIDUAL], ids=["report", "residual"])
 
 
-@pytest.mark.parametrize("kind", ["report", "residual"])
+@DEBUG
 @pytest.mark.parametrize("dimension", [128, 4096])
-def test_both_kinds_take_and_give_the_same(kind, dimension):
-    config = DEBUG_RESIDUAL.model_copy(update={"kind": kind, "width": 1 / 8, "base_channels": 32})
+def test_decoder_any_feature_dimension_gives_image(config, dimension):
     images = make_decoder(config, feature_dimension=dimension)(torch.randn(2, dimension))
     assert images.shape == (2, 3, 224, 224)
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_the_length_of_the_features_does_not_matter():
-    decoder = ResidualDecoder(DEBUG_RESIDUAL, feature_dimension=16).eval()
+@DEBUG
+def test_decoder_length_of_features_does_not_matter(config):
+    decoder = make_decoder(config, feature_dimension=16).eval()
     features = torch.randn(2, 16)
     torch.testing.assert_close(decoder(features), decoder(7 * features), rtol=1e-4, atol=1e-5)
 
 
-def test_the_features_steer_every_size():
+def test_face_decoder_each_of_four_convolutions_doubles_size():
+    decoder = FaceDecoder(DEBUG_DECODER, feature_dimension=128)
+    layers = [m for m in decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert len(layers) == 4
+    maps = torch.zeros(1, layers[0].in_channels, 14, 14)
+    for layer in layers:
+        size = maps.shape[-1]
+        maps = layer(maps)
+        assert maps.shape[-1] == 2 * size
+
+
+def test_residual_decoder_features_steer_every_norm():
     decoder = ResidualDecoder(DEBUG_RESIDUAL, feature_dimension=16)
     decoder(torch.randn(4, 16)).square().mean().backward()
     steers = {name: p.grad for name, p in decoder.named_parameters() if "steer.weight" in name}
@@ -33,7 +52,7 @@ def test_the_features_steer_every_size():
     assert all(gradient.abs().sum() > 0 for gradient in steers.values())
 
 
-def test_the_last_bias_is_a_colour():
+def test_residual_decoder_last_bias_is_colour():
     decoder = ResidualDecoder(DEBUG_RESIDUAL, feature_dimension=16).eval()
     with torch.no_grad():
         decoder.to_pixels.weight.zero_()
@@ -43,10 +62,6 @@ def test_the_last_bias_is_a_colour():
         torch.testing.assert_close(image[channel], torch.full((224, 224), value))
 
 
-def test_an_unknown_kind_is_refused():
+def test_decoder_config_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"'report' or 'residual'"):
         FaceDecoderConfig(kind="gan")
-
-
-def test_the_judge_scores_patches():
-    assert PatchDiscriminator(4)(torch.rand(2, 3, 112, 112)).shape == (2, 1, 14, 14)

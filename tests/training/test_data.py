@@ -1,4 +1,4 @@
-"""The order of batches: by seed and epoch alone, whatever the threads, processes and interruptions."""
+"""Batches: their order depends only on seed and epoch, not on threads, processes or interruptions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from s2f_lib.config import LoopConfig
 from s2f_lib.errors import ConfigError, DataError, TrainingError
 from s2f_lib.preparation.shards import read_prepared
-from s2f_lib.training.batches import BatchLoader
-from s2f_lib.training.data import FeaturesAndFaces, PairedArrays, mean_direction
-from s2f_lib.training.encoder import train_voice_encoder
+from s2f_lib.training.data import (
+    BatchLoader,
+    FeaturesAndFaces,
+    PairedArrays,
+    mean_direction,
+    validation_mask,
+)
 from s2f_lib.training.loop import Task, fit
-from s2f_lib.training.optim import make_schedule
 
-from .conftest import tiny_config
+from .conftest import tiny_config, train_encoder
 
 CPU = torch.device("cpu")
 
@@ -32,45 +35,53 @@ def _epoch(loader: BatchLoader, epoch: int = 0, start: int = 0) -> list[list[int
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_threads_change_nothing_and_each_row_is_drawn_once(threads):
+def test_loader_threads_change_nothing_each_row_once(threads):
     expected = _epoch(_loader(threads=0))
     batches = _epoch(_loader(threads=threads))
     assert batches == expected
     assert len(batches) == len(_loader()) == 6
-    drawn = [value for batch in batches for value in batch]
-    assert len(set(drawn)) == 48
-    assert set(drawn) <= {10 * row for row in range(50, 100)}
+    seen = [value for batch in batches for value in batch]
+    assert len(set(seen)) == 48
+    assert set(seen) <= {10 * row for row in range(50, 100)}
     assert _epoch(_loader(threads=threads), epoch=1) != expected
     assert _epoch(_loader(threads=threads, seed=4)) != expected
 
 
-def test_an_epoch_goes_on_in_the_middle():
+def test_loader_epoch_starts_in_the_middle():
     assert _epoch(_loader(), start=4) == _epoch(_loader())[4:]
 
 
-def test_processes_share_each_part_of_a_batch():
-    whole = list(_loader(parts=2).epoch(0))
-    shares = [list(_loader(parts=2, rank=rank, processes=2).epoch(0)) for rank in (0, 1)]
+def test_loader_processes_share_each_batch():
+    whole = list(_loader().epoch(0))
+    shares = [list(_loader(rank=rank, processes=2).epoch(0)) for rank in (0, 1)]
     for step, batch in enumerate(whole):
-        for number, part in enumerate(batch.split(2)):  # micro-batches: what is normalised together
-            pieces = [list(share[step].split(2))[number].indices for share in shares]
-            assert torch.equal(torch.cat(pieces), part.indices)
+        pieces = [share[step] for share in shares]
+        assert torch.equal(torch.cat([piece.indices for piece in pieces]), batch.indices)
+        assert torch.equal(torch.cat([piece.tensors[0] for piece in pieces]), batch.tensors[0])
 
 
-def test_indices_name_the_rows_of_a_step():
+def test_loader_order_gives_rows_of_each_step():
     loader = _loader()
     batches = list(loader.epoch(2))
-    assert loader.indices(2, 5) == batches[5].indices.tolist()
+    assert torch.equal(loader.order(2)[5], batches[5].indices)
 
 
-def test_an_epoch_that_is_left_early_ends_its_threads():
+def test_loader_order_is_permutation_that_changes_by_epoch():
+    loader = _loader(batch_size=10)
+    first, second = loader.order(0).flatten().tolist(), loader.order(1).flatten().tolist()
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert loader.order(0).flatten().tolist() == first
+
+
+def test_loader_epoch_left_early_ends_threads():
     batches = _loader(threads=2).epoch(0)
     next(batches)
     batches.close()
     assert _epoch(_loader(threads=2)) == _epoch(_loader(threads=0))
 
 
-def test_an_error_in_a_thread_reaches_the_caller():
+def test_loader_error_in_thread_reaches_caller():
     class Broken:
         def __len__(self) -> int:
             return 16
@@ -82,7 +93,7 @@ def test_an_error_in_a_thread_reaches_the_caller():
         list(BatchLoader(Broken(), batch_size=8, seed=0, device=CPU, threads=2).epoch(0))
 
 
-def test_faces_decoded_at_once_or_a_batch_at_a_time_are_the_same(prepared, monkeypatch):
+def test_faces_decoded_once_or_per_batch_are_equal(prepared, monkeypatch):
     clips, rows = read_prepared(prepared), np.array([3, 17, 30])
     at_once = FeaturesAndFaces(clips, rows).__getitems__([2, 0])
     monkeypatch.setattr("s2f_lib.training.data.FACES_IN_MEMORY_BYTES", 0)
@@ -97,29 +108,38 @@ def test_mean_direction_by_hand():
     np.testing.assert_allclose(mean_direction(features, np.array([0, 1]), chunk=1), [0.5, 0.5])
 
 
-def test_exponential_schedule_is_speech2faces():
-    config = LoopConfig(schedule="exponential", warmup_share=0.0, decay_factor=0.95, decay_steps=10)
-    factor = make_schedule(config, steps=100)
-    assert [factor(0), factor(9), factor(12), factor(31)] == pytest.approx([1, 1, 0.95, 0.95**3])
+def test_validation_mask_whole_videos_stable_when_clips_added():
+    videos = [f"video{i // 3:06d}" for i in range(3000)]
+    mask = validation_mask(videos, share=0.2, seed=0)
+    assert mask.mean() == pytest.approx(0.2, abs=0.05)
+    for start in range(0, 3000, 3):
+        assert len(set(mask[start : start + 3])) == 1
+    assert (validation_mask(videos[:30], share=0.2, seed=0) == mask[:30]).all()
+    assert (validation_mask(videos, share=0.2, seed=1) != mask).any()
+    assert not validation_mask(videos, share=0.0, seed=0).any()
 
 
-def test_what_cannot_be_shared_or_found_is_refused(tmp_path):
+def test_paired_arrays_of_other_lengths_are_refused():
+    with pytest.raises(DataError, match=r"one length, found \[2, 3\]"):
+        PairedArrays(np.zeros(2), np.zeros(3))
+
+
+def test_fit_impossible_batch_device_or_precision_is_refused(tmp_path, monkeypatch):
     task = Task(torch.nn.Linear(1, 1), PairedArrays(np.zeros((9, 1), np.float32)), None, lambda _: {})
-    with pytest.raises(TrainingError, match=r"batch_size 8 does not divide among 1 processes .* 3"):
-        fit(task, LoopConfig(batch_size=8, accumulation_steps=3, device="cpu"), out=tmp_path, digest="d")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device is cuda, but torch sees no GPU"):
             fit(task, LoopConfig(batch_size=8, device="cuda"), out=tmp_path, digest="d")
     with pytest.raises(ConfigError, match="precision is fp16, which needs a GPU"):
         fit(task, LoopConfig(batch_size=8, device="cpu", precision="fp16"), out=tmp_path, digest="d")
-    with pytest.raises(DataError, match=r"one length, found \[2, 3\]"):
-        PairedArrays(np.zeros(2), np.zeros(3))
+    monkeypatch.setattr("s2f_lib.training.loop.world_size", lambda: 3)
+    with pytest.raises(TrainingError, match="batch_size 8 cannot be divided among 3 processes"):
+        fit(task, LoopConfig(batch_size=8, device="cpu"), out=tmp_path, digest="d")
 
 
-def test_training_from_mapped_and_loaded_audio_is_the_same(tmp_path, prepared):
+def test_train_encoder_mapped_and_loaded_audio_are_equal(tmp_path, prepared):
     mapped = read_prepared(prepared, split="train")
     losses = {}
     for name, clips in {"mapped": mapped, "memory": replace(mapped, audio=np.asarray(mapped.audio))}.items():
-        trained = train_voice_encoder(clips, tiny_config(), loss="l1", out=tmp_path / name)
+        trained = train_encoder(clips, tiny_config(), "l1", tmp_path / name)
         losses[name] = list(trained.metrics["train_loss"]) + list(trained.metrics["validation_loss"])
     assert losses["mapped"] == losses["memory"]

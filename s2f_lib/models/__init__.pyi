@@ -1,0 +1,9 @@
+from .face_decoders import FaceDecoder as FaceDecoder
+from .face_decoders import ResidualDecoder as ResidualDecoder
+from .face_decoders import make_decoder as make_decoder
+from .inference import predict_features as predict_features
+from .inference import render_faces as render_faces
+from .voice_encoder import VoiceEncoder as VoiceEncoder
+from .voice_encoder import count_parameters as count_parameters
+from .voice_encoder import encoder_output_size as encoder_output_size
+from .voice_encoder import summarize as summarize

@@ -1,0 +1,13 @@
+from .data import validation_mask as validation_mask
+from .decoder import TrainedDecoder as TrainedDecoder
+from .decoder import train_face_decoder as train_face_decoder
+from .encoder import TrainedEncoder as TrainedEncoder
+from .encoder import train_voice_encoder as train_voice_encoder
+from .loop import Task as Task
+from .loop import fit as fit
+from .losses import InfoNCE as InfoNCE
+from .losses import contrastive_loss as contrastive_loss
+from .losses import l1_loss as l1_loss
+from .losses import l2_loss as l2_loss
+from .losses import make_loss as make_loss
+from .vgg_face import train_vgg_face as train_vgg_face
