@@ -29,42 +29,29 @@ AHEAD = 3  # batches that a thread keeps ready
 
 
 class Clips(Protocol):
-    """What both trainings read: names, videos and face features of clips or faces."""
+    """Names, videos, `(n, dimension)` float32 face features, and a digest of all data."""
 
     @property
     def clip_ids(self) -> Sequence[str]: ...
-
     @property
     def video_ids(self) -> Sequence[str]: ...
-
     @property
-    def features(self) -> np.ndarray:
-        """`(n, dimension)` float32."""
-        ...
-
+    def features(self) -> np.ndarray: ...
     @property
-    def digest(self) -> str:
-        """Digest of the ids and the data."""
-        ...
-
-    def __len__(self) -> int: ...
+    def digest(self) -> str: ...
 
 
 class VoiceClips(Clips, Protocol):
-    """Training data of the voice encoder, such as `preparation.shards.PreparedClips`."""
+    """Data for the voice encoder, such as `PreparedClips`: with `(n, samples)` int16 audio at 16 kHz."""
 
     @property
-    def audio(self) -> np.ndarray | MappedAudio:
-        """`(n, samples)` int16 at 16 kHz."""
-        ...
+    def audio(self) -> np.ndarray | MappedAudio: ...
 
 
 class Faces(Clips, Protocol):
-    """Training data of a face decoder: `preparation.shards.PreparedClips` or `faces.face_set.FaceSet`."""
+    """Data for a face decoder, such as `PreparedClips` or `FaceSet`: with `(n, 224, 224, 3)` uint8 faces."""
 
-    def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return faces, `(n, 224, 224, 3)` uint8 RGB."""
-        ...
+    def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray: ...
 
 
 class PairedArrays(Dataset):

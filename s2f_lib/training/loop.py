@@ -262,7 +262,7 @@ class TrainingRun:
         row: dict[str, float] = {"epoch": self.epoch + 1}
         row["train_loss"] = float(self._total) / len(self.loader)
         row |= self._validate()
-        row["learning_rate"] = self.schedule.get_last_lr()[0]
+        row["learning_rate"] = float(self.schedule.get_last_lr()[0])
         row["seconds"] = time.perf_counter() - started
         row["samples_per_s"] = len(self.loader) * self.config.batch_size / train_s
         row["wait_share"] = self._waited_s / train_s
