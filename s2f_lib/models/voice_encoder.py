@@ -34,9 +34,6 @@ MIN_FRAMES, MIN_BINS = 259, 31
 #: A debug size: the same layers with a few channels.
 DEBUG_ENCODER = VoiceEncoderConfig(width=1 / 16, hidden=32, frequency_bins=3)
 
-#: Speech2Face's own size (supplement): all 57 bins enter the first fully connected layer.
-SPEECH2FACE_ENCODER = VoiceEncoderConfig(width=1.0, hidden=4096, frequency_bins=57)
-
 
 class VoiceEncoder(nn.Module):
     """The report's encoder at any width and number of frequency bins.

@@ -12,7 +12,6 @@ from s2f_lib.models.voice_encoder import (
     DEBUG_ENCODER,
     MIN_BINS,
     MIN_FRAMES,
-    SPEECH2FACE_ENCODER,
     VoiceEncoder,
     count_parameters,
     encoder_output_size,
@@ -31,12 +30,6 @@ def test_parameter_counts_follow_report_table(bins, count):
         encoder = VoiceEncoder(VoiceEncoderConfig(frequency_bins=bins), feature_dimension=4096)
     assert count_parameters(encoder) == count == 28_525_312 + 2_097_152 * bins
     assert count != 46_593_664
-
-
-def test_speech2face_encoder_has_57_bins():
-    with torch.device("meta"):
-        encoder = VoiceEncoder(SPEECH2FACE_ENCODER, feature_dimension=4096)
-    assert count_parameters(encoder) == 148_062_976
 
 
 def test_summarize_sizes_are_those_of_report_table():
@@ -79,7 +72,7 @@ def test_encoder_output_size_too_small_is_refused():
 
 def test_encoder_more_bins_than_map_is_refused():
     with pytest.raises(ConfigError, match=r"frequency_bins is 57, .* leaves 25 bins: choose at most 25"):
-        VoiceEncoder(SPEECH2FACE_ENCODER, feature_dimension=8, spectrogram=SHORT)
+        VoiceEncoder(VoiceEncoderConfig(frequency_bins=57), feature_dimension=8, spectrogram=SHORT)
 
 
 def test_face_axes_fixed_map_follows_spread_of_faces():
