@@ -31,6 +31,7 @@ from benchmarks.training_common import PeakMemory, in_own_process, make_shards
 from s2f_lib.config import SpectrogramConfig, StudyConfig, TrainingConfig, VoiceEncoderConfig
 from s2f_lib.models.voice_encoder import VoiceEncoder, summarize
 from s2f_lib.preparation.shards import read_prepared
+from s2f_lib.training.distributed import resolve_precision
 from s2f_lib.training.losses import l1_loss
 
 WARM_UP = 2  # steps that do not count
@@ -46,15 +47,6 @@ def study(options: argparse.Namespace, **training: object) -> StudyConfig:
             checkpoint_every_s=None, **training,
         ),
     )  # fmt: skip
-
-
-def has_bf16(device: str) -> bool:
-    """Return whether the device computes bf16 in hardware, rather than emulating it."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = Path("/proc/cpuinfo")
-    text = flags.read_text(encoding="utf-8") if flags.is_file() else ""
-    return "amx_bf16" in text or "avx512_bf16" in text
 
 
 def write_pickles(shards: Path, out: Path) -> None:
@@ -216,7 +208,7 @@ def flops_a_clip(config: StudyConfig, dimension: int) -> float:
 def main() -> None:
     """Measure and print."""
     options = parse()
-    options.precision = options.precision or ("bf16" if has_bf16(options.device) else "no")
+    options.precision = resolve_precision(options.precision, device=options.device)
     with tempfile.TemporaryDirectory() as text:
         shards, pickles = Path(text) / "shards", Path(text) / "pickles"
         pickles.mkdir()
@@ -298,7 +290,7 @@ def parse() -> argparse.Namespace:
     add("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     add("--loader-threads", type=int, default=1, help="that gather batches ahead (default 1)")
     add("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
-    add("--precision", default="", choices=["", "no", "bf16"], help="default: bf16 where in hardware")
+    add("--precision", default="auto", choices=["auto", "no", "bf16"], help="default: bf16 if in hardware")
     add(
         "--channels-last",
         action=argparse.BooleanOptionalAction,

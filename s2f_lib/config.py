@@ -24,6 +24,7 @@ LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"
 SourceName = Literal["synthetic", "avspeech", "pairs"]
 SimilarityName = Literal["l1", "l2", "cosine"]
 DecoderKind = Literal["report", "residual"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
 
 
 class Settings(BaseModel):
@@ -324,8 +325,8 @@ class LoopConfig(Settings):
     """Share of the training videos that is held out for validation; never test videos."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a lower validation loss before training stops. None: all epochs run."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Autocast precision."""
+    precision: Precision = "no"
+    """Autocast precision; auto: bf16 if the device computes it in hardware, otherwise no."""
     channels_last: bool = False
     """Memory format of the maps; on CPUs torch's norms are then only exact to 1e-4."""
     compile: bool = False

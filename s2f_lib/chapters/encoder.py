@@ -9,6 +9,7 @@ import torch
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.models.voice_encoder import summarize
+from s2f_lib.training.distributed import resolve_precision
 from s2f_lib.training.encoder import TrainedEncoder
 
 _MATMUL = 1024  # side of the matrices; large enough to be bound by arithmetic
@@ -32,7 +33,7 @@ def training_throughput(encoder: TrainedEncoder, config: StudyConfig) -> pd.Data
     gflop_per_clip = 3 * sum(layer.mega_flops for layer in layers) / 1_000
     clips_per_s = float(encoder.metrics["samples_per_s"].median())
     device = next(encoder.model.parameters()).device
-    rate = matmul_gflops(_DTYPES[config.training.precision], device)
+    rate = matmul_gflops(_DTYPES[resolve_precision(config.training.precision, device=device.type)], device)
     row = {
         "clips_per_s": clips_per_s,
         "wait_share": float(encoder.metrics["wait_share"].median()),

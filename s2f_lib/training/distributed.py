@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from s2f_lib.config import LoopConfig
+from s2f_lib.config import LoopConfig, Precision
 from s2f_lib.errors import ConfigError
 
 
@@ -37,7 +37,33 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
     # shared batch norms keep the buffers equal in all processes, so they need no broadcast
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=config.precision, cpu=cpu, kwargs_handlers=[ddp])
+    precision = resolve_precision(config.precision, device="cpu" if cpu else "cuda")
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
+
+
+def resolve_precision(precision: Precision, *, device: str) -> str:
+    """Return the precision that training uses: `auto` becomes bf16 or no.
+
+    A CPU without bf16 instructions (AMX, AVX-512 BF16) emulates them, several times slower than float32.
+
+    Parameters
+    ----------
+    precision
+        Value of the setting.
+    device
+        "cpu" or "cuda".
+
+    Examples
+    --------
+    >>> resolve_precision("bf16", device="cpu")
+    'bf16'
+    """
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
 def wrap_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:

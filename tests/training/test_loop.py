@@ -14,6 +14,7 @@ from s2f_lib.config import LoopConfig
 from s2f_lib.errors import CheckpointError, TrainingError
 from s2f_lib.training.checkpoint import load_model
 from s2f_lib.training.data import PairedArrays
+from s2f_lib.training.distributed import resolve_precision
 from s2f_lib.training.loop import Task, fit
 from s2f_lib.training.optim import warmup_cosine
 
@@ -143,3 +144,13 @@ def test_warmup_cosine_by_hand():
     assert [factor(0), factor(4), factor(9)] == pytest.approx([0.1, 0.5, 1.0])
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({}, "no"), ({"amx_bf16": False}, "no"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_resolve_precision_auto_follows_the_cpu(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", device="cpu") == expected
+    assert resolve_precision("no", device="cpu") == "no"
