@@ -1,8 +1,7 @@
-"""One run of the study: what the chapters call.
+"""One run of the study and its steps, for the chapters.
 
-Each step is made once and kept: clips and shards under `data/`, named by a
-digest of the settings that decide them; models, tables and figures in the run
-folder.  A step that was interrupted goes on where it was.
+Each step is computed once and stored: clips and shards under `data/`, in folders named by a digest of the
+settings that decide them; models, tables and figures in the run folder. An interrupted step is resumed.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
 from s2f_lib import paths
 from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, TrainingConfig, load_config
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.paths import RunPaths
+from s2f_lib.storage import cached_array, digest, locked, write_atomically
 
 if TYPE_CHECKING:
     from s2f_lib.evaluation.reconstruction import Triptychs
     from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
-    from s2f_lib.preparation.pipeline import PreparationSummary
+    from s2f_lib.preparation.summary import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
     from s2f_lib.sources.avspeech import BadRow
     from s2f_lib.sources.clip import ClipRef
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Study:
-    """A resolved configuration and the steps of the study, each made when it is first asked for.
+    """Resolved settings and the steps of the study, each computed when it is first used.
 
     Parameters
     ----------
@@ -63,69 +62,74 @@ class Study:
         run_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Open a run, and write its resolved settings into its folder.
+        """Open a run, and write the resolved settings into its folder.
 
         Parameters
         ----------
         profile
             A name in `book/profiles`, or the path of a YAML file.
         run_dir
-            The run's folder; by default `runs/<profile>`.
+            Folder of the run; by default `runs/<profile>`.
         settings
             Dotted overrides, for example ``{"training.epochs": 3}``.
 
         Raises
         ------
         ConfigError
-            The profile or a setting is not valid.
+            The profile or a setting is invalid.
+
+        Examples
+        --------
+        >>> from tempfile import mkdtemp
+        >>> Study.open("quick", run_dir=mkdtemp(), settings={"training.epochs": 3}).config.training.epochs
+        3
         """
         config = load_config(profile, settings)
         run_paths = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(config.profile)
         run_paths.root.mkdir(parents=True, exist_ok=True)
-        run_paths.settings.write_text(config.to_yaml(), encoding="utf-8")
+        write_atomically(run_paths.settings, config.to_yaml())
         return cls(config, run_paths)
 
     def on_generated(self) -> Study:
-        """Return this study if its people are generated ones, else one with the same settings on those."""
+        """Return this study if its source is synthetic, otherwise one with the same settings that is."""
         if self.config.source.kind == "synthetic":
             return self
-        source = self.config.source.model_copy(update={"kind": "synthetic"})
         run_paths = RunPaths(self.paths.root / "generated")
         run_paths.root.mkdir(parents=True, exist_ok=True)
-        return Study(self.config.model_copy(update={"source": source}), run_paths)
+        return Study(self.config.with_(source__kind="synthetic"), run_paths)
 
     @functools.cached_property
     def source_dir(self) -> Path:
-        """The folder of the synthetic clips: made here if they are not there yet."""
+        """Folder of the synthetic clips, which are generated if needed."""
         if self.config.source.kind != "synthetic":
             raise ConfigError(
-                f"source.kind is {self.config.source.kind!r}: it has no folder of generated clips"
+                f"source.kind is {self.config.source.kind!r}: only the synthetic source has a folder of clips"
             )
         from s2f_lib.sources.synthetic.clips import make_synthetic_clips
 
         folder = paths.data_dir() / f"synthetic-{self.config.source.synthetic.digest()}"
-        with _lock(folder):
+        with locked(folder):
             make_synthetic_clips(
                 self.config.source.synthetic,
                 folder,
                 workers=self.config.preparation.workers,
-                progress=_log_progress("clips made"),
+                progress=_log_progress("clips generated"),
             )
         return folder
 
     @functools.cached_property
     def prepared_dir(self) -> Path:
-        """The folder of shards and ledger; the clips in it are prepared, as far as they were not yet."""
+        """Folder of the shards and the ledger; clips that are not prepared yet are prepared."""
         return self._prepare()[0]
 
     @property
     def preparation(self) -> PreparationSummary:
-        """What came of the clips, by count, reason and seconds a step."""
+        """Outcome of the preparation: counts, reasons of refusal, seconds per stage."""
         return self._prepare()[1]
 
     @functools.cached_property
     def clips(self) -> PreparedClips:
-        """All prepared clips, by split, within it in the order of the list; they stay on disk until used."""
+        """All prepared clips, sorted by split and then by the clip list; mapped from disk."""
         from s2f_lib.preparation.shards import read_prepared
 
         clips = read_prepared(self.prepared_dir)
@@ -141,9 +145,8 @@ class Study:
         """
         chosen = np.array([split == name for split in self.clips.splits])
         if not chosen.any():
-            raise DataError(
-                f"no prepared clip is in split {name!r}: splits are {sorted(set(self.clips.splits))}"
-            )
+            found = sorted({split or "none" for split in self.clips.splits})
+            raise DataError(f"no prepared clip is in split {name!r}: splits are {found}")
         return self.clips.subset(chosen)
 
     @functools.cached_property
@@ -156,41 +159,37 @@ class Study:
     def encoder(self, loss: LossName | None = None, *, seed: int | None = None) -> TrainedEncoder:
         """Return the voice encoder trained with a loss, by default `training.main_loss`.
 
-        Another seed gives other initial weights, batches and validation videos; by default `training.seed`.
+        The seed decides the initial weights, the batches and the validation videos; by default
+        `training.seed`.
         """
         training = self.config.training
         return self._encoder(loss or training.main_loss, training.seed if seed is None else seed)
 
     def decoder(self, kind: DecoderKind | None = None) -> TrainedDecoder:
-        """Return a face decoder, by default the one of `decoder.kind`, trained on the training clips' faces.
+        """Return a face decoder trained on the faces of the training clips, by default of `decoder.kind`.
 
-        Where `decoder_training.utkface` names a folder, it is trained on that first.
+        If `decoder_training.utkface` names a folder, the decoder is trained on those faces first.
         """
         return self._decoder(kind or self.config.decoder.kind)
 
     def features(self, split: str, loss: LossName | None = None, *, seed: int | None = None) -> Predictions:
-        """Return true and predicted features of a split's clips."""
+        """Return true and predicted features of the clips of a split."""
         return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
     def predicted(self, encoder: TrainedEncoder, clips: PreparedClips) -> Predictions:
-        """Return true and predicted features of any clips; intervals go by video, or person where known.
+        """Return true and predicted features of any clips, grouped by video.
 
-        What an encoder said of some clips is kept beside it, since most chapters ask for it.
+        Predictions are stored next to the encoder, because most chapters use them.
         """
         from s2f_lib.evaluation.tables import Predictions
         from s2f_lib.models.inference import predict_features
 
         windows, spectrogram = self.config.evaluation.windows, self.config.spectrogram
-        key = f"{clips.digest}-{windows}-{spectrogram.digest()}"
-        path = encoder.folder / f"predicted-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
-        with _lock(path):
-            if path.is_file():
-                predicted = np.load(path)
-            else:
-                predicted = predict_features(encoder.model, clips.audio, spectrogram, windows=windows)
-                partial = path.with_suffix(".part.npy")
-                np.save(partial, predicted)
-                partial.replace(path)
+        key = digest(clips.digest, windows, spectrogram.digest())
+        predicted = cached_array(
+            encoder.folder / f"predicted-{key}.npz",
+            lambda: predict_features(encoder.model, clips.audio, spectrogram, windows=windows),
+        )
         return Predictions(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
     def recorded(
@@ -225,7 +224,7 @@ class Study:
             clips = clips.subset(np.arange(first))
         key = json.dumps([world.digest(), clips.clip_ids, clips.audio.shape, rho, take, accent])
         path = paths.data_dir() / f"recordings-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
-        with _lock(path):
+        with locked(path):
             if not path.is_file():
                 rate_hz = self.config.preparation.sample_rate_hz
                 audio = resynthesize_speech(
@@ -328,30 +327,33 @@ class Study:
         from s2f_lib.preparation.pipeline import prepare
 
         config = self.config
-        media_independent = config.preparation.model_copy(update={"workers": 0})
-        how_fetched = {"fetch_missing": False, "download": DownloadConfig()}  # decides no row
-        avspeech = config.source.avspeech.model_copy(update=how_fetched)
-        source = config.source.model_copy(update={"avspeech": avspeech})
-        digests = (source.digest(6), media_independent.digest(6), config.features.digest(6))
-        folder = paths.data_dir() / f"prepared-{'-'.join(digests)}"
+        source = getattr(config.source, config.source.kind)
+        # neither the number of processes nor the way of downloading changes a row
+        digests = (
+            source.digest(6, exclude={"fetch_missing", "download"}),
+            config.preparation.digest(6, exclude={"workers"}),
+            config.features.digest(6),
+        )
+        folder = paths.data_dir() / f"prepared-{config.source.kind}-{'-'.join(digests)}"
         if config.source.kind == "pairs":
             return folder, self._prepare_pairs(folder)
         download = self._download(folder)
         clips = self._listed_clips(download)
-        with _lock(folder):
+        with locked(folder):
             summary = prepare(
                 config, clips, folder, progress=_log_progress("clips prepared"), download=download
             )
         if summary.n_pending:
             logger.warning(
-                "the server wants no more requests now: %d clips are left for a later run", summary.n_pending
+                "the server is rate-limiting: %d clips are left; run the command again later",
+                summary.n_pending,
             )
         return folder, summary
 
     def _prepare_pairs(self, folder: Path) -> PreparationSummary:
         from s2f_lib.pairs.shards import prepare_pairs
 
-        with _lock(folder):
+        with locked(folder):
             return prepare_pairs(
                 self.config.source.pairs,
                 preparation=self.config.preparation,
@@ -361,7 +363,7 @@ class Study:
             )
 
     def _download(self, prepared: Path) -> Download | None:
-        """Return how clips without media are to be fetched; None where they are to be refused."""
+        """Return how missing media are downloaded; None if clips without media are refused."""
         from s2f_lib.preparation.download_feed import Download
 
         source = self.config.source.avspeech
@@ -370,7 +372,7 @@ class Study:
         if not source.fetch_missing:
             if source.download != DownloadConfig():
                 raise ConfigError(
-                    "source.avspeech.download says how to download, and nothing is to be: "
+                    "source.avspeech.download has no effect without a download: "
                     "add -p source.avspeech.fetch_missing=true, or leave it out"
                 )
             return None
@@ -387,7 +389,7 @@ class Study:
         source = self.config.source.avspeech
         if source.csv is None:
             raise ConfigError(
-                "source.avspeech.csv is not set: say where the clip list and the media are, "
+                "source.avspeech.csv is not set: give the clip list and the folder of media, "
                 "for example -p source.avspeech.csv=clips.csv -p source.avspeech.media=media "
                 "(or -p source.avspeech.fetch_missing=true to download them)"
             )
@@ -396,9 +398,9 @@ class Study:
 
 
 def log_to_output(level: int = logging.INFO) -> None:
-    """Send the package's log lines to the output: a line an epoch, under a notebook's cell.
+    """Print the log of the package under the cell of a notebook.
 
-    Lines that name a clip are left out: the output stays in the page.
+    Lines that name a clip are dropped, because the output stays in the page.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(lambda record: not getattr(record, "names_clip", False))
@@ -407,11 +409,6 @@ def log_to_output(level: int = logging.INFO) -> None:
     package.handlers[:] = [handler]
     package.setLevel(level)
     package.propagate = False
-
-
-def _lock(folder: Path) -> FileLock:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_suffix(".lock"))
 
 
 def _log_progress(what: str, every: int = 100) -> Callable[..., None]:
