@@ -26,6 +26,8 @@ SimilarityName = Literal["l1", "l2", "cosine"]
 DecoderKind = Literal["report", "residual"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
+RECALL_AT = (1, 5, 10, 20, 50)  # the report's values of K
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and closed to unknown keys."""
@@ -417,10 +419,8 @@ class IntervalSettings(Settings):
 class EvaluationConfig(Settings):
     """Distances, retrieval and examples."""
 
-    recall_at: tuple[int, ...] = (1, 5, 10, 20, 50)
+    recall_at: tuple[int, ...] = RECALL_AT
     """The report's values of K."""
-    similarities: tuple[SimilarityName, ...] = ("l1", "l2", "cosine")
-    """Similarity measures."""
     n_bootstrap: int = Field(1_000, ge=10)
     """Bootstrap resamples per interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -25,7 +25,7 @@ from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_array, digest, locked, write_atomically
 
 if TYPE_CHECKING:
-    from s2f_lib.evaluation.reconstruction import Triptychs
+    from s2f_lib.evaluation.decoders import Triptychs
     from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
@@ -262,7 +262,7 @@ class Study:
 
     def triptychs(self, split: str = "test") -> Triptychs:
         """Return originals, renderings from the true and renderings from the predicted features."""
-        from s2f_lib.evaluation.reconstruction import Triptychs, reconstruction_cosine
+        from s2f_lib.evaluation.decoders import Triptychs, reconstruction_cosine
         from s2f_lib.models.inference import render_faces
 
         predictions = self.features(split)

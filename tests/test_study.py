@@ -66,7 +66,7 @@ def test_every_loss_trains_and_fills_the_tables(study):
         assert np.isfinite(pairs[loss].predicted).all()
     assert len({pair.predicted.tobytes() for pair in pairs.values()}) == len(pairs)
     distances = distance_table(pairs, study.config.evaluation)
-    recall = recall_table(rank_table(pairs, study.config.evaluation), study.config.evaluation)
+    recall = recall_table(rank_table(pairs), study.config.evaluation)
     assert not distances.isna().any().any()
     assert not recall.isna().any().any()
 

@@ -15,8 +15,7 @@ import pandas as pd
 from sklearn.linear_model import RidgeCV
 
 from s2f_lib.config import EvaluationConfig, StudyConfig
-from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix
+from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix, unit
 from s2f_lib.evaluation.statistics import hit_interval, recall_test
 from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.pairs.model import normalize_by_cohort

@@ -13,9 +13,9 @@ import pandas as pd
 
 from s2f_lib import paths
 from s2f_lib.errors import MissingFileError
-from s2f_lib.evaluation.appearance import AppearanceFeatures
-from s2f_lib.evaluation.decoders import evaluate_reconstructions
-from s2f_lib.evaluation.distances import pair_distances
+from s2f_lib.evaluation.decoder_comparison import APPEARANCE_FACES
+from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions
+from s2f_lib.evaluation.retrieval import pair_distances
 from s2f_lib.evaluation.statistics import Interval
 from s2f_lib.study import Study
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: How the chapter calls the decoders, and the same picture for everybody.
 NAMES = {"report": "as in the report", "residual": "residual", "mean": "mean training face"}
-_ENOUGH_FOR_JUDGE = 2_000
 _MEASURES = {
     "identity_cosine": ("identity, cosine", 2, 1),
     "recall_1": ("R@1, %", 1, 100),
@@ -84,8 +83,8 @@ def evaluate(study: Study, reconstructions: Mapping[str, np.ndarray]) -> pd.Data
         test.crops(),
         extractor=study.extractor,
         mean_features=train.features.mean(axis=0),
-        second_extractor=AppearanceFeatures(train.crops(np.arange(min(len(train), _ENOUGH_FOR_JUDGE)))),
-        config=study.config.evaluation,
+        second_extractor=AppearanceFeatures(train.crops(np.arange(min(len(train), APPEARANCE_FACES)))),
+        settings=study.config.evaluation.interval,
         distractors=train.features,
         group_ids=test.video_ids,
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from s2f_lib.chapters.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
+from s2f_lib.chapters.reference import LOSS_NAMES, MEASURE_NAMES, REPORT
+from s2f_lib.config import RECALL_AT
 from s2f_lib.evaluation.audit import audit_recall, largest_mean_l2, query_counts_that_fit
 from s2f_lib.evaluation.statistics import chance_interval
 

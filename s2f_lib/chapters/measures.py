@@ -10,7 +10,6 @@ import pandas as pd
 
 from s2f_lib.chapters.reference import LOSS_NAMES
 from s2f_lib.config import EvaluationConfig, SimilarityName, StudyConfig
-from s2f_lib.evaluation.distances import unit
 from s2f_lib.evaluation.retrieval import (
     chance_recall,
     expected_hits,
@@ -19,6 +18,7 @@ from s2f_lib.evaluation.retrieval import (
     reciprocal_rank,
     similarity_matrix,
     true_ranks,
+    unit,
 )
 from s2f_lib.evaluation.statistics import (
     Interval,

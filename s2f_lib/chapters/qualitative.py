@@ -11,9 +11,8 @@ import pandas as pd
 from s2f_lib.chapters.measures import mean_image
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.reconstruction import Triptychs
-from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
+from s2f_lib.evaluation.decoders import Triptychs
+from s2f_lib.evaluation.retrieval import nearest, similarity_matrix, unit
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
 from s2f_lib.evaluation.voice_changes import ChangedVoices, change_voices
 from s2f_lib.reconstruction.kit import Probe, ReconstructionKit

@@ -14,8 +14,6 @@ import pandas as pd
 #: What every number here was measured on.
 MEASURED_ON = "the report: AVSpeech, 8K train / 400 test, VGG-Face 4096-D"
 
-RECALL_AT = (1, 5, 10, 20, 50)
-
 
 @dataclass(frozen=True)
 class Report:

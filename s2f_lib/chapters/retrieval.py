@@ -152,7 +152,7 @@ def probes_table(
             "the face's features": ProbeData(test.true, values["test"], test.group_ids),
             "the voice's prediction": ProbeData(test.predicted, values["test"], test.group_ids),
         },
-        config,
+        config.interval,
     )
     shown = [f"{Interval(row.value, row.low, row.high):.2f}" for row in found.itertuples()]
     table = found[["attribute", "name", "score"]].rename(columns={"name": "read from"})

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from s2f_lib.chapters.reference import LOSS_NAMES, MEASURE_NAMES, RECALL_AT, REPORT
-from s2f_lib.config import EvaluationConfig, SpectrogramConfig, StudyConfig
+from s2f_lib.chapters.reference import LOSS_NAMES, MEASURE_NAMES, REPORT
+from s2f_lib.config import RECALL_AT, EvaluationConfig, SpectrogramConfig, StudyConfig
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, normalized_recall
 
 if TYPE_CHECKING:

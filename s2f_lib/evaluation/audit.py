@@ -1,6 +1,6 @@
-"""What a published table can and cannot be: three computations on the report's numbers.
+"""Checks of published tables: recalls against chance, possible numbers of queries, distances.
 
-Each takes printed numbers alone, so that any paper's table can be audited.
+Each check takes only the printed numbers, so it works for the tables of any paper.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.statistics import Interval, chance_interval
 
+_HALF_DIGIT = 0.005  # of recalls in percent with two decimals
+
 
 @dataclass(frozen=True, slots=True)
 class RecallVerdict:
-    """A printed recall beside what guessing gives.
+    """A printed recall next to that of guessing.
 
     Attributes
     ----------
     k
-        The number of retrieved faces.
+        Number of retrieved faces.
     recall_percent
-        As printed.
+        The printed recall.
     chance
-        Recall of a guess and its range, in percent.
+        Recall of guessing and its range, in percent.
     within_chance
         Whether the printed recall lies in that range.
     """
@@ -43,13 +45,18 @@ def audit_recall(
     n_queries: int,
     confidence: float = 0.95,
 ) -> list[RecallVerdict]:
-    """Set printed recalls against chance with its interval."""
+    """Compare printed recalls, one per K, with the range of guessing.
+
+    Examples
+    --------
+    >>> verdicts = audit_recall([2.5, 9.0], [10, 10], gallery_size=400, n_queries=400)
+    >>> [verdict.within_chance for verdict in verdicts]
+    [True, False]
+    """
     verdicts = []
     for k, percent in zip(ks, recall_percent, strict=True):
-        share = chance_interval(k, gallery_size, n_queries, confidence=confidence)
-        chance = Interval(100 * share.value, 100 * share.low, 100 * share.high)
-        half_digit = 0.005  # printed with two decimals
-        inside = chance.low - half_digit <= percent <= chance.high + half_digit
+        chance = chance_interval(k, gallery_size, n_queries, confidence=confidence).times(100)
+        inside = chance.low - _HALF_DIGIT <= percent <= chance.high + _HALF_DIGIT
         verdicts.append(RecallVerdict(k, percent, chance, inside))
     return verdicts
 
@@ -57,7 +64,7 @@ def audit_recall(
 def recalls_that_do_not_fit(
     recall_percent: Sequence[float], n_queries: int, *, decimals: int = 2
 ) -> list[float]:
-    """Return the printed recalls that are no count over `n_queries`; see `query_counts_that_fit`."""
+    """Return the printed recalls that are not a count divided by `n_queries`; see `query_counts_that_fit`."""
     step = 10**-decimals
     return [percent for percent in recall_percent if not _is_a_share(percent, n_queries, step)]
 
@@ -65,20 +72,25 @@ def recalls_that_do_not_fit(
 def query_counts_that_fit(
     recall_percent: Sequence[float], *, smallest: int, largest: int, misprints: int = 0, decimals: int = 2
 ) -> list[int]:
-    """Return the numbers of queries n for which the printed recalls can be counts over n.
+    """Return the numbers of queries n for which the printed recalls can be hits / n.
 
-    A recall is hits / n; printed with two decimals, most n are ruled out.
+    Two printed decimals rule out most n.
 
     Parameters
     ----------
     recall_percent
         Printed recalls of one table, in percent.
     smallest, largest
-        The range of n to look at, both included.
+        Range of n, both included.
     misprints
-        How many of the recalls may fail to fit.
+        Number of recalls that may fail to fit.
     decimals
-        Digits behind the point in print; rounding and cutting off both count as a fit.
+        Printed decimals; rounded and truncated numbers both fit.
+
+    Examples
+    --------
+    >>> query_counts_that_fit([33.33, 66.67], smallest=2, largest=10)
+    [3, 6, 9]
     """
     if smallest < 1 or largest < smallest:
         raise InputError(f"expected 1 <= smallest <= largest, found {smallest} and {largest}")
@@ -90,10 +102,15 @@ def query_counts_that_fit(
 
 
 def largest_mean_l2(mean_cosine: float) -> float:
-    """Return the largest mean L2 distance of unit vectors whose mean cosine similarity is given.
+    """Return the largest mean L2 distance of unit vectors with a given mean cosine similarity.
 
-    For each pair |a - b| = sqrt(2 - 2 cos); the root is concave, so by Jensen's
-    inequality the mean distance is at most sqrt(2 - 2 mean cos).
+    For each pair |a - b| = sqrt(2 - 2 cos). The root is concave, so by Jensen's inequality the mean
+    distance is at most sqrt(2 - 2 mean cos).
+
+    Examples
+    --------
+    >>> largest_mean_l2(0.5)
+    1.0
     """
     if not -1 <= mean_cosine <= 1:
         raise InputError(f"a mean cosine similarity lies in [-1, 1], found {mean_cosine}")
@@ -102,8 +119,6 @@ def largest_mean_l2(mean_cosine: float) -> float:
 
 def _is_a_share(percent: float, n: int, step: float) -> bool:
     hits = percent * n / 100
-    candidates = {math.floor(hits), math.ceil(hits)}
-    return any(abs(100 * count / n - percent) <= step / 2 + 1e-9 for count in candidates) or any(
-        0 <= 100 * count / n - percent < step - 1e-9
-        for count in candidates  # cut off, not rounded
-    )
+    shares = [100 * count / n for count in (math.floor(hits), math.ceil(hits))]
+    rounded = any(abs(share - percent) <= step / 2 + 1e-9 for share in shares)
+    return rounded or any(0 <= share - percent < step - 1e-9 for share in shares)  # or truncated

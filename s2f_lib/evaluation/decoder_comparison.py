@@ -1,4 +1,4 @@
-"""Both decoders trained on UTKFace and judged on its held-out faces: numbers alone, no picture is kept."""
+"""Comparison of the two decoders on UTKFace's held-out faces; it writes numbers, and no image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from s2f_lib.config import StudyConfig
-from s2f_lib.evaluation.appearance import AppearanceFeatures
-from s2f_lib.evaluation.decoders import evaluate_reconstructions
+from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.faces.utkface import load_utkface
 from s2f_lib.models.inference import render_faces
@@ -23,21 +22,22 @@ from s2f_lib.training.decoder import train_face_decoder
 logger = logging.getLogger(__name__)
 
 KINDS = ("report", "residual")
-_FOR_SECOND_JUDGE = 2_000  # training faces that fit it
+#: Number of training faces that the PCA of `AppearanceFeatures` is fitted on, at most.
+APPEARANCE_FACES = 2_000
 
 
 @dataclass(frozen=True)
 class DecoderComparison:
-    """What came of a comparison.
+    """Result of a comparison.
 
     Attributes
     ----------
     table
-        Of `decoders.evaluate_reconstructions`: a row a decoder and measure.
+        Table of `decoders.evaluate_reconstructions`.
     training
-        A row a decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
+        One row per decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
     provenance
-        What it was made with and measured on; texts and numbers.
+        Settings, data and sizes behind the numbers.
     """
 
     table: pd.DataFrame
@@ -56,27 +56,28 @@ def compare_decoders(
     report_epochs: int | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> DecoderComparison:
-    """Train the report's decoder and the residual one on UTKFace, and judge both on its gallery.
+    """Train the report's decoder and the residual one on UTKFace, and evaluate both on its gallery.
 
     Parameters
     ----------
     folder
-        UTKFace's pictures.
+        Folder of UTKFace's images.
     config
-        Features, decoders and their training.
+        Settings of features, decoders, their training, and intervals.
     work
-        Folder for features and models; what is in it is used again.
+        Folder for features and models. Existing ones are used again.
     n_train, n_gallery, fold
         See `sources.utkface.split_utkface`.
     report_epochs
-        Of the report's decoder, whose step is the cheaper one; by default as many as the residual one's.
+        Epochs of the report's decoder, whose steps are cheaper. None: as many as for the residual one.
     progress
-        Called with (done, total, note).
+        Function that is called with (done, total, note).
     """
     started = time.perf_counter()
     extractor = make_extractor(config.features, device="auto")
-    sizes = {"n_train": n_train, "n_gallery": n_gallery, "fold": fold}
-    sets = load_utkface(folder, extractor, cache=work / "faces", **sizes)
+    sets = load_utkface(
+        folder, extractor, cache=work / "faces", n_train=n_train, n_gallery=n_gallery, fold=fold
+    )
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
     trainings = dict.fromkeys(KINDS, config.decoder_training)
     if report_epochs is not None:
@@ -100,8 +101,8 @@ def compare_decoders(
         sets.test.crops(),
         extractor=extractor,
         mean_features=sets.train.features.mean(axis=0),
-        second_extractor=AppearanceFeatures(sets.train.crops(range(min(_FOR_SECOND_JUDGE, len(sets.train))))),
-        config=config.evaluation,
+        second_extractor=AppearanceFeatures(sets.train.crops(range(min(APPEARANCE_FACES, len(sets.train))))),
+        settings=config.evaluation.interval,
         distractors=sets.train.features,
     )
     curves = pd.concat(training, ignore_index=True)

@@ -1,16 +1,14 @@
 """Matching and verification as in the voice-face literature (SVHF, DIMNet, Wen et al.).
 
-1:N matching: a voice, its face and N - 1 others; how often the true face is the
-most alike.  Verification: is this the voice's face or another's; area under the
-ROC curve.  Stratified by attributes, the others share gender, group or both.
+1:N matching: how often the true face is the most similar one among N candidates. Verification: the area
+under the ROC curve of true against other faces. Within strata, the other faces share attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy import stats
 
 from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
@@ -28,23 +26,28 @@ def matching_accuracy(
 ) -> np.ndarray:
     """Return each query's exact probability to win a 1:N match against random others.
 
-    The expectation over all draws of N - 1 others without replacement is
-    computed, not sampled: with w of m others less alike than the true face, it
-    is C(w, N-1) / C(m, N-1); ties count half.
+    It is the expectation over all draws of N - 1 others without replacement: if w of m others are less
+    similar than the true face, it is C(w, N-1) / C(m, N-1); ties count half.
 
     Parameters
     ----------
     similarity
-        `(n, n)`, row i's true face in column i.
+        `(n, n)`; the true face of row i is column i.
     n_candidates
-        N: 2, 5 or 10 in the literature; chance is 1/N.
+        Number of candidates N: 2, 5 or 10 in the literature; chance is 1/N.
     strata
-        `n` labels: others are drawn from the same label alone.
+        `n` labels; the others are drawn from the same label. None: from all.
 
     Returns
     -------
     numpy.ndarray
-        `(n,)` in [0, 1]; NaN where a stratum has fewer than N people.
+        `(n,)` in [0, 1]; NaN if a stratum has fewer than N people.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> matching_accuracy(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.0, 0.0, 1.0]]), 2)
+    array([1. , 0.5, 1. ])
     """
     n = len(similarity)
     if similarity.shape != (n, n):
@@ -62,28 +65,6 @@ def matching_accuracy(
     return wins
 
 
-def verification_auc(similarity: np.ndarray, *, strata: Sequence[object] | None = None) -> float:
-    """Return the area under the ROC curve of own face against others' faces, in [0, 1]; 0.5 is chance.
-
-    Scores of all queries are pooled, as a verifier with one threshold would.
-
-    Raises
-    ------
-    InputError
-        No stratum holds two people.
-    """
-    own, other = [], []
-    for i, others in _others(len(similarity), strata):
-        if len(others):
-            own.append(similarity[i, i])
-            other.append(similarity[i, others])
-    if not own:
-        raise InputError("verification needs at least two people in a stratum, found none")
-    negatives = np.concatenate(other)
-    statistic = stats.mannwhitneyu(own, negatives, method="asymptotic").statistic
-    return float(statistic / (len(own) * len(negatives)))
-
-
 def verification_interval(
     similarity: np.ndarray,
     *,
@@ -91,26 +72,38 @@ def verification_interval(
     group_ids: Sequence[object] | None = None,
     settings: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Interval:
-    """Return `verification_auc` with its bootstrap interval over the people who speak; the faces stay.
+    """Return the area under the ROC curve of true against other faces, with its interval.
+
+    Scores of all queries are pooled, as for a verifier with one threshold; 0.5 is chance. The bootstrap
+    resamples the people who speak, and keeps the faces.
 
     Parameters
     ----------
+    similarity, strata
+        See `matching_accuracy`.
     group_ids
-        `n` ids of whose voice each row is; None: each is another person's.
+        `n` ids of the speakers. None: each row is another person.
+    settings
+        Settings of the interval.
 
     Raises
     ------
     InputError
         Fewer than two people have others in their stratum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> verification_interval(np.array([[0.9, 0.1], [0.5, 0.3]])).value  # only 0.3 < 0.5 is wrong
+    0.75
     """
     others = [columns for _, columns in _others(len(similarity), strata)]
     queries = np.array([i for i, columns in enumerate(others) if len(columns)], dtype=int)
     if len(queries) < 2:
         raise InputError(f"verification needs at least two people in a stratum, found {len(queries)}")
     own = similarity[queries, queries]
-    wins = np.empty(
-        (len(queries), len(queries))
-    )  # of voice i's own face over the others of voice j, ties half
+    # wins[i, j]: how many other faces of voice j score below voice i's own face; ties count half
+    wins = np.empty((len(queries), len(queries)))
     for column, row in enumerate(queries):
         rivals = np.sort(similarity[row, others[row]])
         wins[:, column] = (np.searchsorted(rivals, own, "left") + np.searchsorted(rivals, own, "right")) / 2
@@ -121,22 +114,19 @@ def verification_interval(
     def area(weights: np.ndarray) -> float:
         return float(weights @ wins @ weights / (weights.sum() * (weights @ n_others)))
 
-    resamples = resampled_weights(numbers, settings)
-    value = area(np.ones(len(queries)))
-    return percentile_interval(
-        value, np.array([area(weights) for weights in resamples]), confidence=settings.confidence
-    )
+    resamples = np.array([area(weights) for weights in resampled_weights(numbers, settings)])
+    return percentile_interval(area(np.ones(len(queries))), resamples, confidence=settings.confidence)
 
 
 def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each query's rank among the faces of its own stratum, and that stratum's size.
+    """Return each query's rank among the faces of its own stratum, and the size of that stratum.
 
-    So one sees what is left of retrieval once gender, group or age is given.
+    This is the part of retrieval that gender, group or age do not explain.
 
     Returns
     -------
     tuple of numpy.ndarray
-        `(n,)` ranks, ties at the mean of their places, and `(n,)` gallery sizes.
+        `(n,)` ranks (tied faces share their mean rank) and `(n,)` gallery sizes.
     """
     n = len(similarity)
     ranks, sizes = np.ones(n), np.ones(n, dtype=int)
@@ -148,7 +138,8 @@ def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.n
     return ranks, sizes
 
 
-def _others(n: int, strata: Sequence[object] | None):
+def _others(n: int, strata: Sequence[object] | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each query with the indices of the other faces in its stratum."""
     labels = np.zeros(n) if strata is None else np.asarray([str(label) for label in strata])
     if len(labels) != n:
         raise InputError(f"{len(labels)} strata for {n} queries: expected one each")

@@ -1,33 +1,112 @@
-"""Retrieval of the true face by the predicted features (report, "Recall@K")."""
+"""Similarity of predicted and true features, and retrieval of the true face (report, "Recall@K")."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from s2f_lib.config import SimilarityName
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.distances import unit
+from s2f_lib.faces.extractor import unit_rows
+
+if TYPE_CHECKING:
+    import torch
+
+SIMILARITIES: tuple[SimilarityName, ...] = ("l1", "l2", "cosine")
+#: Similarities that differ by less are ties (for L1, times the root of the dimension): float64 sums of
+#: 4,096 terms differ by less from one chunk to another.
+TIE = 1e-12
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Return `(n, dimension)` features scaled to length one, in float64.
+
+    Raises
+    ------
+    InputError
+        A row is zero or not finite, so it has no direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> unit(np.array([[3.0, 4.0]]))
+    array([[0.6, 0.8]])
+    """
+    features = np.asarray(features, dtype=np.float64)
+    length = np.linalg.norm(features, axis=1)
+    bad = ~np.isfinite(length) | (length == 0)
+    if bad.any():
+        raise InputError(
+            f"{int(bad.sum())} of {len(features)} feature vectors are zero or not finite "
+            f"(first: row {int(np.flatnonzero(bad)[0])}): they have no direction to compare"
+        )
+    return unit_rows(features)
+
+
+def pair_distances(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the L1 and L2 distance and the cosine similarity of each pair of unit vectors.
+
+    Parameters
+    ----------
+    true, predicted
+        `(n, dimension)` features; row i of one belongs to row i of the other.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        "l1" in [0, 2 sqrt(dimension)], "l2" in [0, 2], "cosine" in [-1, 1]; `(n,)` each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> distances = pair_distances(np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]))
+    >>> {name: round(float(values[0]), 3) for name, values in distances.items()}
+    {'l1': 2.0, 'l2': 1.414, 'cosine': 0.0}
+    """
+    if np.shape(true) != np.shape(predicted):
+        raise InputError(
+            "true and predicted features must have one shape, "
+            f"found {np.shape(true)} and {np.shape(predicted)}"
+        )
+    true, predicted = unit(true), unit(predicted)
+    difference = true - predicted
+    return {
+        "l1": np.abs(difference).sum(axis=1),
+        "l2": np.linalg.norm(difference, axis=1),
+        "cosine": np.clip((true * predicted).sum(axis=1), -1.0, 1.0),
+    }
 
 
 def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: SimilarityName) -> np.ndarray:
-    """Return how alike each query and each gallery face are; larger is more alike.
+    """Return the similarity of each query to each gallery face; larger means more similar.
 
     Parameters
     ----------
     queries
-        `(n, dimension)`, predicted from voices.
+        `(n, dimension)` features, predicted from voices.
     gallery
-        `(m, dimension)`, of true faces.
+        `(m, dimension)` features of true faces.
     measure
-        "cosine", or "l1"/"l2": the negative distance, all on unit vectors.
+        "cosine", or "l1" or "l2" for the negative distance; all on unit vectors.
 
     Returns
     -------
     numpy.ndarray
-        `(n, m)` float64; `large_gallery.ranks_in_gallery` compares what does not fit into memory.
+        `(n, m)` float64.
+
+    See Also
+    --------
+    ranks_in_gallery : Ranks in a gallery that does not fit into memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> similarity_matrix(np.array([[2.0, 0.0]]), np.eye(2), "cosine")
+    array([[1., 0.]])
     """
     queries, gallery = unit(queries), unit(gallery)
     if measure == "cosine":
@@ -35,20 +114,20 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
     if measure == "l2":
         return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * (queries @ gallery.T)))
     if measure == "l1":
-        return -cdist(queries, gallery, "cityblock")  # no (n, m, dimension) in between
+        return -cdist(queries, gallery, "cityblock")  # makes no array of (n, m, dimension)
     raise InputError(f"unknown similarity {measure!r}: expected cosine, l1 or l2")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each query's true face stands in a gallery.
+    """Rank of each query's true face in a gallery, with its ties.
 
     Attributes
     ----------
     better
-        `(n,)` int, faces that are more alike to the query.
+        `(n,)` int, number of faces that are more similar to the query than its true face.
     ties
-        `(n,)` int, other faces that are equally alike.
+        `(n,)` int, number of other faces that are equally similar.
     """
 
     better: np.ndarray
@@ -56,72 +135,163 @@ class Ranks:
 
     @property
     def ranks(self) -> np.ndarray:
-        """`(n,)` float64 from 1, which is first; ties count as the mean of the places that they take."""
+        """`(n,)` float64, 1 is first; tied faces share their mean rank."""
         return 1.0 + self.better + self.ties / 2
 
 
 def ranks_with_ties(similarity: np.ndarray, target: np.ndarray | None = None) -> Ranks:
-    """Return where each query's true face stands.
-
-    Parameters
-    ----------
-    similarity
-        `(n, m)`, larger is more alike.
-    target
-        `(n,)` int, the column of each query's true face; by default row i's is column i.
-    """
+    """Return the rank of each query's true face, with its ties; arguments as `true_ranks`."""
     n, m = similarity.shape
-    if target is None:
-        if n != m:
-            raise InputError(f"{n} queries and {m} gallery faces: say which face is whose with `target`")
-        target = np.arange(n)
+    target = _targets(target, n, m)
     own = similarity[np.arange(n), target][:, None]
     better = (similarity > own).sum(axis=1)
-    return Ranks(better, (similarity == own).sum(axis=1) - 1)  # the true face itself is one of the equal
+    return Ranks(better, (similarity == own).sum(axis=1) - 1)  # the true face equals itself
 
 
 def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """Return the rank of each query's true face: 1 is first.
-
-    Ties count as the mean of the places that they take.
+    """Return the rank of each query's true face; tied faces share their mean rank.
 
     Parameters
     ----------
     similarity
-        `(n, m)`, larger is more alike.
+        `(n, m)`, larger means more similar.
     target
-        `(n,)` int, the column of each query's true face; by default row i's is column i.
+        `(n,)` int, the column of each query's true face. None: column i for row i.
 
     Returns
     -------
     numpy.ndarray
-        `(n,)` float64 in [1, m].
+        `(n,)` float64 in [1, m]; 1 is first.
+
+    See Also
+    --------
+    hit_probability, reciprocal_rank : What ranks are worth.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> true_ranks(np.array([[0.9, 0.1], [0.5, 0.5]]))
+    array([1. , 1.5])
     """
     return ranks_with_ties(similarity, target).ranks
 
 
-def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
-    """Return how probably each query's true face is among the first k, ties in a drawn order.
+def ranks_in_gallery(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    measures: Sequence[SimilarityName] = ("cosine",),
+    gallery_chunk: int = 4_096,
+    query_chunk: int = 1_024,
+    device: str | torch.device = "auto",
+) -> dict[str, Ranks]:
+    """Return the rank of each query's true face for some similarities, computed in chunks.
 
-    Without ties this is 0 or 1.  Where a query finds all faces alike, it is k over the gallery's
-    size, so that a guess scores as chance: its mean place alone would put it below every small k.
+    The memory is at most `16 dimension (gallery_chunk + query_chunk) + 40 gallery_chunk query_chunk`
+    bytes, whatever the number of faces: 0.5 GB for the defaults and 4,096 dimensions. The arrays
+    themselves and 50 bytes per query come on top.
+
+    Parameters
+    ----------
+    queries
+        `(n, dimension)` features.
+    gallery
+        `(m, dimension)` float16, float32 or float64; a `numpy.memmap` is read chunk by chunk.
+    target
+        `(n,)` int, the gallery row of each query's true face. None: row i for query i.
+    measures
+        Names of similarities, as in `similarity_matrix`; sums are in float64.
+    gallery_chunk, query_chunk
+        Numbers of rows that are compared at once.
+    device
+        Torch device; "auto" is a GPU if there is one.
+
+    Returns
+    -------
+    dict of Ranks
+        One per measure.
+
+    Raises
+    ------
+    InputError
+        A measure is unknown, targets do not fit, or a row is zero or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ranks_in_gallery(np.eye(3), np.eye(3))["cosine"].ranks
+    array([1., 1., 1.])
+    """
+    import torch
+
+    target = _targets(target, len(queries), len(gallery))
+    if set(measures) - set(SIMILARITIES):
+        raise InputError(f"unknown similarities in {tuple(measures)}: expected cosine, l1 or l2")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # L2 distances of unit vectors have the order of cosines, so one product serves both
+    kinds = {"l1" if measure == "l1" else "cosine" for measure in measures}
+    better = {kind: torch.zeros(len(queries), dtype=torch.int64, device=device) for kind in kinds}
+    equal = {kind: torch.zeros_like(counts) for kind, counts in better.items()}
+    chunks = [slice(start, start + query_chunk) for start in range(0, len(queries), query_chunk)]
+    own = {kind: torch.empty(len(queries), dtype=torch.float64, device=device) for kind in kinds}
+    for rows in chunks:
+        voices, faces = _to_unit(queries[rows], device), _to_unit(gallery[target[rows]], device)
+        for kind in kinds:
+            pairwise = (voices * faces).sum(dim=1) if kind == "cosine" else -(voices - faces).abs().sum(dim=1)
+            own[kind][rows] = pairwise
+    tie = {"cosine": TIE, "l1": TIE * np.sqrt(np.shape(gallery)[1])}
+    for first in range(0, len(gallery), gallery_chunk):
+        faces = _to_unit(gallery[first : first + gallery_chunk], device)  # (c, d)
+        for rows in chunks:
+            voices = _to_unit(queries[rows], device)  # (q, d)
+            for kind in kinds:
+                margin = voices @ faces.T if kind == "cosine" else -torch.cdist(voices, faces, p=1.0)
+                margin -= own[kind][rows, None]  # (q, c)
+                better[kind][rows] += (margin > tie[kind]).sum(dim=1)
+                equal[kind][rows] += (margin.abs_() <= tie[kind]).sum(dim=1)
+    found = {  # the true face is one of the equal ones
+        kind: Ranks(better[kind].cpu().numpy(), (equal[kind] - 1).clamp_(min=0).cpu().numpy())
+        for kind in kinds
+    }
+    return {measure: found["l1" if measure == "l1" else "cosine"] for measure in measures}
+
+
+def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
+    """Return the probability that each query's true face is among the first k, with ties broken at random.
+
+    Without ties this is 0 or 1. If a query finds all faces equally similar, it is k divided by the
+    gallery's size, as for guessing.
 
     Parameters
     ----------
     ranks
-        From 1, ties at the mean of their places; any shape.
+        Ranks from 1, of any shape; tied faces share their mean rank.
     k
-        How many faces are looked at.
+        Number of retrieved faces.
     ties
-        Of the ranks' shape: how many other faces are as alike as the true one; None: there are none.
+        Number of other faces that are equally similar, in the shape of `ranks`. None: no ties.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hit_probability(np.array([1.0, 2.5, 7.0]), 2, ties=np.array([0, 1, 0]))
+    array([1. , 0.5, 0. ])
     """
-    ties = 0 if ties is None else np.asarray(ties)
+    ties = np.zeros(()) if ties is None else np.asarray(ties)
     better = np.asarray(ranks) - 1 - ties / 2
     return np.clip((k - better) / (ties + 1.0), 0.0, 1.0)
 
 
 def reciprocal_rank(ranks: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Return the expected reciprocal rank of each query, ties in a drawn order; arguments as above."""
+    """Return the expected reciprocal rank of each query, with ties broken at random.
+
+    Parameters
+    ----------
+    ranks, ties
+        See `hit_probability`.
+    """
     ranks, ties = np.asarray(ranks, dtype=np.float64), np.asarray(ties)
     value = 1.0 / ranks
     tied = ties > 0
@@ -132,33 +302,42 @@ def reciprocal_rank(ranks: np.ndarray, ties: np.ndarray) -> np.ndarray:
     return value
 
 
-def recall_at(ranks: np.ndarray, k: int, ties: np.ndarray | None = None) -> float:
-    """Return the share of queries whose true face is among the first k, in [0, 1]; see `hit_probability`."""
-    return float(np.mean(hit_probability(ranks, k, ties)))
-
-
 def expected_hits(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Return how probably each query's true face is among the first k, as `hit_probability`.
-
-    Parameters
-    ----------
-    similarity
-        `(n, n)`, row i's true face in column i.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n,)` float64 in [0, 1].
-    """
+    """Return `hit_probability`, `(n,)`, for an `(n, n)` similarity whose true face of row i is column i."""
     ranked = ranks_with_ties(similarity)
     return hit_probability(ranked.ranks, k, ranked.ties)
 
 
 def chance_recall(k: int, gallery_size: int) -> float:
-    """Return the recall at k of a guess: k over the gallery's size, at most 1."""
+    """Return the recall at k of guessing: k divided by the gallery's size, at most 1."""
     return min(1.0, k / gallery_size)
 
 
 def nearest(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of the k most alike gallery faces, best first: `(n, k)` int."""
+    """Return the columns of the k most similar gallery faces, best first: `(n, k)` int."""
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def _targets(target: np.ndarray | None, n: int, m: int) -> np.ndarray:
+    """Return the checked gallery index of each query's true face."""
+    if target is None:
+        if n != m:
+            raise InputError(f"{n} queries and {m} gallery faces: say which face is whose with `target`")
+        return np.arange(n)
+    target = np.asarray(target)
+    if len(target) != n:
+        raise InputError(f"{n} queries and {len(target)} targets: expected one each")
+    if n and not (target.min() >= 0 and target.max() < m):
+        raise InputError(f"targets lie in [{target.min()}, {target.max()}], the gallery has {m} rows")
+    return target
+
+
+def _to_unit(rows: np.ndarray, device: str | torch.device) -> torch.Tensor:
+    import torch
+
+    # a copy, because torch cannot tell that a memory-mapped file must not be written to
+    tensor = torch.from_numpy(np.array(rows)).to(device, torch.float64)
+    length = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
+    if not bool((torch.isfinite(length) & (length > 0)).all()):
+        raise InputError("a feature vector is zero or not finite: it has no direction to compare")
+    return tensor.div_(length)

@@ -1,21 +1,20 @@
-"""What the model hears: the same voice with its pitch or its vocal tract's length changed alone.
+"""Effect of the pitch or the vocal tract's length of a voice on the predicted features.
 
-Praat's "Change gender" moves one and leaves the other, so that what happens to the
-predicted features has one cause.
+Praat's "Change gender" changes one of them and keeps the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from s2f_lib.evaluation.distances import pair_distances
+from s2f_lib.evaluation.retrieval import pair_distances
 from s2f_lib.evaluation.statistics import bootstrap_interval
 
-#: Changes in semitones; 4 is a fourth of the way from most women's pitch to most men's, and more than
+#: Changes in semitones. 4 is a quarter of the way from most women's pitch to most men's, and more than
 #: the difference of their tracts (about 3).
 SEMITONES = (-4.0, -2.0, 0.0, 2.0, 4.0)
 _PITCH_HZ = (60.0, 500.0)
@@ -28,11 +27,11 @@ class ChangedVoices:
     Attributes
     ----------
     semitones
-        (s,) changes.
+        `(s,)` changes.
     features
-        "pitch" and "tract" to (s, n, d) predicted features of n voices.
+        "pitch" and "tract" to `(s, n, d)` predicted features of n voices.
     group_ids
-        n ids of persons or videos, which intervals resample; None: each voice is another person's.
+        `n` ids of persons or videos, which intervals resample. None: each voice is another person.
     """
 
     semitones: np.ndarray
@@ -40,26 +39,26 @@ class ChangedVoices:
     group_ids: Sequence[str] | None = None
 
     def table(self, measure: Callable[[np.ndarray], np.ndarray] | None = None) -> pd.DataFrame:
-        """Return what a change does, a row a change.
+        """Return the effect of each change.
 
         Parameters
         ----------
         measure
-            (n, d) features to (n,) values; by default the cosine to the unchanged voice's features.
+            Function from `(n, d)` features to `(n,)` values. None: the cosine to the features of the
+            unchanged voice.
 
         Returns
         -------
         pandas.DataFrame
-            Columns changed ("pitch", "tract"), semitones, n, value, low, high.
+            One row per change. Columns changed ("pitch", "tract"), semitones, n, value, low, high.
         """
         rows = []
         for changed, features in self.features.items():
             unchanged = features[int(np.flatnonzero(self.semitones == 0)[0])]
             for step, found in zip(self.semitones, features, strict=True):
                 values = pair_distances(unchanged, found)["cosine"] if measure is None else measure(found)
-                interval = bootstrap_interval(values, group_ids=self.group_ids)
                 row = {"changed": changed, "semitones": float(step), "n": len(values)}
-                rows.append(row | {"value": interval.value, "low": interval.low, "high": interval.high})
+                rows.append(row | asdict(bootstrap_interval(values, group_ids=self.group_ids)))
         return pd.DataFrame(rows)
 
 
@@ -70,25 +69,31 @@ def change_voices(
     sample_rate_hz: int,
     semitones: Sequence[float] = SEMITONES,
 ) -> ChangedVoices:
-    """Change each voice's pitch alone and tract alone, and predict features from it.
+    """Predict features from voices with changed pitch, and from voices with a changed tract.
 
     Parameters
     ----------
     audio
-        (n, samples) int16.
+        `(n, samples)` int16.
     predict
-        (m, samples) int16 to (m, d) features.
+        Function from `(m, samples)` int16 to `(m, d)` features.
+    sample_rate_hz
+        Sample rate.
     semitones
-        Changes; 0 has to be one of them: the voice taken apart and put together as it was.
+        Changes. They must contain 0, which passes the voice through Praat without a change.
+
+    See Also
+    --------
+    change_voice : Changes one voice.
     """
     predicted: dict[str, list[np.ndarray]] = {"pitch": [], "tract": []}
     for step in semitones:
         ratio = 2 ** (step / 12)
         for changed in predicted:
-            ratios = {"pitch_ratio": ratio} if changed == "pitch" else {"formant_ratio": ratio}
             if step == 0 and changed == "tract":
-                predicted["tract"].append(predicted["pitch"][-1])  # nothing is changed in either
+                predicted["tract"].append(predicted["pitch"][-1])  # the same audio in both
                 continue
+            ratios = {"pitch_ratio": ratio} if changed == "pitch" else {"formant_ratio": ratio}
             voices = np.stack([change_voice(one, sample_rate_hz=sample_rate_hz, **ratios) for one in audio])
             predicted[changed].append(predict(voices))
     return ChangedVoices(np.array(semitones), {name: np.stack(parts) for name, parts in predicted.items()})
@@ -97,36 +102,44 @@ def change_voices(
 def change_voice(
     audio: np.ndarray, *, sample_rate_hz: int, pitch_ratio: float = 1.0, formant_ratio: float = 1.0
 ) -> np.ndarray:
-    """Change a voice's pitch or tract by Praat's "Change gender".
+    """Change a voice's pitch or tract with Praat's "Change gender".
 
     Parameters
     ----------
     audio
-        (n,) int16.
+        `(n,)` int16. Audio without pitch is returned as it is.
+    sample_rate_hz
+        Sample rate.
     pitch_ratio
-        Of the median pitch; a voice without any is left as it is.
+        Factor on the median pitch.
     formant_ratio
-        Of the formants; above 1 is a shorter tract.
+        Factor on the formants; above 1 means a shorter tract.
 
     Returns
     -------
     numpy.ndarray
-        (n,) int16.
+        `(n,)` int16.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> silence = np.zeros(16_000, np.int16)
+    >>> change_voice(silence, sample_rate_hz=16_000, pitch_ratio=1.2).any()
+    np.False_
     """
     import parselmouth
 
     sound = parselmouth.Sound(audio.astype(np.float64) / 32768, sample_rate_hz)
-    pitch_hz = sound.to_pitch_ac(pitch_floor=_PITCH_HZ[0], pitch_ceiling=_PITCH_HZ[1])
-    pitch_hz = pitch_hz.selected_array["frequency"]
+    pitch = sound.to_pitch_ac(pitch_floor=_PITCH_HZ[0], pitch_ceiling=_PITCH_HZ[1])
+    pitch_hz = pitch.selected_array["frequency"]
     if not (pitch_hz > 0).any():
         return audio
     median_hz = float(np.median(pitch_hz[pitch_hz > 0])) * pitch_ratio
-    # Praat fills unvoiced stretches with randomly chosen periods
+    # Praat fills unvoiced stretches with random periods
     parselmouth.praat.run("random_initializeWithSeedUnsafelyButPredictably (0)")
     try:
-        changed = parselmouth.praat.call(
-            sound, "Change gender", *_PITCH_HZ, formant_ratio, median_hz, 1.0, 1.0
-        )
+        arguments = (*_PITCH_HZ, formant_ratio, median_hz, 1.0, 1.0)
+        changed = parselmouth.praat.call(sound, "Change gender", *arguments)
     finally:
         parselmouth.praat.run("random_initializeSafelyAndUnpredictably ()")
     samples = np.resize(changed.values[0], len(audio)) * 32768

@@ -80,3 +80,8 @@ def check_faces(faces: np.ndarray) -> None:
     """Refuse anything but (n, height, width, 3) uint8."""
     if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
         raise ValueError(f"faces are {faces.shape} {faces.dtype}; expected (n, 224, 224, 3) uint8 RGB")
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Return `(n, dimension)` vectors scaled to length one, in their own dtype; zeros stay zeros."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

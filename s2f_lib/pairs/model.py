@@ -17,6 +17,7 @@ import numpy as np
 
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import true_ranks
+from s2f_lib.faces.extractor import unit_rows
 
 #: Weight of each block of voice embeddings: some of Whisper's layers, and the speaker embedding.
 BLOCK_WEIGHTS: Mapping[str, float] = {
@@ -304,7 +305,7 @@ class PairScores:
         return total
 
     def _cosine(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        return _unit(predicted) @ _unit(gallery).T
+        return unit_rows(predicted) @ unit_rows(gallery).T
 
     def _gaussian(self, predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
         with_voice = gallery @ self._residual_precision
@@ -421,10 +422,6 @@ def _cross_validate(
     return {
         settings: mean_recall(np.concatenate(ranks), gallery_sizes) for settings, ranks in fold_ranks.items()
     }
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
 
 
 def _deviation(values: np.ndarray, *, axis: int) -> np.ndarray:

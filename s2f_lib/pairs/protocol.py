@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from s2f_lib.config import IntervalSettings, SpectrogramConfig, TrainingConfig, VoiceEncoderConfig
+from s2f_lib.config import RECALL_AT, IntervalSettings, SpectrogramConfig, TrainingConfig, VoiceEncoderConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import chance_recall, similarity_matrix, true_ranks
 from s2f_lib.evaluation.statistics import (
@@ -36,7 +36,6 @@ from s2f_lib.storage import digest
 
 logger = logging.getLogger(__name__)
 
-RECALL_AT = (1, 5, 10, 20, 50)
 OURS = "ours"
 FORMAT_VERSION = 1
 _ANCHOR = "face_from_face"

@@ -15,8 +15,7 @@ import numpy as np
 
 from s2f_lib.config import SpectrogramConfig, TrainingConfig, VoiceEncoderConfig
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.distances import unit
-from s2f_lib.evaluation.retrieval import similarity_matrix, true_ranks
+from s2f_lib.evaluation.retrieval import similarity_matrix, true_ranks, unit
 from s2f_lib.pairs.data import PairData
 from s2f_lib.pairs.model import VoiceToFace, group_folds, mean_recall, solve_ridge, standardize
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2f_lib.errors import DataError
+from s2f_lib.faces.extractor import unit_rows
 from s2f_lib.preparation.shards import MappedAudio
 from s2f_lib.storage import digest
 
@@ -268,5 +269,4 @@ def covariance_of_directions(features: np.ndarray, rows: np.ndarray, *, chunk: i
 
 def _directions(features: np.ndarray, rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), chunk):
-        some = np.asarray(features[rows[start : start + chunk]], dtype=np.float64)
-        yield some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
+        yield unit_rows(np.asarray(features[rows[start : start + chunk]], dtype=np.float64))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2f_lib.chapters import qualitative as voice_effects
 from s2f_lib.config import EvaluationConfig, load_config
-from s2f_lib.evaluation.reconstruction import Triptychs
+from s2f_lib.evaluation.decoders import Triptychs
 from s2f_lib.paths import RunPaths
 from s2f_lib.reconstruction.kit import Probe, ReconstructionKit
 from s2f_lib.study import Study

@@ -43,7 +43,7 @@ def test_distances_stand_beside_the_report():
 
 
 def test_recall_stands_beside_its_own_chance():
-    recall = recall_table(rank_table({"test": predictions_of(20, noise=0.0)}, CONFIG), CONFIG)
+    recall = recall_table(rank_table({"test": predictions_of(20, noise=0.0)}), CONFIG)
     table = tables.recall_vs_report(recall, split="test")
     assert len(table) == 6
     row = table[(table["similarity"] == "cosine similarity") & (table["K"] == 5)].iloc[0]
@@ -55,7 +55,7 @@ def test_recall_stands_beside_its_own_chance():
 
 
 def test_normalised_recall_is_nought_at_chance_and_nothing_where_all_faces_are_taken():
-    recall = recall_table(rank_table({"test": predictions_of(20, noise=1.0)}, CONFIG), CONFIG)
+    recall = recall_table(rank_table({"test": predictions_of(20, noise=1.0)}), CONFIG)
     at_chance = recall.assign(value=recall["chance"], low=0.0, high=1.0)
     shown = tables.recall_vs_report(at_chance, split="test")["normalised, %"]
     assert shown[1] == "0.0 [-33.3, 100.0]"  # chance is 5 of 20
@@ -65,7 +65,7 @@ def test_normalised_recall_is_nought_at_chance_and_nothing_where_all_faces_are_t
 
 def test_a_k_that_the_report_does_not_have_stands_alone():
     config = EvaluationConfig(n_bootstrap=50, recall_at=(2,))
-    recall = recall_table(rank_table({"test": predictions_of(8, noise=0.0)}, config), config)
+    recall = recall_table(rank_table({"test": predictions_of(8, noise=0.0)}), config)
     table = tables.recall_vs_report(recall, split="test")
     assert table["the report, %"].isna().all()
 
@@ -124,7 +124,7 @@ def test_the_mean_face_is_one_guess_for_all_and_at_chance():
     train, test = predictions_of(30, noise=0.1), predictions_of(10, noise=0.1, seed=1)
     guess = measures.mean_face(train.true, test)
     assert np.ptp(guess.predicted, axis=0).max() == 0
-    ranks = rank_table({"test": guess}, CONFIG)
+    ranks = rank_table({"test": guess})
     # one order of the faces for all queries: each rank occurs once
     assert sorted(ranks[ranks["measure"] == "cosine"]["rank"]) == list(range(1, 11))
 
@@ -201,7 +201,7 @@ def test_videos_in_both_splits_are_counted():
 
 def test_recall_of_losses_is_one_row_a_loss():
     predictions = {"l1": predictions_of(10, noise=0.1), "contrastive": predictions_of(10, noise=5.0)}
-    recall = recall_table(rank_table(predictions, CONFIG), CONFIG)
+    recall = recall_table(rank_table(predictions), CONFIG)
     table = tables.recall_of_losses(recall, measure="cosine", k=5)
     assert list(table["label"]) == ["L1 loss", "contrastive loss"]
     assert table["chance"].tolist() == [0.5, 0.5]

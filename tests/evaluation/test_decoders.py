@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from s2f_lib.config import EvaluationConfig
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.appearance import AppearanceFeatures
-from s2f_lib.evaluation.decoders import evaluate_reconstructions, likeness, sharpness
+from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions, likeness, sharpness
 
-CONFIG = EvaluationConfig(n_bootstrap=50)
+SETTINGS = IntervalSettings(n_resamples=50)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def _evaluated(reconstructions, faces):
         extractor=_pixels,
         mean_features=_pixels(faces).mean(axis=0),
         second_extractor=AppearanceFeatures(faces, components=10),
-        config=CONFIG,
+        settings=SETTINGS,
     )
 
 
@@ -87,7 +86,7 @@ def test_distractors_make_the_gallery_larger(faces):
         extractor=_pixels,
         mean_features=_pixels(faces).mean(axis=0),
         second_extractor=AppearanceFeatures(faces, components=10),
-        config=CONFIG,
+        settings=SETTINGS,
         distractors=np.repeat(_pixels(faces[:1]), 30, axis=0),  # the first face, 30 times more
     ).set_index("measure")
     assert table.loc["large_recall_1", "gallery"] == 50
@@ -99,5 +98,5 @@ def test_distractors_make_the_gallery_larger(faces):
 def test_too_small_a_gallery_and_other_shapes_are_refused(faces):
     with pytest.raises(InputError, match="gallery of 5 faces is too small"):
         _evaluated({"a": faces[:5]}, faces[:5])
-    with pytest.raises(InputError, match="drawings of a are"):
+    with pytest.raises(InputError, match="reconstructions of a are"):
         _evaluated({"a": faces[:, ::2]}, faces)

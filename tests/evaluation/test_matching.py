@@ -12,9 +12,18 @@ from s2f_lib.errors import InputError
 from s2f_lib.evaluation.matching import (
     matching_accuracy,
     ranks_within,
-    verification_auc,
     verification_interval,
 )
+
+SETTINGS = IntervalSettings(n_resamples=300)
+
+
+def _auc(similarity: np.ndarray, strata=None) -> float:
+    """Return the area under the ROC curve by comparing every true score with every other score."""
+    strata = np.zeros(len(similarity)) if strata is None else np.asarray(strata)
+    other = (strata[:, None] == strata) & ~np.eye(len(similarity), dtype=bool)
+    own, others = np.diag(similarity)[other.any(axis=1)], similarity[other]
+    return float(((own[:, None] > others) + 0.5 * (own[:, None] == others)).mean())
 
 
 def _similarity(n: int, signal: float) -> np.ndarray:
@@ -46,8 +55,9 @@ def test_strata_take_the_attribute_away():
     similarity = 3.0 * same + rng.normal(size=(200, 200))  # the voice tells the gender, and nothing else
     assert np.mean(matching_accuracy(similarity, 2)) > 0.7
     assert np.mean(matching_accuracy(similarity, 2, strata=labels)) == pytest.approx(0.5, abs=0.07)
-    assert verification_auc(similarity) > 0.7
-    assert verification_auc(similarity, strata=labels) == pytest.approx(0.5, abs=0.07)
+    assert verification_interval(similarity, settings=SETTINGS).value > 0.7
+    area = verification_interval(similarity, strata=labels, settings=SETTINGS)
+    assert area.value == pytest.approx(0.5, abs=0.07)
     ranks, sizes = ranks_within(similarity, labels)
     assert set(sizes) == {100}
     assert ranks.mean() == pytest.approx(50.5, abs=7)
@@ -59,28 +69,28 @@ def test_strata_that_are_too_small_give_no_number():
     assert np.isnan(wins[2])
     assert wins[0] == 1.0
     with pytest.raises(InputError, match="two people in a stratum"):
-        verification_auc(np.eye(2), strata=["a", "b"])
+        verification_interval(np.eye(2), strata=["a", "b"])
     with pytest.raises(InputError, match="2 strata for 3 queries"):
         ranks_within(np.eye(3), ["a", "b"])
 
 
 def test_auc_by_hand():
     # own 0.9 beats 0.1 and 0.5; own 0.3 beats 0.1 alone: 3 of 4
-    assert verification_auc(np.array([[0.9, 0.1], [0.5, 0.3]])) == pytest.approx(0.75)
+    assert verification_interval(np.array([[0.9, 0.1], [0.5, 0.3]])).value == pytest.approx(0.75)
 
 
 def test_the_areas_interval_holds_it_and_goes_by_person():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(40, 40)).round(1) + np.eye(40)  # with ties
-    strata, settings = rng.integers(0, 3, size=40).tolist(), IntervalSettings(n_resamples=300)
+    strata = rng.integers(0, 3, size=40).tolist()
     for labels in (None, strata):
-        area = verification_interval(similarity, strata=labels, settings=settings)
-        assert area.value == pytest.approx(verification_auc(similarity, strata=labels))
+        area = verification_interval(similarity, strata=labels, settings=SETTINGS)
+        assert area.value == pytest.approx(_auc(similarity, labels))
         assert area.low < area.value < area.high
-    by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), settings=settings)
+    by_voice = verification_interval(np.repeat(similarity, 3, axis=0).repeat(3, axis=1), settings=SETTINGS)
     person_ids = np.repeat(np.arange(40), 3)
     by_person = verification_interval(
-        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), group_ids=person_ids, settings=settings
+        np.repeat(similarity, 3, axis=0).repeat(3, axis=1), group_ids=person_ids, settings=SETTINGS
     )
     assert by_person.high - by_person.low > 1.4 * (by_voice.high - by_voice.low)
     with pytest.raises(InputError, match="at least two people"):

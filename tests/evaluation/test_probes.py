@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2f_lib.config import EvaluationConfig
+from s2f_lib.config import IntervalSettings
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.probes import ProbeData, fit_probe, probe_table
 
@@ -23,7 +23,7 @@ def test_probes_read_attributes_and_fall_to_chance_on_noise():
     test = _people(200, 2)
     noise = ProbeData(np.random.default_rng(3).normal(size=(200, 12)) + 1.0, test.attributes)
     table = probe_table(
-        _people(300, 1), {"true": test, "noise": noise}, EvaluationConfig(n_bootstrap=100)
+        _people(300, 1), {"true": test, "noise": noise}, IntervalSettings(n_resamples=100)
     ).set_index(["attribute", "name"])
     assert table.loc[("gender", "true"), "value"] > 0.9
     assert table.loc[("gender", "noise"), "value"] < 0.7

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import (
+    SIMILARITIES,
     chance_recall,
     expected_hits,
+    hit_probability,
     nearest,
+    pair_distances,
+    ranks_in_gallery,
     ranks_with_ties,
-    recall_at,
     reciprocal_rank,
     similarity_matrix,
     true_ranks,
+    unit,
 )
 from s2f_lib.evaluation.statistics import chance_reciprocal_rank
 
@@ -30,7 +36,7 @@ def test_saying_always_the_same_is_at_chance(k):
     ranked = ranks_with_ties(np.zeros((100, 100)))
     np.testing.assert_array_equal(ranked.ranks, 50.5)
     np.testing.assert_array_equal(ranked.ties, 99)
-    assert recall_at(ranked.ranks, k, ranked.ties) == pytest.approx(chance_recall(k, 100))
+    assert hit_probability(ranked.ranks, k, ranked.ties).mean() == pytest.approx(chance_recall(k, 100))
     expected = chance_reciprocal_rank(100)
     np.testing.assert_allclose(reciprocal_rank(ranked.ranks, ranked.ties), expected)
 
@@ -44,7 +50,7 @@ def test_reciprocal_ranks_share_the_places_of_ties():
 @pytest.mark.parametrize("measure", ["cosine", "l1", "l2"])
 def test_the_truth_finds_itself_first_by_every_measure(measure):
     faces = np.random.default_rng(0).normal(size=(40, 16))
-    assert recall_at(true_ranks(similarity_matrix(3 * faces, faces, measure)), 1) == 1.0
+    assert (true_ranks(similarity_matrix(3 * faces, faces, measure)) == 1).all()
 
 
 def test_measures_by_hand():
@@ -60,7 +66,7 @@ def test_random_predictions_are_at_chance():
     for k in (20, 200, 1000):
         expected = chance_recall(k, 2000)
         spread = np.sqrt(expected * (1 - expected) / 2000)
-        assert abs(recall_at(ranks, k) - expected) < 4 * spread
+        assert abs(np.mean(ranks <= k) - expected) < 4 * spread
 
 
 def test_nearest_are_best_first():
@@ -84,3 +90,90 @@ def test_expected_hits_share_the_places_of_ties():
     # first; second to fourth of which k=2 holds one; all four alike; last
     np.testing.assert_allclose(expected_hits(similarity, 2), [1, 1 / 3, 1 / 2, 0])
     np.testing.assert_allclose(expected_hits(np.zeros((8, 8)), 2), np.full(8, 2 / 8))
+
+
+# distances
+
+
+def test_three_measures_by_hand():
+    result = pair_distances(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[3.0, 4.0], [0.0, -1.0]]))
+    np.testing.assert_allclose(result["l1"], [0.4 + 0.8, 2.0])
+    np.testing.assert_allclose(result["l2"], [np.sqrt(0.16 + 0.64), 2.0])
+    np.testing.assert_allclose(result["cosine"], [0.6, -1.0])
+
+
+def test_l2_and_cosine_of_unit_vectors_are_tied():
+    rng = np.random.default_rng(0)
+    result = pair_distances(rng.normal(size=(50, 7)), rng.normal(size=(50, 7)))
+    np.testing.assert_allclose(result["l2"] ** 2, 2 - 2 * result["cosine"])
+    assert (result["l1"] >= result["l2"]).all()
+    assert (result["l1"] <= np.sqrt(7) * result["l2"] + 1e-12).all()
+
+
+def test_rows_without_direction_and_other_shapes_are_refused():
+    with pytest.raises(InputError, match=r"1 of 2 feature vectors are zero .*first: row 1"):
+        unit(np.array([[1.0, 0.0], [0.0, 0.0]]))
+    with pytest.raises(InputError, match="not finite"):
+        unit(np.array([[1.0, np.nan]]))
+    with pytest.raises(InputError, match=r"found \(2, 3\) and \(2, 4\)"):
+        pair_distances(np.ones((2, 3)), np.ones((2, 4)))
+
+
+# large galleries
+
+
+@pytest.mark.parametrize("chunks", [(7, 5), (1000, 1000), (1, 1)])
+def test_chunks_equal_the_whole(chunks):
+    rng = np.random.default_rng(0)
+    gallery = rng.normal(size=(60, 16)).astype(np.float32)
+    gallery[40:50] = gallery[:10]  # ties
+    target = np.concatenate([rng.integers(0, 60, size=17), [0, 3, 9, 40, 44, 49]])
+    queries = gallery[target] + rng.normal(size=(23, 16)).astype(np.float32)
+    sizes = {"gallery_chunk": chunks[0], "query_chunk": chunks[1]}
+    found = ranks_in_gallery(queries, gallery, target, measures=SIMILARITIES, device="cpu", **sizes)
+    for measure in SIMILARITIES:
+        expected = ranks_with_ties(similarity_matrix(queries, gallery, measure).round(12), target)
+        assert expected.ties[-6:].tolist() == [1] * 6
+        np.testing.assert_array_equal(found[measure].ranks, expected.ranks)
+        np.testing.assert_array_equal(found[measure].ties, expected.ties)
+
+
+def test_duplicates_in_the_gallery_are_ties():
+    gallery = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    found = ranks_in_gallery(gallery[:1], gallery, [0], measures=SIMILARITIES)
+    assert [(p.ranks.tolist(), p.ties.tolist()) for p in found.values()] == [([1.5], [1])] * 3
+
+
+def test_memory_does_not_grow_with_the_gallery():
+    """numpy's and Python's share of it: nothing of the size of all with all is made on the way."""
+    features = np.random.default_rng(0).normal(size=(1_000, 8)).astype(np.float32)
+    tracemalloc.start()
+    ranks_in_gallery(
+        features, features, measures=SIMILARITIES, gallery_chunk=50, query_chunk=50, device="cpu"
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000 * 1_000  # bytes; the similarity alone has eight times as many
+
+
+def test_a_memory_mapped_gallery_is_read(tmp_path):
+    rng = np.random.default_rng(1)
+    stored = np.lib.format.open_memmap(tmp_path / "gallery.npy", "w+", np.float16, (500, 8))
+    stored[:] = rng.normal(size=(500, 8))
+    gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    queries = np.asarray(gallery[::50], np.float32)
+    found = ranks_in_gallery(queries, gallery, np.arange(0, 500, 50), gallery_chunk=64)
+    np.testing.assert_array_equal(found["cosine"].ranks, 1.0)
+
+
+def test_gallery_that_does_not_fit():
+    with pytest.raises(InputError, match="2 queries and 5 gallery faces"):
+        ranks_in_gallery(np.ones((2, 3)), np.ones((5, 3)))
+    with pytest.raises(InputError, match="unknown similarities"):
+        ranks_in_gallery(np.ones((2, 3)), np.ones((2, 3)), measures=["dot"])
+    with pytest.raises(InputError, match="no direction"):
+        ranks_in_gallery(np.zeros((2, 3)), np.ones((2, 3)))
+    with pytest.raises(InputError, match=r"targets lie in \[0, 9\], the gallery has 5 rows"):
+        ranks_in_gallery(np.ones((2, 3)), np.ones((5, 3)), [0, 9])
+    with pytest.raises(InputError, match="2 queries and 1 targets"):
+        ranks_in_gallery(np.ones((2, 3)), np.ones((5, 3)), [0])

@@ -45,7 +45,7 @@ def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
     predictions = {"train": _predictions(40, 0.1), "test": _predictions(20, 3.0)}
     distances = distance_table(predictions, CONFIG)
     assert len(distances) == 2 * 3
-    recall = recall_table(rank_table(predictions, CONFIG), CONFIG)
+    recall = recall_table(rank_table(predictions), CONFIG)
     assert len(recall) == 2 * 3 * 2
     assert not recall.isna().any().any()
     at_one = recall[(recall.k == 1) & (recall.measure == "cosine")].set_index("name")
@@ -67,7 +67,7 @@ def _repeated(prediction: Predictions, times: int, *, with_person_ids: bool) -> 
 def _widths(prediction: Predictions) -> np.ndarray:
     tables = (
         distance_table({"a": prediction}, CONFIG),
-        recall_table(rank_table({"a": prediction}, CONFIG), CONFIG),
+        recall_table(rank_table({"a": prediction}), CONFIG),
     )
     return np.concatenate([(table["high"] - table["low"]).to_numpy() for table in tables])
 
@@ -90,7 +90,7 @@ def test_intervals_go_by_person_where_a_person_has_several_clips():
 def test_a_table_counts_how_probable_a_hit_is():
     true = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
     prediction = Predictions(("a", "b", "c", "d"), true, true)
-    ranks = rank_table({"test": prediction}, CONFIG)
+    ranks = rank_table({"test": prediction})
     assert ranks["ties"].tolist() == [2, 2, 2, 0] * 3
     recall = recall_table(ranks, CONFIG)
     assert recall.loc[recall["k"] == 1, "value"].tolist() == pytest.approx([(1 / 3 * 3 + 1) / 4] * 3)

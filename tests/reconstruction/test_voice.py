@@ -103,8 +103,8 @@ def test_a_voice_may_come_in_any_format_and_without_its_length(voices, tmp_path,
 
 
 def test_the_probe_kept_in_the_kit_is_the_fitted_one(run):
-    from s2f_lib.evaluation.distances import unit
     from s2f_lib.evaluation.probes import fit_probe
+    from s2f_lib.evaluation.retrieval import unit
     from s2f_lib.sources.synthetic.people import draw_population
 
     study = Study.open("quick", settings=TINY)
