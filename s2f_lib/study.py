@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
-    from s2f_lib.preparation.summary import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
+    from s2f_lib.preparation.summary import PreparationSummary
     from s2f_lib.sources.avspeech import BadRow
     from s2f_lib.sources.clip import ClipRef
     from s2f_lib.training.decoder import TrainedDecoder
