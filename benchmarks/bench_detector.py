@@ -38,12 +38,13 @@ def real_frames(limit: int) -> list[np.ndarray]:
 def generated_frames(count: int) -> list[np.ndarray]:
     """Return `count` portraits of the generated population, 1280x720 RGB."""
     from s2f_lib.sources.synthetic.people import draw_face
-    from s2f_lib.sources.synthetic.portrait.face import draw_scene, render_portrait
+    from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
     frames = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        frames.append(render_portrait(draw_face(rng), size_px=(1280, 720), scene=draw_scene(rng)))
+        portrait = draw_portrait(draw_face(rng), size_px=(1280, 720), scene=draw_scene(rng))
+        frames.append(portrait.frame(Pose()))
     return frames
 
 

@@ -5,7 +5,7 @@ compressed.  Its framing pads the window on both sides, so its numbers differ fr
 which Speech2Face used; agreement is therefore measured against librosa's primitives with that framing
 (`complex_spectrogram_librosa`, float64), which is timed, too.
 
-    python benchmarks/bench_spectrogram.py [--clips 64] [--threads 1] [--device cpu]
+    python -m benchmarks.bench_spectrogram [--clips 64] [--threads 1] [--device cpu]
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from s2f_lib.config import SpectrogramConfig
-from s2f_lib.media.spectrogram import complex_spectrogram, complex_spectrogram_librosa
+from s2f_lib.media.spectrogram import complex_spectrogram
+from tests.media.reference_spectrogram import complex_spectrogram_librosa
 
 
 def voices(count: int, config: SpectrogramConfig) -> np.ndarray:

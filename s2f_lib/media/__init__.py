@@ -1,1 +1,5 @@
-"""Media files: decoding, JPEG, spectrograms, and the check for speech."""
+"""Media files: decoding, JPEG, spectrograms, and a check for speech."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

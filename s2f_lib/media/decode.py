@@ -1,7 +1,7 @@
-"""Sound and frames of a media file, by PyAV: seek, and decode only what is needed.
+"""Sound and frames of a media file, decoded with PyAV.
 
-Times are seconds from the file's own start.  Whatever is wrong with a file
-comes out as `ClipRefused` with its reason, never as a decoder's error.
+The functions seek, and decode only what is needed. Times are seconds from the start of the file. Every
+problem of a file is raised as `ClipRefused` with its reason, never as a decoder's error.
 """
 
 from __future__ import annotations
@@ -11,87 +11,87 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from s2f_lib.errors import ClipRefused, RefusalReason
 
-# Formats that hold a video with sound.  Playlists and text formats are left out on
-# purpose: they name other files, and a downloaded file must not choose what we open.
+# Formats of videos with sound. Playlists and text formats are left out on purpose: they name other files, and
+# a downloaded file must not decide which files are opened.
 _FORMATS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp"
-# What else a recording of a voice may come in; none of these names another file either.
+# Formats of recordings that have only sound; none of them names other files.
 _SOUND_FORMATS = (
     f"{_FORMATS},aiff,caf,au,amr,amrnb,amrwb,ac3,eac3,dts,wv,w64,tta,ape,tak,shn,mpc,mpc8,voc,gsm,sln,ircam,"
     "nistsphere,pvf,sox,dsf,dss,iff,oma,xwma,qcp,wve,loas,lc3,codec2"
 )
 
-SHORTFALL_S = 0.5  # how much a file may end before the clip does: the two tracks rarely end together
-_SILENCE_PEAK = 2  # of 32,768: what a codec may make of digital silence
-_SEEK_GAP_S = 2.0  # targets nearer than this are reached by decoding on: a key frame comes about as often
-_SEEK_EARLY_S = 1.0  # formats without an index land near the target; two groups of pictures before is safe
+SHORTFALL_S = 0.5  # a track may end this much before the clip: two tracks rarely end together
+_SILENCE_PEAK = 2  # of 32,768: a codec may turn digital silence into this
+_SEEK_GAP_S = 2.0  # closer targets are reached by decoding: key frames are about as far apart
+_SEEK_EARLY_S = 1.0  # a seek without an index is inexact; this margin covers two groups of pictures
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a file says about itself.
+    """Properties of a media file, as the file states them."""
 
-    Attributes
-    ----------
-    duration_s
-        Length in seconds; 0.0 where the file does not say.
-    has_audio, has_video
-        Whether there is a track of each.
-    width_px, height_px
-        Of the coded frame, before rotation; 0 without video.
-    """
-
-    duration_s: float
+    duration_s: float  # 0.0 if the file does not state it
     has_audio: bool
     has_video: bool
-    width_px: int
-    height_px: int
 
 
 def probe(path: Path) -> MediaInfo:
-    """Return what a file says about itself, without decoding.
+    """Return the properties of a media file, without decoding.
 
     Raises
     ------
     ClipRefused
-        MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 cut before its index).
+        MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 without its index).
     """
     with _opened(path) as container:
-        video = next(iter(container.streams.video), None)
-        return MediaInfo(
-            duration_s=_duration_s(container),
-            has_audio=bool(container.streams.audio),
-            has_video=video is not None,
-            width_px=video.codec_context.width if video else 0,
-            height_px=video.codec_context.height if video else 0,
-        )
+        streams = container.streams
+        return MediaInfo(_duration_s(container), bool(streams.audio), bool(streams.video))
 
 
 def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
-    """Decode some seconds of sound, mixed to mono.
+    """Decode a part of the sound, mixed to mono.
 
     Parameters
     ----------
     path
-        A media file.
+        Media file.
     start_s, end_s
-        Seconds from the file's start.
+        Start and end of the part, in seconds.
     sample_rate_hz
-        Rate of the result.
+        Sample rate of the result.
 
     Returns
     -------
     numpy.ndarray
-        (n,) int16, n at most `round((end_s - start_s) * sample_rate_hz)`.
+        `(n,)` int16, n at most `round((end_s - start_s) * sample_rate_hz)`.
 
     Raises
     ------
     ClipRefused
-        NO_AUDIO, SILENT, TRUNCATED (the sound ends more than 0.5 s early), and those of `probe`.
+        NO_AUDIO, SILENT, TRUNCATED (the sound ends more than 0.5 s early), and the reasons of `probe`.
+
+    See Also
+    --------
+    read_recording : Accepts more formats, and files that do not state their length.
+    read_frames : Decodes the images.
+
+    Examples
+    --------
+    >>> import wave
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "ramp.wav"
+    >>> with wave.open(str(path), "wb") as file:
+    ...     file.setparams((1, 2, 8_000, 0, "NONE", ""))
+    ...     file.writeframes(np.arange(8_000, dtype=np.int16).tobytes())
+    >>> read_audio(path, start_s=0.5, end_s=1.0, sample_rate_hz=8_000)[:3]
+    array([4000, 4001, 4002], dtype=int16)
     """
     audio = _mono(path, _FORMATS, start_s=start_s, end_s=end_s, sample_rate_hz=sample_rate_hz)
     found_s = len(audio) / sample_rate_hz
@@ -104,38 +104,96 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
 
 
 def read_recording(path: Path, *, longest_s: float, sample_rate_hz: int) -> np.ndarray:
-    """Decode the start of a recording, mixed to mono; also of formats that clips do not come in.
+    """Decode the start of a recording, mixed to mono, in more formats than those of clips.
 
-    What a file says of its length is not asked: a browser's recorder writes none, and of
-    some formats it is an estimate.
+    The length that the file states is not used: a browser's recorder writes none, and in some formats it is
+    an estimate.
 
     Parameters
     ----------
     path
-        Any file with sound, except playlists and the like, which name other files.
+        File with sound; playlists and other files that name files are refused.
     longest_s
-        Seconds to read at most.
+        Maximum length, in seconds.
     sample_rate_hz
-        Rate of the result.
+        Sample rate of the result.
 
     Returns
     -------
     numpy.ndarray
-        (n,) int16, n at least 1 and at most `round(longest_s * sample_rate_hz)`.
+        `(n,)` int16, n at least 1 and at most `round(longest_s * sample_rate_hz)`.
 
     Raises
     ------
     ClipRefused
-        NO_AUDIO, SILENT, TRUNCATED (nothing in it decodes), and those of `probe`.
+        NO_AUDIO, SILENT, TRUNCATED (no sound can be decoded), and the reasons of `probe`.
     """
     audio = _mono(path, _SOUND_FORMATS, start_s=0.0, end_s=longest_s, sample_rate_hz=sample_rate_hz)
     if len(audio) == 0:
-        raise ClipRefused(RefusalReason.TRUNCATED, f"{path.name}: nothing of its sound can be decoded")
+        raise ClipRefused(RefusalReason.TRUNCATED, f"{path.name}: no sound in it can be decoded")
     return _not_silent(audio, path, sample_rate_hz=sample_rate_hz)
 
 
+def read_frames(path: Path, *, times_s: Sequence[float]) -> list[np.ndarray]:
+    """Decode the video frames nearest to some times.
+
+    Parameters
+    ----------
+    path
+        Media file.
+    times_s
+        Ascending times, in seconds.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One `(height, width, 3)` uint8 RGB image per time, turned upright by the file's rotation mark.
+
+    Raises
+    ------
+    ClipRefused
+        NO_VIDEO, TRUNCATED (the video ends more than 0.5 s before a time), and the reasons of `probe`.
+    """
+    with _opened(path) as container:
+        if not container.streams.video:
+            raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"  # clips are decoded in parallel, so the codec uses one thread
+        return [_upright_rgb(frame) for frame in _frames_at(container, stream, times_s, name=path.name)]
+
+
+def repeat_to(audio: np.ndarray, n_samples: int) -> np.ndarray:
+    """Repeat short audio, or cut long audio, to a length (Speech2Face, section 3).
+
+    Parameters
+    ----------
+    audio
+        `(n,)` samples, n >= 1.
+    n_samples
+        Length of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n_samples,)`, in the dtype of `audio`.
+
+    Raises
+    ------
+    ValueError
+        There are no samples.
+
+    Examples
+    --------
+    >>> repeat_to(np.array([1, 2, 3]), 5)
+    array([1, 2, 3, 1, 2])
+    """
+    if len(audio) == 0:
+        raise ValueError("repeat_to: given no samples, expected at least one")
+    return np.resize(audio, n_samples)  # numpy's resize repeats from the start
+
+
 def _mono(path: Path, formats: str, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
-    """Decode what there is of some seconds of sound, (n,) int16."""
+    """Return the sound of the part that can be decoded, `(n,)` int16."""
     import av
 
     n_wanted = round((end_s - start_s) * sample_rate_hz)
@@ -143,12 +201,12 @@ def _mono(path: Path, formats: str, *, start_s: float, end_s: float, sample_rate
         if not container.streams.audio:
             raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
         stream = container.streams.audio[0]
-        stream.thread_type = "NONE"  # the clips run in parallel, not the codec
+        stream.thread_type = "NONE"  # clips are decoded in parallel, so the codec uses one thread
         resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
-        parts = []
+        parts: list[np.ndarray] = []
         for frame in _audio_frames(container, stream, start_s=start_s, end_s=end_s):
             parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-        if parts:  # the tail that the resampler still holds
+        if parts:  # the resampler still holds the end
             parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
     return np.ascontiguousarray(np.concatenate(parts)[:n_wanted]) if parts else np.zeros(0, np.int16)
 
@@ -160,56 +218,8 @@ def _not_silent(audio: np.ndarray, path: Path, *, sample_rate_hz: int) -> np.nda
     return audio
 
 
-def read_frames(path: Path, *, times_s: Sequence[float]) -> list[np.ndarray]:
-    """Decode the frames nearest some times.
-
-    Parameters
-    ----------
-    path
-        A media file.
-    times_s
-        Seconds from the file's start, ascending.
-
-    Returns
-    -------
-    list of numpy.ndarray
-        One (height, width, 3) uint8 RGB a time, turned upright by the file's rotation mark.
-
-    Raises
-    ------
-    ClipRefused
-        NO_VIDEO, TRUNCATED (the video ends more than 0.5 s before a time), and those of `probe`.
-    """
-    with _opened(path) as container:
-        if not container.streams.video:
-            raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        return [_upright_rgb(frame) for frame in _frames_at(container, stream, times_s, name=path.name)]
-
-
-def repeat_to(audio: np.ndarray, n_samples: int) -> np.ndarray:
-    """Repeat a short sound, or cut a long one, to a length (Speech2Face section 3).
-
-    Parameters
-    ----------
-    audio
-        (n,) samples, n >= 1.
-    n_samples
-        Length wanted.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n_samples,), same dtype.
-    """
-    if len(audio) == 0:
-        raise ValueError("repeat_to: given no samples, expected at least one")
-    return np.resize(audio, n_samples)  # numpy's resize repeats from the start
-
-
-def _audio_frames(container, stream, *, start_s: float, end_s: float) -> Iterator:
-    """Yield the decoded frames that overlap [start_s, end_s), the ends trimmed to the sample."""
+def _audio_frames(container: Any, stream: Any, *, start_s: float, end_s: float) -> Iterator[Any]:
+    """Yield the decoded frames that overlap [start_s, end_s), trimmed to the sample at both ends."""
     import av
 
     origin_s = _origin_s(container)
@@ -237,12 +247,12 @@ def _audio_frames(container, stream, *, start_s: float, end_s: float) -> Iterato
             )
             cut.sample_rate, cut.time_base = frame.sample_rate, frame.time_base
             frame = cut
-        frame.pts = None  # the resampler then counts samples, and adds no silence for gaps
+        frame.pts = None  # the resampler then counts samples and does not fill gaps with silence
         yield frame
 
 
-def _frames_at(container, stream, times_s: Sequence[float], *, name: str) -> Iterator:
-    """Yield, for each ascending time, the decoded frame nearest to it."""
+def _frames_at(container: Any, stream: Any, times_s: Sequence[float], *, name: str) -> Iterator[Any]:
+    """Yield the decoded frame nearest to each of some ascending times."""
     origin_s = _origin_s(container)
     half_frame_s = 0.5 / float(stream.average_rate or 25)
     frames, frame, now_s = _decoded(container, stream), None, 0.0
@@ -263,8 +273,11 @@ def _frames_at(container, stream, times_s: Sequence[float], *, name: str) -> Ite
         yield frame
 
 
-def _after_seek(container, stream, time_s: float, origin_s: float):
-    """Seek to before a time; where the file lands after it instead, start from its beginning."""
+def _after_seek(container: Any, stream: Any, time_s: float, origin_s: float) -> tuple[Iterator[Any], Any]:
+    """Return the frames from before a time on, and the first of them.
+
+    If the seek lands after the time, decoding starts at the beginning of the file.
+    """
     for target_s in (max(0.0, time_s - _SEEK_EARLY_S), 0.0):
         _seek(container, stream, target_s)
         frames = _decoded(container, stream)
@@ -274,11 +287,11 @@ def _after_seek(container, stream, time_s: float, origin_s: float):
     return frames, frame
 
 
-def _decoded(container, stream) -> Iterator:
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Yield decoded frames until the file ends.
 
-    A packet that does not decode is passed over: after a seek in an MPEG file the
-    first is often half a frame.  The callers measure what is missing in the end.
+    Packets that cannot be decoded are skipped, because after a seek in an MPEG file the first one is often
+    half a frame. The callers check what is missing.
     """
     import av
 
@@ -286,7 +299,7 @@ def _decoded(container, stream) -> Iterator:
     while True:
         try:
             packet = next(packets, None)
-        except av.error.FFmpegError:  # the container itself is broken from here on
+        except av.error.FFmpegError:  # the rest of the container is damaged
             return
         if packet is None:
             return
@@ -298,7 +311,7 @@ def _decoded(container, stream) -> Iterator:
             continue
 
 
-def _seek(container, stream, time_s: float) -> None:
+def _seek(container: Any, stream: Any, time_s: float) -> None:
     import av
 
     target = round((time_s + _origin_s(container)) / stream.time_base)
@@ -308,31 +321,37 @@ def _seek(container, stream, time_s: float) -> None:
         container.seek(0)
 
 
-def _time_s(frame, origin_s: float) -> float:
+def _time_s(frame: Any, origin_s: float) -> float:
     return (float(frame.time) if frame.time is not None else 0.0) - origin_s
 
 
-def _origin_s(container) -> float:
-    """Return the time stamp that the file starts at; MPEG files rarely start at 0."""
+def _origin_s(container: Any) -> float:
+    """Return the time stamp of the start of the file; in MPEG files it is rarely 0."""
     return (container.start_time or 0) / 1e6
 
 
-def _duration_s(container) -> float:
+def _duration_s(container: Any) -> float:
     if container.duration:
         return container.duration / 1e6
     lengths = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
     return max(lengths, default=0.0)
 
 
-def _upright_rgb(frame) -> np.ndarray:
+def _upright_rgb(frame: Any) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24")
     quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns))  # both count anticlockwise
 
 
 @contextmanager
-def _opened(path: Path, formats: str = _FORMATS):
-    """Open a media file, or refuse the clip with the reason."""
+def _opened(path: Path, formats: str = _FORMATS) -> Iterator[Any]:
+    """Open a media file.
+
+    Raises
+    ------
+    ClipRefused
+        The file is missing, or cannot be read.
+    """
     import av
 
     if not path.is_file():
@@ -350,10 +369,10 @@ def _opened(path: Path, formats: str = _FORMATS):
 def _unreadable(path: Path, error: Exception) -> ClipRefused:
     with path.open("rb") as stream:
         head = stream.read(12)
-    if head[4:8] == b"ftyp":  # an MP4 whose index, at its end, is gone
+    if head[4:8] == b"ftyp":  # an MP4 whose index, at its end, is missing
         return ClipRefused(
             RefusalReason.TRUNCATED,
-            f"{path.name} starts as an MP4 but has no index: it was cut; fetch it again",
+            f"{path.name} starts as an MP4 but has no index: it is cut short; download it again",
         )
     said = getattr(error, "strerror", None) or type(error).__name__
     return ClipRefused(

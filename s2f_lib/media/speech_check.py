@@ -1,9 +1,8 @@
-"""Is this a voice that speaks?  Silence, noise, tones and music get a clear line instead of a face.
+"""A check whether audio is speech, so that silence, noise, tones and music are refused with a clear message.
 
-Speech comes in syllables: a few times a second its loudness rises and falls, the
-loud parts are mostly voiced, and their pitch glides.  Noise is not voiced;
-a tone or a held chord is voiced, and neither its loudness nor its pitch moves
-as a voice's does.  The criterion asks for all three, on the loud frames alone,
+Speech consists of syllables: its loudness rises and falls a few times a second, the loud parts are mostly
+voiced, and their pitch glides. Noise is not voiced. A tone or a held chord is voiced, but neither its
+loudness nor its pitch moves as in speech. The check requires all three properties, on the loud frames only,
 with bounds far from those of real and of generated speech (see the tests).
 """
 
@@ -17,54 +16,42 @@ from s2f_lib.errors import InputError
 
 MIN_DURATION_S = 1.0
 _FRAME_S = 0.02
-_STEP_S = 0.01  # of the pitch's analysis
-_RANGE_DB = 30.0  # frames so far below the loudest count as pauses
-_SILENCE_DBFS = -55.0  # of the loudest frames
+_STEP_S = 0.01  # step of the pitch analysis
+_RANGE_DB = 30.0  # frames this far below the loudest frames are pauses
+_SILENCE_DBFS = -55.0  # level of the loudest frames
 _PITCH_HZ = (60.0, 500.0)
-# bounds; after each, the least that was measured of speech and the most of what it has to tell apart
-_LEAST_VOICED = 0.2  # share of loud frames; 60 real voices of AVSpeech 0.33, noise 0.02
-_LEAST_GLIDE = 0.035  # semitones a step of 10 ms, median over voiced frames; speech 0.044, held chords 0.024
-_LEAST_MOVEMENT_DB = 3.0  # standard deviation of the loudness of loud frames; AVSpeech 3.7, tones 0.2
+# Bounds, with the lowest value measured in speech and the highest in other sounds.
+_MIN_VOICED = 0.2  # share of loud frames; 60 real voices of AVSpeech 0.33, noise 0.02
+_MIN_GLIDE = 0.035  # semitones per step of 10 ms, median over voiced frames; speech 0.044, held chords 0.024
+_MIN_MOVEMENT_DB = 3.0  # standard deviation of the loudness of loud frames; AVSpeech 3.7, tones 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechMeasures:
-    """What the check looks at.
-
-    Attributes
-    ----------
-    duration_s
-        Of the sound.
-    level_dbfs
-        Of the loudest frames (95th percentile); full scale is 0.
-    voiced_share
-        Of the loud frames.
-    glide_semitones
-        Median change of the pitch in 10 ms within voiced stretches.
-    movement_db
-        Standard deviation of the loudness of the loud frames.
-    """
+    """Measurements of the speech check."""
 
     duration_s: float
-    level_dbfs: float
-    voiced_share: float
-    glide_semitones: float
-    movement_db: float
+    level_dbfs: float  # 95th percentile of the frames' levels; full scale is 0
+    voiced_share: float  # share of the loud frames that are voiced
+    glide_semitones: float  # median change of the pitch in 10 ms within voiced stretches
+    movement_db: float  # standard deviation of the loudness of the loud frames
 
 
 def measure_speech(audio: np.ndarray, *, sample_rate_hz: int) -> SpeechMeasures:
-    """Measure loudness, voicing and their movement.
+    """Measure loudness and voicing, and how much they vary.
 
     Parameters
     ----------
     audio
-        (n,) int16 mono, at least 0.1 s.
+        `(n,)` int16 mono, at least 0.1 s.
+    sample_rate_hz
+        Sample rate of the audio.
     """
     samples = audio.astype(np.float64) / 32768
     duration_s = len(samples) / sample_rate_hz
     size = round(_FRAME_S * sample_rate_hz)
     frames = samples[: len(samples) // size * size].reshape(-1, size)
-    level = 10 * np.log10(frames.var(axis=1) + 1e-10)  # dBFS, a frame; an offset is no sound
+    level = 10 * np.log10(frames.var(axis=1) + 1e-10)  # dBFS per frame; the variance ignores an offset
     loudest = float(np.quantile(level, 0.95))
     if loudest < _SILENCE_DBFS:
         return SpeechMeasures(duration_s, loudest, 0.0, 0.0, 0.0)
@@ -84,19 +71,34 @@ def measure_speech(audio: np.ndarray, *, sample_rate_hz: int) -> SpeechMeasures:
 
 
 def check_speech(audio: np.ndarray, *, sample_rate_hz: int, name: str = "the sound") -> SpeechMeasures:
-    """Refuse what is no speech.
+    """Refuse audio that is not speech.
 
     Parameters
     ----------
     audio
-        (n,) int16 mono.
+        `(n,)` int16 mono.
+    sample_rate_hz
+        Sample rate of the audio.
     name
-        What to call it in the message.
+        Name of the audio in the error message.
+
+    Returns
+    -------
+    SpeechMeasures
+        The measurements behind the decision.
 
     Raises
     ------
     InputError
-        It is too short, silent, or not speech; the message says what was found and expected.
+        The audio is too short, silent, or not speech. The message gives the measured and the expected values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tone = 9_000 * np.sin(2 * np.pi * 220 * np.arange(16_000) / 16_000)
+    >>> check_speech(tone.astype(np.int16), sample_rate_hz=16_000, name="tone.wav")
+    Traceback (most recent call last):
+    s2f_lib.errors.InputError: tone.wav does not sound like speech: its pitch does not move and ...
     """
     duration_s = len(audio) / sample_rate_hz
     if duration_s < MIN_DURATION_S:
@@ -107,25 +109,25 @@ def check_speech(audio: np.ndarray, *, sample_rate_hz: int, name: str = "the sou
             f"{name} is silent: its loudest parts are at {found.level_dbfs:.0f} dB of full scale, expected "
             f"at least {_SILENCE_DBFS:.0f} dB"
         )
-    wanting = []
-    if found.voiced_share < _LEAST_VOICED:
-        wanting.append(f"{found.voiced_share:.0%} of it is voiced (expected at least {_LEAST_VOICED:.0%})")
-    elif found.glide_semitones < _LEAST_GLIDE:
-        wanting.append("its pitch stands still")
-    if found.movement_db < _LEAST_MOVEMENT_DB:
-        wanting.append(
-            f"its loudness moves by {found.movement_db:.1f} dB (expected at least {_LEAST_MOVEMENT_DB:g} dB)"
+    problems = []
+    if found.voiced_share < _MIN_VOICED:
+        problems.append(f"{found.voiced_share:.0%} of it is voiced (expected at least {_MIN_VOICED:.0%})")
+    elif found.glide_semitones < _MIN_GLIDE:
+        problems.append("its pitch does not move")
+    if found.movement_db < _MIN_MOVEMENT_DB:
+        problems.append(
+            f"its loudness varies by {found.movement_db:.1f} dB (expected at least {_MIN_MOVEMENT_DB:g} dB)"
         )
-    if wanting:
+    if problems:
         raise InputError(
-            f"{name} does not sound like speech: {' and '.join(wanting)}; "
+            f"{name} does not sound like speech: {' and '.join(problems)}; "
             "give a recording of one person speaking"
         )
     return found
 
 
 def _pitch(samples: np.ndarray, sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pitch in Hz, 0 where unvoiced, and the times in seconds, by Praat's autocorrelation."""
+    """Return the pitch in Hz (0 if unvoiced) and the times in seconds, by Praat's autocorrelation."""
     import parselmouth
 
     sound = parselmouth.Sound(samples, sample_rate_hz)

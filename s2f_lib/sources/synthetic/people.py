@@ -1,36 +1,35 @@
-"""Who lives in the generated world: people with known face and voice latents.
+"""The people of the generated world, with known latents of face and voice.
 
-The generative model, in full.  Each person has four *shared* latents in two
-copies, one that the face shows and one that the voice carries:
+The generative model in full: each person has four *shared* latents in two copies, one that the face shows and
+one that the voice carries.
 
 =========  ====================================  ======================================
 latent     population                            voice copy, given the face's
 =========  ====================================  ======================================
-gender     f or m, 1/2 each                      kept with probability rho, else drawn
-                                                 anew from the population
+gender     f or m, 1/2 each                      kept with probability rho, otherwise
+                                                 drawn again from the population
 group      `GROUPS`, 1/4 each                    as gender
 age_z      standard normal;                      rho age_z + sqrt(1 - rho^2) noise
            years = 18 + 62 Phi(age_z)
 body       standard normal                       rho body + sqrt(1 - rho^2) noise
 =========  ====================================  ======================================
 
-So the correlation of the two copies (of the indicators, for the categories) is
-rho: at 1 the voice tells all shared latents of the face, at 0 none.  All other
-latents are idiosyncratic: drawn given the shared latents of their own side
-only, so they tell nothing about the other side beyond those.  That makes
-`log_likelihood` the exact log p(voice | face) up to a constant of the voice,
-and ranking faces by it the best possible retrieval.
+So rho is the correlation of the two copies (of the indicators, for the categories): at 1 the voice determines
+all shared latents of the face, at 0 none. All other latents are idiosyncratic. They are drawn given only the
+shared latents of their own side, so they carry no further information about the other side. That makes
+`log_likelihood` the exact log p(voice | face) up to a constant per voice, and ranking faces by it the best
+possible retrieval.
 
-Everything drawn for a person comes from generators seeded by (seed, person
-index, purpose).  Faces and noise do not depend on rho, and training people not
-on the number of test people, nor the other way round.
+All draws for a person come from generators that are seeded by (seed, person index, purpose). Faces and noise
+do not depend on rho, and the people of one split do not depend on the size of the other.
 
+The groups are invented. They stand for no real people, and the assignment of accents to skin tones is
+arbitrary.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,46 +41,111 @@ import pandas as pd
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import InputError
 from s2f_lib.sources.clip import make_clip_id
-from s2f_lib.sources.synthetic.latents import (
-    GENDERS,
-    GROUPS,
-    OLDEST_YEARS,
-    SHARED,
-    YOUNGEST_YEARS,
-    FaceLatents,
-    VoiceLatents,
-    age_of,
-)
+from s2f_lib.storage import digest
 
-_FIRST_TEST_INDEX = 1_000_000  # person indices of the test people start here, whatever n_train is
+GENDERS = ("f", "m")
+YOUNGEST_YEARS, OLDEST_YEARS = 18.0, 80.0
+SHARED = ("gender", "group", "age_z", "body")  # the latents that face and voice share
+_FIRST_TEST_INDEX = 1_000_000  # index of the first test person, for every n_train
 _SHORTEST_S = 3.0  # AVSpeech's clips last 3 to 10 s
-_LEAST_VARIANCE = 1e-9  # of the voice's copy given the face's, at rho = 1
+_MIN_VARIANCE = 1e-9  # variance of the voice's copy given the face's, at rho = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Appearance and accent of one invented group."""
+
+    accent: str  # name of an espeak-ng voice
+    skin_tone: float  # mean, 0 light to 1 dark; the standard deviation is 0.05
+    hair: tuple[float, float]  # range of the hair palette, 0 black to 1 blond
+    curl: float  # share of curly hair
+    nose_width: float  # this and the following: means, in standard deviations
+    lip_fullness: float
+    eye_tilt: float
+    eye_opening: float
+
+
+GROUPS: dict[str, Group] = {
+    "alder": Group("en-gb-scotland", 0.06, (0.35, 1.0), 0.15, -1.2, -0.9, -0.6, 0.3),
+    "birch": Group("es", 0.33, (0.0, 0.15), 0.0, 0.0, 0.0, 1.6, -1.5),
+    "cedar": Group("en-us", 0.62, (0.0, 0.3), 0.3, -0.4, 0.3, 0.2, 1.3),
+    "dune": Group("en-029", 0.92, (0.0, 0.1), 0.9, 1.5, 1.5, -0.4, 0.0),
+}
+
+
+# `draw_portrait` seeds a generator with the repr of this class: other names or another order of the fields
+# change every image.
+@dataclass(frozen=True, slots=True)
+class FaceLatents:
+    """Everything that a portrait shows of a person.
+
+    Latents without a unit are in standard deviations around the mean of the person's gender and group.
+    """
+
+    gender: str  # "f" or "m"; this and the next three: the face's copy of the shared latents
+    group: str
+    age_z: float
+    body: float
+    age_years: float  # a function of `age_z`
+    skin_tone: float  # 0 light to 1 dark
+    hair_tone: float  # 0 black, 0.5 brown, 1 blond, without the grey
+    grey: float  # share of grey hair, in [0, 1]; rises with age
+    hair_style: int  # 0 bald or shaved, 1 short, 2 full top, 3 bob, 4 long, 5 tied back
+    curly: bool
+    fringe: float  # in [0, 1]
+    parting: float  # in [-1, 1], left to right
+    iris_tone: float  # 0 dark brown to 1 light blue
+    face_length: float
+    jaw: float
+    eye_distance: float
+    eye_size: float
+    eye_opening: float
+    eye_tilt: float
+    brow_thickness: float
+    brow_height: float
+    brow_arch: float
+    nose_width: float
+    nose_length: float
+    mouth_width: float
+    mouth_height: float
+    lip_fullness: float
+    beard: int  # 0 none, 1 stubble, 2 moustache, 3 full
+    glasses: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceLatents:
+    """Everything that a person's speech carries, apart from the words.
+
+    The first six are latents; `voices.speak` renders the others. To change a single acoustic trait, use
+    `dataclasses.replace(voice, f0_hz=...)`.
+    """
+
+    gender: str  # this and the next three: the voice's copy of the shared latents
+    group: str
+    age_z: float
+    body: float
+    age_years: float  # a function of `age_z`
+    pitch_offset_st: float  # the person's own pitch, in semitones above that of gender, age and body
+    accent: str  # name of an espeak-ng voice, set by the group
+    f0_hz: float  # median fundamental frequency
+    formant_ratio: float  # formants relative to espeak-ng's adult male; above 1: a shorter vocal tract
+    rate_wpm: float  # speaking rate, in words per minute
+    pitch_range: float  # factor on espeak-ng's intonation range, around 1
+    breath_db: float  # level of breath noise relative to the speech, negative
+    tremor: float  # depth of the slow variation of the pitch, as a share of f0
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person with one clip.
+    """One person with one clip."""
 
-    Attributes
-    ----------
-    index
-        Seeds everything drawn for the person: 0, 1, ... in train, from 1,000,000 on in test.
-    person_id
-        "train-00000" and so on.
-    video_id, clip_id
-        In AVSpeech's form (11 characters) and in the form of `make_clip_id`.
-    split
-        "train" or "test".
-    duration_s
-        The clip's length, from 3 s up to the settings' `duration_s`.
-    """
-
-    index: int
-    person_id: str
-    video_id: str
-    clip_id: str
-    split: str
-    duration_s: float
+    index: int  # seeds all draws for the person: 0, 1, ... in train, 1,000,000, ... in test
+    person_id: str  # "train-00000" and so on
+    video_id: str  # 11 characters, as in AVSpeech
+    clip_id: str  # in the form of `make_clip_id`
+    split: str  # "train" or "test"
+    duration_s: float  # length of the clip, from 3 s to the settings' `duration_s`
     face: FaceLatents
     voice: VoiceLatents
 
@@ -91,7 +155,6 @@ class Population(Sequence[Person]):
     """The people of one generated world, training people first."""
 
     people: tuple[Person, ...]
-    rho: float
 
     def __len__(self) -> int:
         return len(self.people)
@@ -103,19 +166,19 @@ class Population(Sequence[Person]):
         return iter(self.people)
 
     def table(self) -> pd.DataFrame:
-        """Return one row a person.
+        """Return one row per person.
 
         Returns
         -------
         pandas.DataFrame
-            `person_id, video_id, clip_id, split, duration_s`; `gender, age_years, group` as the
-            face shows them; then every face latent as `face_*` and every voice latent as `voice_*`.
+            Columns `person_id, video_id, clip_id, split, duration_s`; `gender, age_years, group` as the face
+            shows them; all face latents as `face_*` and all voice latents as `voice_*`.
         """
         return pd.DataFrame([_row(person) for person in self.people])
 
 
 def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
-    """Return the random generator of one purpose of one person."""
+    """Return the random generator for one purpose of one person."""
     return np.random.default_rng([seed, index, zlib.crc32(purpose.encode())])
 
 
@@ -125,20 +188,32 @@ def draw_population(config: SyntheticConfig) -> Population:
     Parameters
     ----------
     config
-        `n_train`, `n_test`, `rho`, `seed` and `duration_s` are used.
+        Settings; `n_train`, `n_test`, `rho`, `seed` and `duration_s` are used.
 
     Returns
     -------
     Population
-        Equal for equal settings.
+        The people; equal for equal settings.
+
+    See Also
+    --------
+    draw_person : Draws a single person.
+    log_likelihood : How well each face fits each voice.
+
+    Examples
+    --------
+    >>> from s2f_lib.config import SyntheticConfig
+    >>> population = draw_population(SyntheticConfig(n_train=2, n_test=1))
+    >>> [person.person_id for person in population]
+    ['train-00000', 'train-00001', 'test-00000']
     """
     people = [draw_person(config, position, "train") for position in range(config.n_train)]
     people += [draw_person(config, position, "test") for position in range(config.n_test)]
-    return Population(tuple(people), config.rho)
+    return Population(tuple(people))
 
 
 def draw_person(config: SyntheticConfig, position: int, split: str) -> Person:
-    """Draw one person by place in a split; the others need not be drawn.
+    """Draw one person by position in a split, without drawing the others.
 
     Raises
     ------
@@ -160,7 +235,15 @@ def draw_person(config: SyntheticConfig, position: int, split: str) -> Person:
 
 
 def draw_face(rng: np.random.Generator) -> FaceLatents:
-    """Draw one face from the population."""
+    """Draw one face from the population.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> face = draw_face(np.random.default_rng(0))
+    >>> face.gender, face.group, round(face.age_years)
+    ('m', 'cedar', 46)
+    """
     gender, group = _draw_gender(rng), _draw_group(rng)
     age_z, body = (float(z) for z in rng.standard_normal(2))
     age_years = age_of(age_z)
@@ -210,16 +293,17 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
     Parameters
     ----------
     rng
-        Its draws do not depend on `rho`, so worlds of different `rho` share their noise.
+        Random generator. The draws do not depend on `rho`, so populations of different `rho` share their
+        noise.
     face
-        Only its four shared latents are used.
+        The person's face; only its four shared latents are used.
     rho
-        Correlation of each shared latent's two copies, in [0, 1].
+        Correlation of the two copies of each shared latent, in [0, 1].
     """
-    kept = rng.uniform(size=2)
+    keep = rng.uniform(size=2)
     other_gender, other_group = _draw_gender(rng), _draw_group(rng)
-    gender = face.gender if kept[0] < rho else other_gender
-    group = face.group if kept[1] < rho else other_group
+    gender = face.gender if keep[0] < rho else other_gender
+    group = face.group if keep[1] < rho else other_group
     noise = rng.standard_normal(2)
     age_z = rho * face.age_z + math.sqrt(1 - rho**2) * float(noise[0])
     body = rho * face.body + math.sqrt(1 - rho**2) * float(noise[1])
@@ -227,7 +311,7 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
     age_years = age_of(age_z)
     aged = (age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS)  # 0 to 1
     male = gender == "m"
-    # women's voices fall with age, men's rise a little late in life
+    # the pitch of women falls with age, that of men rises a little late in life
     pitch_st = 1.5 * max(0.0, aged - 0.5) * 2 if male else -2.5 * aged
     pitch_offset_st = 1.2 * pitch_z
     return VoiceLatents(
@@ -239,7 +323,7 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
         pitch_offset_st=pitch_offset_st,
         accent=GROUPS[group].accent,
         f0_hz=(112.0 if male else 208.0) * 2 ** ((pitch_st + pitch_offset_st - 0.4 * body) / 12),
-        # a female tract is about 15% shorter than a male one; a large body has a longer one
+        # a female vocal tract is about 15% shorter than a male one; a large body has a longer one
         formant_ratio=(1.0 if male else 1.16) * math.exp(-0.05 * float(np.clip(body, -2.5, 2.5))),
         rate_wpm=(195.0 - 60.0 * aged) * math.exp(0.06 * rate_z),
         pitch_range=math.exp(0.15 * range_z),
@@ -249,41 +333,47 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
 
 
 def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: float) -> np.ndarray:
-    """Return log p(voice's shared latents | face's shared latents) of every pair.
+    """Return log p(voice's shared latents | face's shared latents) of all pairs.
 
-    Ranking the faces by it for each voice is the best that any retrieval can do
-    in this world.
+    For each voice, ranking the faces by it is the best that any retrieval can do in this world.
 
     Parameters
     ----------
     voice_table
-        Needs `voice_gender, voice_group, voice_age_z, voice_body`, as `Population.table` gives.
+        Table with the columns `voice_gender, voice_group, voice_age_z, voice_body`, from `Population.table`.
     face_table
-        Needs `face_gender, face_group, face_age_z, face_body`.
+        Table with the columns `face_gender, face_group, face_age_z, face_body`.
     rho
-        In [0, 1].  At 1 the normal latents' variance, 0, is replaced by 1e-9.
+        Correlation of the world, in [0, 1]. At 1 the variance of the normal latents, 0, is replaced by 1e-9.
 
     Returns
     -------
-    (n_voices, n_faces) numpy.ndarray of float64
-        At rho = 0 every row is constant.  -inf where the pair cannot be (rho = 1 alone).
+    numpy.ndarray
+        `(n_voices, n_faces)` float64. At rho = 0 every row is constant; at rho = 1 impossible pairs are -inf.
 
     Raises
     ------
     InputError
         A column is missing, or `rho` is outside [0, 1].
+
+    Examples
+    --------
+    >>> from s2f_lib.config import SyntheticConfig
+    >>> table = draw_population(SyntheticConfig(n_train=4, n_test=1)).table()
+    >>> log_likelihood(table, table, rho=1.0).argmax(axis=1)
+    array([0, 1, 2, 3, 4])
     """
     if not 0 <= rho <= 1:
         raise InputError(f"rho is {rho}: expected a correlation in [0, 1]")
-    _need(voice_table, "voice")
-    _need(face_table, "face")
+    _check_columns(voice_table, "voice")
+    _check_columns(face_table, "face")
     total = np.zeros((len(voice_table), len(face_table)))
     for name, share in (("gender", 1 / len(GENDERS)), ("group", 1 / len(GROUPS))):
         voice = voice_table[f"voice_{name}"].to_numpy(dtype=str)[:, None]
         face = face_table[f"face_{name}"].to_numpy(dtype=str)[None, :]
         with np.errstate(divide="ignore"):
             total += np.log(rho * (voice == face) + (1 - rho) * share)
-    variance = max(1 - rho**2, _LEAST_VARIANCE)
+    variance = max(1 - rho**2, _MIN_VARIANCE)
     for name in ("age_z", "body"):
         voice = voice_table[f"voice_{name}"].to_numpy(dtype=float)[:, None]
         face = face_table[f"face_{name}"].to_numpy(dtype=float)[None, :]
@@ -292,10 +382,15 @@ def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: 
 
 
 def make_video_id(seed: int, index: int) -> str:
-    """Return the person's video id: 11 characters of [A-Za-z0-9_-], as YouTube's."""
-    digest = hashlib.sha256(f"s2f synthetic {seed} {index}".encode()).digest()
-    # an id that starts with "-" would read as an option on a command line
-    return "s" + base64.urlsafe_b64encode(digest).decode()[:10]
+    """Return the person's video id: 11 characters of [A-Za-z0-9_-], as on YouTube."""
+    code = base64.urlsafe_b64encode(bytes.fromhex(digest(f"s2f synthetic {seed} {index}", length=64)))
+    return "s" + code.decode()[:10]  # an id that starts with "-" looks like an option on a command line
+
+
+def age_of(age_z: float) -> float:
+    """Return the age in years, uniform in [18, 80] if `age_z` is standard normal."""
+    share = 0.5 * (1 + math.erf(age_z / math.sqrt(2)))
+    return YOUNGEST_YEARS + (OLDEST_YEARS - YOUNGEST_YEARS) * share
 
 
 def _draw_gender(rng: np.random.Generator) -> str:
@@ -329,7 +424,7 @@ def _row(person: Person) -> dict[str, object]:
     }
 
 
-def _need(table: pd.DataFrame, side: str) -> None:
+def _check_columns(table: pd.DataFrame, side: str) -> None:
     missing = [f"{side}_{name}" for name in SHARED if f"{side}_{name}" not in table.columns]
     if missing:
         raise InputError(

@@ -1,4 +1,4 @@
-"""One person's clip before it is a file: what is said, and how the head moves meanwhile."""
+"""One person's clip before it becomes a file: the speech, and the movement of the head."""
 
 from __future__ import annotations
 
@@ -7,66 +7,53 @@ from collections.abc import Iterator
 import numpy as np
 
 from s2f_lib.config import SyntheticConfig
-from s2f_lib.sources.synthetic.clip_writer import AUDIO_RATE_HZ
 from s2f_lib.sources.synthetic.people import Person, generator
 from s2f_lib.sources.synthetic.portrait.face import Pose, Scene, draw_portrait, draw_scene
 from s2f_lib.sources.synthetic.portrait.geometry import FACE_CENTRE_Y
-from s2f_lib.sources.synthetic.sentences import shuffled_sentences
-from s2f_lib.sources.synthetic.voices import speak, speak_for
+from s2f_lib.sources.synthetic.voices import SENTENCES, speak_for
+
+AUDIO_RATE_HZ = 44_100  # sample rate of the clips
 
 
-def utterance(
-    person: Person,
-    *,
-    seed: int,
-    take: int = 0,
-    sentence: str | None = None,
-    duration_s: float | None = None,
-    sample_rate_hz: int = AUDIO_RATE_HZ,
-) -> np.ndarray:
-    """Return what a person says.
+def utterance(person: Person, *, seed: int, take: int = 0, sample_rate_hz: int = AUDIO_RATE_HZ) -> np.ndarray:
+    """Return the speech of a person, as long as the person's clip.
 
     Parameters
     ----------
     person
-        Its voice speaks; for a changed voice, replace it: ``dataclasses.replace(person, voice=...)``.
+        Speaker. For another voice, use ``dataclasses.replace(person, voice=...)``.
     seed
-        Of the population.
+        Seed of the population.
     take
-        0 is the person's clip; other numbers are other sentences by the same voice.
-    sentence
-        Say this alone, in full, instead of the take's sentences.
-    duration_s
-        Cut after this many seconds; the clip's own length by default. Not used with `sentence`.
+        0 for the sentences of the clip; other numbers give other sentences by the same voice.
     sample_rate_hz
-        Of the result.
+        Sample rate of the result.
 
     Returns
     -------
-    (n,) numpy.ndarray of float32
-        Mono, in [-1, 1]; equal arguments give equal samples.
+    numpy.ndarray
+        `(n,)` float32, mono, in [-1, 1]. Equal arguments give equal samples.
     """
     rng = generator(seed, person.index, f"speech-{take}")
     noise_seed = int(rng.integers(2**31))
-    if sentence is not None:
-        return speak(person.voice, sentence, sample_rate_hz=sample_rate_hz, noise_seed=noise_seed)
+    sentences = [SENTENCES[index] for index in rng.permutation(len(SENTENCES))]
     return speak_for(
         person.voice,
-        shuffled_sentences(rng),
-        duration_s=person.duration_s if duration_s is None else duration_s,
+        sentences,
+        duration_s=person.duration_s,
         sample_rate_hz=sample_rate_hz,
         noise_seed=noise_seed,
     )
 
 
-def clip_scene(person: Person, *, seed: int, take: int = 0) -> Scene:
-    """Return light, framing, clothes and background of a person's take; 0 is the clip."""
-    return draw_scene(generator(seed, person.index, f"scene-{take}"))
+def clip_scene(person: Person, *, seed: int) -> Scene:
+    """Return light, framing, clothes and background of a person's clip."""
+    return draw_scene(generator(seed, person.index, "scene-0"))
 
 
-def face_centre(person: Person, config: SyntheticConfig) -> tuple[float, float]:
-    """Return the face's centre in the clip, head held straight, as shares of width and height."""
-    scene = clip_scene(person, seed=config.seed)
+def face_centre(person: Person, *, seed: int) -> tuple[float, float]:
+    """Return the centre of the face in the clip, without a pose, as shares of width and height."""
+    scene = clip_scene(person, seed=seed)
     below = FACE_CENTRE_Y * 0.5 * scene.head_share
     return round(scene.centre_x, 6), round(scene.centre_y + below, 6)
 
@@ -74,21 +61,21 @@ def face_centre(person: Person, config: SyntheticConfig) -> tuple[float, float]:
 def draw_poses(
     rng: np.random.Generator, audio: np.ndarray, *, n_frames: int, frame_rate_hz: float
 ) -> list[Pose]:
-    """Return a slow head movement, with the mouth following the sound.
+    """Draw a slow movement of the head, with a mouth that follows the sound.
 
     Parameters
     ----------
     rng
-        Draws the movement.
+        Random generator of the movement.
     audio
-        (n,) float32 at `AUDIO_RATE_HZ`.
+        `(n,)` float32 at `AUDIO_RATE_HZ`.
     n_frames, frame_rate_hz
-        Of the video.
+        Number and rate of the video frames.
     """
     time_s = np.arange(n_frames) / frame_rate_hz
 
     def sway(offset: float, swing: float) -> np.ndarray:
-        # two slow waves around a resting place
+        # two slow waves around a mean
         curve = rng.normal(0, offset) + np.zeros(n_frames)
         for share in (0.7, 0.3):
             rate_hz, phase = rng.uniform(0.08, 0.35), rng.uniform(0, 2 * np.pi)
@@ -105,7 +92,7 @@ def draw_poses(
 
 
 def mouth_opening(audio: np.ndarray, *, n_frames: int, frame_rate_hz: float) -> np.ndarray:
-    """Return how far the mouth is open in each frame, (n_frames,) in [0, 1], from the loudness there."""
+    """Return the opening of the mouth in each frame from its loudness, `(n_frames,)` in [0, 1]."""
     hop = AUDIO_RATE_HZ / frame_rate_hz
     starts = (np.arange(n_frames) * hop).astype(int)
     power = np.concatenate([[0.0], np.cumsum(audio.astype(np.float64) ** 2)])
@@ -117,21 +104,17 @@ def mouth_opening(audio: np.ndarray, *, n_frames: int, frame_rate_hz: float) -> 
 
 
 def perform(person: Person, config: SyntheticConfig) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Return the frames (lazily) and the audio of a person's clip.
+    """Return the frames and the audio of a person's clip.
 
     Returns
     -------
-    frames
-        Each (height_px, width_px, 3) uint8 RGB, at `frame_rate_hz`.
-    audio
-        (n,) float32 at `AUDIO_RATE_HZ`.
+    frames, audio
+        Iterator of `(height_px, width_px, 3)` uint8 RGB at `frame_rate_hz`; and `(n,)` float32 at
+        `AUDIO_RATE_HZ`.
     """
     audio = utterance(person, seed=config.seed)
-    portrait = draw_portrait(
-        person.face,
-        size_px=(config.width_px, config.height_px),
-        scene=clip_scene(person, seed=config.seed),
-    )
+    size_px, scene = (config.width_px, config.height_px), clip_scene(person, seed=config.seed)
+    portrait = draw_portrait(person.face, size_px=size_px, scene=scene)
     poses = draw_poses(
         generator(config.seed, person.index, "movement"),
         audio,

@@ -1,7 +1,7 @@
-"""The generated people's speech alone, without faces and files: for controls.
+"""The speech of the generated people without faces and files, for controls.
 
-Faces do not depend on `rho` (see `people`), so worlds that differ in it share
-their portraits, and only the voices have to be made again.
+Faces do not depend on `rho` (see `people`), so worlds of different `rho` share their portraits, and only the
+voices have to be synthesised again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import numpy as np
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import InputError
-from s2f_lib.sources.synthetic.latents import GROUPS
+from s2f_lib.sources.synthetic.clips import parallel_map
 from s2f_lib.sources.synthetic.people import Person, draw_population
 from s2f_lib.sources.synthetic.performance import utterance
-from s2f_lib.sources.synthetic.pool import parallel_map
-
-ACCENTS: tuple[str, ...] = tuple(group.accent for group in GROUPS.values())
 
 
 def resynthesize_speech(
@@ -33,40 +30,50 @@ def resynthesize_speech(
     audio_s: float = 6.0,
     workers: int = 0,
 ) -> np.ndarray:
-    """Let people of a world speak once more.
+    """Re-synthesise the speech of selected speakers.
 
     Parameters
     ----------
     config
-        The world.
+        Settings of the world.
     clip_ids
-        Whose voices, as `Population.table` names their clips.
+        Clips of the speakers, as in `Population.table`.
     rho
-        Draw the voices as a world of this `rho` would; the world's own by default.
+        Draw the voices as in a world of this `rho`. None: the world's own.
     take
-        0: the sentences of the clip; other numbers: other sentences by the same voice.
+        0 for the sentences of the clip; other numbers give other sentences by the same voice.
     accent
-        Name of an espeak-ng voice for all, in place of each one's own.
-    sample_rate_hz, audio_s
-        Of the result: a shorter clip is repeated up to `audio_s`, as preparation does.
+        Name of an espeak-ng voice for all speakers. None: each speaker's own.
+    sample_rate_hz
+        Sample rate of the result.
+    audio_s
+        Length of the result, in seconds. Shorter speech is repeated, as in the preparation.
     workers
-        Processes; 0: one a core.
+        Number of processes. 0: one per core.
 
     Returns
     -------
-    (n, samples) numpy.ndarray of int16
-        Straight from the voice: unlike a clip's, it was never coded as AAC.
+    numpy.ndarray
+        `(n, samples)` int16. Unlike the sound of a clip, it was never compressed.
 
     Raises
     ------
     InputError
-        A clip is not of this world.
+        A clip is not part of this world.
+
+    Examples
+    --------
+    >>> from s2f_lib.config import SyntheticConfig
+    >>> from s2f_lib.sources.synthetic.people import draw_population
+    >>> world = SyntheticConfig(n_train=1, n_test=1, duration_s=0.5)
+    >>> resynthesize_speech(world, [draw_population(world)[0].clip_id], audio_s=1.0, workers=1).shape
+    (1, 16000)
     """
-    world = config if rho is None else config.model_copy(update={"rho": rho})
+    world = config if rho is None else config.with_(rho=rho)
     people = {person.clip_id: person for person in draw_population(world)}
     unknown = [clip_id for clip_id in clip_ids if clip_id not in people]
     if unknown:
-        raise InputError(f"clip {unknown[0]} is not of the synthetic world of seed {config.seed}")
+        raise InputError(f"clip {unknown[0]} is not part of the synthetic world of seed {config.seed}")
     chosen = [people[clip_id] for clip_id in clip_ids]
     if accent is not None:
         chosen = [replace(person, voice=replace(person.voice, accent=accent)) for person in chosen]
@@ -82,4 +89,4 @@ def resynthesize_speech(
 
 def _record(person: Person, *, seed: int, take: int, sample_rate_hz: int, n_samples: int) -> np.ndarray:
     samples = utterance(person, seed=seed, take=take, sample_rate_hz=sample_rate_hz)
-    return np.resize((samples * 32_767).round().astype(np.int16), n_samples)  # repeats what is too short
+    return np.resize((samples * 32_767).round().astype(np.int16), n_samples)  # repeats short speech

@@ -22,7 +22,7 @@ WEIGHTS_FILE = "mmod_human_face_detector.dat"
 def portraits() -> list[np.ndarray]:
     """Six generated people, three a picture size, RGB."""
     from s2f_lib.sources.synthetic.people import draw_face
-    from s2f_lib.sources.synthetic.portrait.face import Pose, draw_scene, render_portrait
+    from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
     pictures = []
     for seed in range(6):
@@ -30,7 +30,7 @@ def portraits() -> list[np.ndarray]:
         face, scene = draw_face(rng), draw_scene(rng)
         size_px = (320, 180) if seed % 2 else (300, 240)
         pictures.append(
-            render_portrait(face, size_px=size_px, scene=scene, pose=Pose(yaw_deg=4.0 * seed - 10))
+            draw_portrait(face, size_px=size_px, scene=scene).frame(Pose(yaw_deg=4.0 * seed - 10))
         )
     return pictures
 

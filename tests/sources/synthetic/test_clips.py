@@ -1,4 +1,4 @@
-"""The generated files: real media, in AVSpeech's form, the same however they were made."""
+"""The generated files: real media, tables in AVSpeech's form, the same for every number of processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SMALL = SyntheticConfig(n_train=3, n_test=2, width_px=240, height_px=180, frame_
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClips:
-    """A small world, made in this process."""
+    """Make a small world in this process."""
     return make_synthetic_clips(SMALL, tmp_path_factory.mktemp("world"), workers=1)
 
 
-def test_the_clips_are_h264_and_aac_of_the_asked_size(made: SyntheticClips) -> None:
+def test_make_synthetic_clips_writes_h264_and_aac(made: SyntheticClips) -> None:
     rows = pd.read_csv(made.csv, header=None)
     assert len(rows) == made.n_clips == made.n_made == 5
     for video_id, start_s, end_s in rows[[0, 1, 2]].itertuples(index=False):
@@ -39,7 +39,7 @@ def test_the_clips_are_h264_and_aac_of_the_asked_size(made: SyntheticClips) -> N
         assert np.sqrt(np.mean(sound**2)) > 0.02
 
 
-def test_the_tables_agree(made: SyntheticClips) -> None:
+def test_make_synthetic_clips_tables_agree(made: SyntheticClips) -> None:
     rows = pd.read_csv(made.csv, header=None)
     latents, splits = pd.read_parquet(made.latents), pd.read_csv(made.splits)
     assert list(rows[0]) == list(latents["video_id"])
@@ -52,7 +52,7 @@ def test_the_tables_agree(made: SyntheticClips) -> None:
     np.testing.assert_allclose(rounded["voice_f0_hz"], latents["voice_f0_hz"], atol=1e-4)
 
 
-def test_processes_do_not_change_a_byte(made: SyntheticClips, tmp_path: Path) -> None:
+def test_make_synthetic_clips_processes_change_no_byte(made: SyntheticClips, tmp_path: Path) -> None:
     again = make_synthetic_clips(SMALL, tmp_path, workers=2)
     files = sorted(path.relative_to(made.root) for path in made.root.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
@@ -62,7 +62,7 @@ def test_processes_do_not_change_a_byte(made: SyntheticClips, tmp_path: Path) ->
     pd.testing.assert_frame_equal(pd.read_parquet(made.latents), pd.read_parquet(again.latents))
 
 
-def test_a_killed_run_goes_on(made: SyntheticClips) -> None:
+def test_make_synthetic_clips_after_a_kill_resumes(made: SyntheticClips) -> None:
     files = sorted(made.media.iterdir())
     before = {path: path.read_bytes() for path in files}
     files[0].unlink()
@@ -78,22 +78,22 @@ def test_a_killed_run_goes_on(made: SyntheticClips) -> None:
     assert make_synthetic_clips(SMALL, made.root, workers=1).n_made == 0
 
 
-def test_more_people_may_join_but_not_another_world(made: SyntheticClips) -> None:
-    grown = make_synthetic_clips(SMALL.model_copy(update={"n_test": 3}), made.root, workers=1)
+def test_make_synthetic_clips_accepts_only_more_people(made: SyntheticClips) -> None:
+    grown = make_synthetic_clips(SMALL.with_(n_test=3), made.root, workers=1)
     assert (grown.n_clips, grown.n_made) == (6, 1)
     with pytest.raises(InputError, match="other settings"):
-        make_synthetic_clips(SMALL.model_copy(update={"rho": 0.1}), made.root, workers=1)
-    make_synthetic_clips(SMALL, made.root, workers=1)  # the tables as they were
+        make_synthetic_clips(SMALL.with_(rho=0.1), made.root, workers=1)
+    make_synthetic_clips(SMALL, made.root, workers=1)  # restores the tables
 
 
-def test_bad_settings_are_named(tmp_path: Path) -> None:
+def test_make_synthetic_clips_bad_settings_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="even width"):
-        make_synthetic_clips(SMALL.model_copy(update={"width_px": 241}), tmp_path)
+        make_synthetic_clips(SMALL.with_(width_px=241), tmp_path)
     with pytest.raises(InputError, match="workers is -1"):
         make_synthetic_clips(SMALL, tmp_path, workers=-1)
 
 
-def test_the_mouth_follows_the_sound() -> None:
+def test_mouth_opening_follows_the_loudness() -> None:
     loud = np.full(44_100, 0.5, np.float32)
     loud[:22_050] = 0
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Portraits: detected by the real network, eyes where they should be, latents visible."""
+"""Portraits: a real detector finds face and eyes, and every latent is visible."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import InputError
-from s2f_lib.sources.synthetic.latents import FaceLatents
-from s2f_lib.sources.synthetic.people import draw_population
+from s2f_lib.sources.synthetic.people import FaceLatents, draw_population
 from s2f_lib.sources.synthetic.performance import clip_scene
-from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, render_portrait
+from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
 
 SIZE_PX = (480, 360)
@@ -23,24 +22,24 @@ SIZE_PX = (480, 360)
 
 @pytest.fixture(scope="module")
 def people():
-    """A few people, of both genders and several groups."""
+    """Return some people of both genders and several groups."""
     return draw_population(SyntheticConfig(n_train=8, n_test=1))
 
 
 @pytest.fixture(scope="module")
 def face(people) -> FaceLatents:
-    """A man's face without beard, glasses or curls."""
+    """Return a man's face without beard, glasses or curls."""
     return replace(people[3].face, beard=0, glasses=False, hair_style=1, curly=False, grey=0.0)
 
 
 @pytest.fixture(scope="module")
 def dlib_models() -> Path:
-    """The folder of dlib's networks."""
+    """Return the folder of dlib's networks."""
     found = importlib.util.find_spec("face_recognition_models")
     return Path(found.submodule_search_locations[0]) / "models"
 
 
-def test_dlib_finds_one_face_and_its_eyes(people, dlib_models: Path) -> None:
+def test_portrait_dlib_finds_face_and_eyes(people, dlib_models: Path) -> None:
     import dlib
 
     detector = dlib.cnn_face_detection_model_v1(str(dlib_models / "mmod_human_face_detector.dat"))
@@ -63,11 +62,11 @@ def test_dlib_finds_one_face_and_its_eyes(people, dlib_models: Path) -> None:
         assert error < 0.12, person.person_id
 
 
-def test_equal_latents_equal_picture(face: FaceLatents) -> None:
-    first = render_portrait(face, size_px=SIZE_PX)
+def test_draw_portrait_equal_latents_equal_image(face: FaceLatents) -> None:
+    first = draw_portrait(face, size_px=SIZE_PX).frame(Pose())
     assert first.shape == (360, 480, 3)
     assert first.dtype == np.uint8
-    np.testing.assert_array_equal(first, render_portrait(face, size_px=SIZE_PX))
+    np.testing.assert_array_equal(first, draw_portrait(face, size_px=SIZE_PX).frame(Pose()))
 
 
 @pytest.mark.parametrize(
@@ -82,15 +81,16 @@ def test_equal_latents_equal_picture(face: FaceLatents) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_every_latent_shows(face: FaceLatents, change: dict[str, object]) -> None:
+def test_draw_portrait_latent_changes_the_image(face: FaceLatents, change: dict[str, object]) -> None:
     base = replace(face, body=-1.0, age_years=25.0, skin_tone=0.2, eye_distance=-1.0)
     before, after = (
-        render_portrait(one, size_px=SIZE_PX).astype(float) for one in (base, replace(base, **change))
+        draw_portrait(one, size_px=SIZE_PX).frame(Pose()).astype(float)
+        for one in (base, replace(base, **change))
     )
     assert np.abs(before - after).mean() > 0.5
 
 
-def test_body_widens_the_face_and_tone_darkens_it(face: FaceLatents) -> None:
+def test_body_widens_and_skin_tone_darkens(face: FaceLatents) -> None:
     narrow, wide = (
         draw_portrait(replace(face, body=body), size_px=SIZE_PX).geometry.width_at(np.array([0.3]))[0]
         for body in (-1.5, 1.5)
@@ -100,7 +100,7 @@ def test_body_widens_the_face_and_tone_darkens_it(face: FaceLatents) -> None:
     assert (np.diff(means) < 0).all()
 
 
-def test_poses_move_what_they_should(face: FaceLatents) -> None:
+def test_portrait_poses_move_head_not_background(face: FaceLatents) -> None:
     portrait = draw_portrait(face, size_px=SIZE_PX)
     rest = portrait.eyes_px(Pose())
     assert (portrait.eyes_px(Pose(yaw_deg=10))[:, 0] - rest[:, 0] > 3).all()
@@ -117,6 +117,6 @@ def test_poses_move_what_they_should(face: FaceLatents) -> None:
     )
 
 
-def test_a_tiny_portrait_is_refused(face: FaceLatents) -> None:
+def test_draw_portrait_too_small_raises(face: FaceLatents) -> None:
     with pytest.raises(InputError, match="at least 64"):
-        render_portrait(face, size_px=(480, 20))
+        draw_portrait(face, size_px=(480, 20))

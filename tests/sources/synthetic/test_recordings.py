@@ -1,4 +1,4 @@
-"""Recordings: the same people, worlds of another rho, other sentences, other accents."""
+"""Re-synthesised speech: the same people with another rho, other sentences or other accents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clip_ids():
     return [person.clip_id for person in draw_population(WORLD)]
 
 
-def test_a_recording_is_the_clip_without_its_coding(clip_ids, tmp_path):
+def test_resynthesize_speech_equals_clip_before_coding(clip_ids, tmp_path):
     person = draw_population(WORLD)[0]
     make_clip(person, WORLD, tmp_path)
     coded = read_audio(clip_path(tmp_path, person), start_s=0, end_s=person.duration_s, sample_rate_hz=16_000)
@@ -29,18 +29,18 @@ def test_a_recording_is_the_clip_without_its_coding(clip_ids, tmp_path):
     assert np.corrcoef(coded, recorded)[0, 1] > 0.97
 
 
-def test_short_speech_is_repeated(clip_ids):
+def test_resynthesize_speech_short_is_repeated(clip_ids):
     audio = resynthesize_speech(WORLD, clip_ids[:1], audio_s=6.0, workers=1)
     assert audio.shape == (1, 96_000)
     assert np.array_equal(audio[0, :48_000], audio[0, 48_000:])
 
 
-def test_processes_change_nothing(clip_ids):
-    alone = resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=1)
-    assert np.array_equal(alone, resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=2))
+def test_resynthesize_speech_processes_change_nothing(clip_ids):
+    single = resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=1)
+    assert np.array_equal(single, resynthesize_speech(WORLD, clip_ids, audio_s=1.0, workers=2))
 
 
-def test_take_rho_and_accent_change_the_sound(clip_ids):
+def test_resynthesize_speech_take_rho_accent_change_it(clip_ids):
     own = resynthesize_speech(WORLD, clip_ids[:2], audio_s=1.0, workers=1)
     for change in ({"take": 1}, {"rho": 0.0}, {"accent": "de"}):
         other = resynthesize_speech(WORLD, clip_ids[:2], audio_s=1.0, workers=1, **change)
@@ -49,6 +49,6 @@ def test_take_rho_and_accent_change_the_sound(clip_ids):
     assert np.array_equal(own, same)
 
 
-def test_a_clip_of_another_world_is_refused(clip_ids):
-    with pytest.raises(InputError, match="not of the synthetic world of seed 0"):
+def test_resynthesize_speech_unknown_clip_raises(clip_ids):
+    with pytest.raises(InputError, match="not part of the synthetic world of seed 0"):
         resynthesize_speech(WORLD, ["x" * 11 + "_0-3"], workers=1)

@@ -1,1 +1,1 @@
-"""Shaded portraits of synthetic people."""
+"""Painting of the portraits: geometry, skin, features and hair."""

@@ -1,33 +1,25 @@
-"""A small painter: soft-edged polygons on a float picture with transparency."""
+"""A small painter: polygons with soft edges on a float image with transparency."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
-_SHIFT = 4  # fractional bits of cv2's polygon corners
+_SHIFT = 4  # fractional bits of the corners of cv2's polygons
 
 
 class Canvas:
-    """A picture in face units that grows layer by layer.
+    """An image in face units that is painted layer by layer.
 
     Parameters
     ----------
     width_px, height_px
-        Of the picture.
+        Size of the image.
     centre_px
-        Where the face units' origin lies, x and y in pixels.
+        Origin of the face units, x and y in pixels.
     px_per_unit
-        Pixels of one face unit.
-
-    Attributes
-    ----------
-    colour
-        (height, width, 3) float32, sRGB in [0, 1].
-    alpha
-        (height, width) float32, 1 where something is painted.
-    x, y
-        Face units of the columns (width,) and rows (height,), float32.
+        Pixels per face unit.
     """
 
     def __init__(
@@ -35,8 +27,9 @@ class Canvas:
     ) -> None:
         self.centre_px = centre_px
         self.px_per_unit = px_per_unit
-        self.colour = np.zeros((height_px, width_px, 3), np.float32)
-        self.alpha = np.zeros((height_px, width_px), np.float32)
+        self.colour = np.zeros((height_px, width_px, 3), np.float32)  # sRGB in [0, 1]
+        self.alpha = np.zeros((height_px, width_px), np.float32)  # 1 where the image is painted
+        # face units of the columns (width,) and of the rows (height,)
         self.x = ((np.arange(width_px) - centre_px[0]) / px_per_unit).astype(np.float32)
         self.y = ((np.arange(height_px) - centre_px[1]) / px_per_unit).astype(np.float32)
 
@@ -55,17 +48,17 @@ class Canvas:
         Parameters
         ----------
         points
-            (n, 2), x and y in face units.
+            Corners, `(n, 2)` x and y in face units.
         colour
-            sRGB in [0, 1].
+            sRGB colour in [0, 1].
         opacity
-            0 to 1.
+            Opacity, 0 to 1.
         soft
-            Standard deviation of the edge's blur, face units.
+            Standard deviation of the blur of the edge, in face units.
         light
-            (height, width) float32 factor on the colour, over the whole picture.
+            `(height, width)` float32 factor on the colour, for the whole image.
         inside
-            (height, width) float32 in [0, 1]: paint only there.
+            `(height, width)` float32 mask in [0, 1] of the pixels to paint.
         """
         box, mask = self.mask(points, soft=soft)
         if mask.size == 0:
@@ -75,7 +68,7 @@ class Canvas:
         self.blend(box, mask * opacity, colour, light=light)
 
     def mask(self, points: np.ndarray, *, soft: float = 0.0) -> tuple[tuple[slice, slice], np.ndarray]:
-        """Return where a polygon lies and how much of each pixel there it covers, float32."""
+        """Return the bounding box of a polygon and the share of each pixel that it covers, float32."""
         pixels = np.asarray(points, np.float64) * self.px_per_unit + self.centre_px
         blur = soft * self.px_per_unit
         margin = 2 + 3 * blur
@@ -99,7 +92,7 @@ class Canvas:
         *,
         light: np.ndarray | None = None,
     ) -> None:
-        """Lay a colour (one, or a picture) over a box of the picture, by `mask`."""
+        """Blend a colour, or an image of colours, into a box of the image by `mask`."""
         over = np.asarray(colour, np.float32)
         if over.ndim == 3:
             over = over[box]
@@ -112,18 +105,18 @@ class Canvas:
 
 
 def ellipse(x: float, y: float, half_width: float, half_height: float, n: int = 40) -> np.ndarray:
-    """Return an ellipse as a polygon, (n, 2)."""
+    """Return an ellipse as a polygon, `(n, 2)`."""
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     return np.column_stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)])
 
 
-def mirrored(points: np.ndarray, side: int) -> np.ndarray:
+def mirrored(points: ArrayLike, side: int) -> np.ndarray:
     """Return the points for the right (+1) or left (-1) half of the face."""
     return np.asarray(points) * (side, 1)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
-    """Return smooth noise of deviation near 1 with about `cells` (rows, columns) bumps, float32."""
+    """Return float32 noise of deviation near 1 with about `cells` (rows, columns) bumps."""
     coarse = rng.standard_normal(cells).astype(np.float32)
     fine = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return fine / max(float(fine.std()), 1e-6)

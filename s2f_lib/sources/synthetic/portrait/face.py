@@ -1,8 +1,8 @@
-"""How the generated people look: a shaded portrait, drawn once and moved by poses.
+"""Portraits of the generated people: a shaded image, painted once and moved by poses.
 
-`draw_portrait` paints a person in front of a background; `Portrait.frame` turns,
-nods, tilts and shifts the head and opens the mouth by warping that picture with
-the head's own depth, which takes a few milliseconds a frame.
+`draw_portrait` paints a person in front of a background. `Portrait.frame` turns, nods, tilts and shifts the
+head and opens the mouth by warping that image with the depth of the head, which takes a few milliseconds per
+frame.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from s2f_lib.errors import InputError
-from s2f_lib.sources.synthetic.latents import FaceLatents
+from s2f_lib.sources.synthetic.people import FaceLatents
 from s2f_lib.sources.synthetic.portrait import features as face_features
 from s2f_lib.sources.synthetic.portrait import hair as face_hair
 from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored, smooth_noise
@@ -28,59 +28,39 @@ _SMALLEST_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How the head is held in one frame.
+    """Position of the head in one frame.
 
-    Attributes
-    ----------
-    yaw_deg
-        Turn to the picture's right, about -20 to 20.
-    pitch_deg
-        Nod downward, about -12 to 12.
-    roll_deg
-        Tilt clockwise, about -12 to 12.
-    shift_x, shift_y
-        Shift of the whole person, in face units (half a head's height).
-    mouth_open
-        0 closed to 1 wide open.
+    Examples
+    --------
+    >>> Pose(yaw_deg=8.0).roll_deg
+    0.0
     """
 
-    yaw_deg: float = 0.0
-    pitch_deg: float = 0.0
-    roll_deg: float = 0.0
-    shift_x: float = 0.0
+    yaw_deg: float = 0.0  # turn to the right of the image, about -20 to 20
+    pitch_deg: float = 0.0  # downward nod, about -12 to 12
+    roll_deg: float = 0.0  # clockwise tilt, about -12 to 12
+    shift_x: float = 0.0  # shift of the whole person, in face units (half the height of a head)
     shift_y: float = 0.0
-    mouth_open: float = 0.0
+    mouth_open: float = 0.0  # 0 closed to 1 wide open
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows besides the person: light, framing, clothes, background.
+    """Light, framing, clothes and background of an image.
 
-    Attributes
-    ----------
-    light
-        Direction toward the light: x right, y down, z toward the viewer.
-    exposure
-        Factor on all colours, around 1.
-    warmth
-        Red against blue in the light, around 0.
-    centre_x, centre_y
-        Middle of the head, as shares of the frame.
-    head_share
-        Height of the head, crown to chin, as a share of the frame's height.
-    clothes
-        sRGB in [0, 1].
-    background_seed
-        Seeds the background.
+    Examples
+    --------
+    >>> Scene(head_share=0.5).centre_x
+    0.5
     """
 
-    light: tuple[float, float, float] = (0.3, -0.45, 1.0)
-    exposure: float = 1.0
-    warmth: float = 0.0
-    centre_x: float = 0.5
+    light: tuple[float, float, float] = (0.3, -0.45, 1.0)  # direction: right, down, toward the viewer
+    exposure: float = 1.0  # factor on all colours
+    warmth: float = 0.0  # red against blue in the light
+    centre_x: float = 0.5  # middle of the head, as shares of the frame
     centre_y: float = 0.5
-    head_share: float = 0.7
-    clothes: tuple[float, float, float] = (0.25, 0.32, 0.45)
+    head_share: float = 0.7  # height of the head, as a share of the frame's height
+    clothes: tuple[float, float, float] = (0.25, 0.32, 0.45)  # sRGB in [0, 1]
     background_seed: int = 0
 
 
@@ -101,29 +81,17 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portrait:
-    """A painted person, ready to be moved.
+    """A painted person that poses can move."""
 
-    Attributes
-    ----------
-    person
-        (height, width, 4) uint8: RGB times alpha, alpha.
-    background
-        (height, width, 3) uint8, RGB.
-    geometry
-        The face's lengths, face units.
-    centre_px, px_per_unit
-        Where the face units' origin lies, and their size.
-    """
-
-    person: np.ndarray
-    background: np.ndarray
+    person: np.ndarray  # (height, width, 4) uint8: RGB times alpha, and alpha
+    background: np.ndarray  # (height, width, 3) uint8 RGB
     geometry: FaceGeometry
-    centre_px: tuple[float, float]
-    px_per_unit: float
+    centre_px: tuple[float, float]  # origin of the face units
+    px_per_unit: float  # size of a face unit
     _fields: dict[str, np.ndarray] = field(repr=False)
 
     def frame(self, pose: Pose) -> np.ndarray:
-        """Return the picture in one pose, (height, width, 3) uint8 RGB."""
+        """Return the image in one pose, `(height, width, 3)` uint8 RGB."""
         map_x, map_y = self._maps(pose)
         moved = cv2.remap(self.person, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         # premultiplied alpha: background * (1 - alpha) + person
@@ -132,31 +100,25 @@ class Portrait:
         return cv2.add(behind, cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB))
 
     def eyes_px(self, pose: Pose) -> np.ndarray:
-        """Return the eyes' corners in one pose.
-
-        Returns
-        -------
-        (4, 2) numpy.ndarray of float64
-            x and y in pixels, from the picture's left to its right.
-        """
+        """Return x and y of the corners of the eyes in pixels, left to right, `(4, 2)` float64."""
         g = self.geometry
         inner, outer = g.eye_x - g.eye_half_width, g.eye_x + g.eye_half_width
         points = [(-outer, -g.eye_tilt), (-inner, g.eye_tilt), (inner, g.eye_tilt), (outer, -g.eye_tilt)]
         return np.array([self._project(x, g.eye_y + y, pose) for x, y in points])
 
     def centre(self, pose: Pose) -> tuple[float, float]:
-        """Return the face's centre as shares of the frame's width and height."""
+        """Return the centre of the face as shares of the frame's width and height."""
         x, y = self._project(0.0, FACE_CENTRE_Y, pose)
         return x / self.background.shape[1], y / self.background.shape[0]
 
     def _maps(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """Return where each pixel of the posed picture comes from."""
+        """Return the source of each pixel of the posed image."""
         f = self._fields
         yaw, pitch, roll = (
             math.sin(math.radians(turn)) for turn in (pose.yaw_deg, pose.pitch_deg, pose.roll_deg)
         )
         scale = self.px_per_unit
-        # the surface's depth carries its points aside; the body below the neck stays
+        # points move in proportion to their depth; the body below the neck does not move
         map_x = f["x"] - scale * yaw * f["depth"] + (roll * f["head"]) * (f["y"] - f["neck_px"])
         map_y = f["y"] - scale * pitch * f["depth"] - (roll * f["head"]) * (f["x"] - self.centre_px[0])
         self._close_mouth(map_x, map_y, opened=min(max(pose.mouth_open, 0.0), 1.0))
@@ -165,7 +127,7 @@ class Portrait:
         return map_x, map_y
 
     def _close_mouth(self, map_x: np.ndarray, map_y: np.ndarray, *, opened: float) -> None:
-        """Change the maps in place: the mouth is drawn open, so fetch the lower lip from further down."""
+        """Change the maps in place: the mouth is painted open, so closing it moves the lower lip up."""
         g, scale = self.geometry, self.px_per_unit
         reach = 0.35 * scale  # farther than any pose moves the mouth
         columns = _span(self.centre_px[0], g.mouth_half_width * scale + reach, map_x.shape[1])
@@ -175,7 +137,7 @@ class Portrait:
         across = (x - self.centre_px[0]) * (1 / (scale * g.mouth_half_width))
         gap = (scale * MOUTH_GAP) * np.maximum(1 - across * across, 0)
         below = y - (self.centre_px[1] + scale * g.mouth_line(np.clip(across, -1, 1)))
-        # a nearly closed mouth shows the dark under the upper lip and skips the teeth: climb late
+        # a nearly closed mouth shows the dark part below the upper lip and skips the teeth
         climb = np.clip(below / np.maximum(max(opened, 0.12) * gap, 1e-3), 0, 1) ** (
             6 if opened < 0.15 else 1
         )
@@ -184,12 +146,12 @@ class Portrait:
         y += (1 - opened) * gap * climb * fade
 
     def _project(self, x: float, y: float, pose: Pose) -> tuple[float, float]:
-        """Return the posed place, in pixels, of a point of the face's surface."""
+        """Return the posed position, in pixels, of a point of the face's surface."""
         source = np.array([x, y]) * self.px_per_unit + self.centre_px
         target = source.copy()
         height, width = self.background.shape[:2]
         map_x, map_y = self._maps(pose)
-        for _ in range(8):  # the map goes from target to source: invert it by fixed-point steps
+        for _ in range(8):  # the map leads from target to source: invert it by fixed-point iteration
             row = int(np.clip(round(target[1]), 0, height - 1))
             column = int(np.clip(round(target[0]), 0, width - 1))
             back = np.array([map_x[row, column] - column, map_y[row, column] - row])
@@ -203,20 +165,32 @@ def draw_portrait(face: FaceLatents, *, size_px: tuple[int, int], scene: Scene |
     Parameters
     ----------
     face
-        What the person looks like; equal latents give equal pictures.
+        Latents of the face; equal latents give equal images.
     size_px
-        Width and height of the picture, each at least 64.
+        Width and height of the image, each at least 64.
     scene
-        Light, framing, clothes and background; a plain one by default.
+        Light, framing, clothes and background. None: a plain scene.
 
     Raises
     ------
     InputError
-        The picture is too small.
+        The image is too small.
+
+    See Also
+    --------
+    draw_scene : Draws a random scene.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from s2f_lib.sources.synthetic.people import draw_face
+    >>> portrait = draw_portrait(draw_face(np.random.default_rng(0)), size_px=(120, 90))
+    >>> portrait.frame(Pose(yaw_deg=8.0)).shape
+    (90, 120, 3)
     """
     width, height = size_px
     if min(width, height) < _SMALLEST_PX:
-        raise InputError(f"portrait of {width} x {height} pixels: expected at least {_SMALLEST_PX} a side")
+        raise InputError(f"portrait of {width} x {height} pixels: expected at least {_SMALLEST_PX} per side")
     scene = scene or Scene()
     g = measure(face)
     unit = 0.5 * scene.head_share * height
@@ -237,16 +211,9 @@ def draw_portrait(face: FaceLatents, *, size_px: tuple[int, int], scene: Scene |
     )
 
 
-def render_portrait(
-    face: FaceLatents, *, size_px: tuple[int, int], pose: Pose | None = None, scene: Scene | None = None
-) -> np.ndarray:
-    """Return one picture of a person, (height, width, 3) uint8 RGB; see `draw_portrait`."""
-    return draw_portrait(face, size_px=size_px, scene=scene).frame(pose or Pose())
-
-
 def _paint(canvas: Canvas, face: FaceLatents, g: FaceGeometry, scene: Scene, surface: np.ndarray) -> None:
     """Paint all layers, from back to front."""
-    rng = np.random.default_rng(zlib.crc32(repr(face).encode()))  # the person's own grain
+    rng = np.random.default_rng(zlib.crc32(repr(face).encode()))  # texture of this person
     shape = canvas.alpha.shape
     grain = _hair_grain(rng, face, shape)
     mottle = smooth_noise(rng, shape, (48, 64))
@@ -305,14 +272,14 @@ def _paint_body(canvas: Canvas, g: FaceGeometry, scene: Scene, skin: np.ndarray)
 
 
 def _hair_grain(rng: np.random.Generator, face: FaceLatents, shape: tuple[int, int]) -> np.ndarray:
-    """Return the hair's texture: strands run down, curls are round."""
+    """Return the texture of the hair: vertical strands, or round curls."""
     if face.curly:
         return smooth_noise(rng, shape, (90, 120))
     return 0.8 * smooth_noise(rng, shape, (9, 130)) + 0.3 * smooth_noise(rng, shape, (5, 12))
 
 
 def _background(width: int, height: int, scene: Scene) -> np.ndarray:
-    """Paint a wall with a light gradient and a few blurred shapes, (height, width, 3) uint8."""
+    """Return a wall with a gradient and a few blurred shapes, `(height, width, 3)` uint8."""
     rng = np.random.default_rng(scene.background_seed)
     base, other = _muted(rng), _muted(rng)
     along = np.linspace(0, 1, 16)[:, None, None] * np.ones((1, 21, 1))
@@ -331,18 +298,18 @@ def _background(width: int, height: int, scene: Scene) -> np.ndarray:
 
 
 def _span(middle: float, half: float, size: int) -> slice:
-    """Return the pixels within `half` of `middle` that lie in the picture."""
+    """Return the pixels within `half` of `middle` that lie in the image."""
     return slice(min(max(0, int(middle - half)), size), max(0, min(size, int(middle + half) + 1)))
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """Return a colour that could be a wall's or a shelf's."""
+    """Draw a muted colour, as of a wall or a shelf."""
     grey = rng.uniform(0.25, 0.85)
     return np.clip(grey + rng.normal(0, 0.07, 3), 0.05, 0.95)
 
 
 def _motion_fields(canvas: Canvas, surface: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what poses need a pixel, float32: places, depth, the head's share."""
+    """Return the float32 fields that poses need: pixel positions, depth, and the weight of the head."""
     unit = canvas.px_per_unit
     blur = max(1.0, 0.06 * unit)
     x = np.broadcast_to(np.arange(len(canvas.x), dtype=np.float32), canvas.alpha.shape)

@@ -1,10 +1,10 @@
-"""Eyes, brows, nose holes, mouth, beard and glasses of a portrait."""
+"""Eyes, brows, nostrils, mouth, beard and glasses of a portrait."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from s2f_lib.sources.synthetic.latents import FaceLatents
+from s2f_lib.sources.synthetic.people import FaceLatents
 from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
@@ -44,7 +44,7 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
         canvas.fill(
             ellipse(middle, centre_y, 0.42 * radius, 0.42 * radius), (0.03, 0.03, 0.03), inside=inside
         )
-        # the upper lid's shadow on the ball
+        # shadow of the upper lid on the eyeball
         lid = mirrored(np.column_stack([x, upper + g.eye_y]), side)
         band = np.concatenate([lid, lid[::-1] + np.array([0, 0.028])])
         canvas.fill(band, (0.1, 0.07, 0.06), opacity=0.45, soft=0.01, inside=inside)
@@ -78,13 +78,13 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
 def paint_brows(
     canvas: Canvas, face: FaceLatents, g: FaceGeometry, hair: np.ndarray, light: np.ndarray
 ) -> None:
-    """Paint both brows, in the hair's colour."""
+    """Paint both brows, in the colour of the hair."""
     t = np.linspace(0, 1, 16)  # 0 at the nose, 1 outside
     x = g.eye_x - 0.155 + 0.35 * t
     arch = g.brow_y - g.brow_arch * np.sin(np.pi * np.clip(t, 0, 1) ** 1.3) * 1.6 + 0.035 * t**2
     half = g.brow_half_thickness * (1 - 0.75 * t**2)
     points = np.concatenate([np.column_stack([x, arch - half]), np.column_stack([x, arch + half])[::-1]])
-    # always darker than the skin: a light brow is what makes the detector miss a face
+    # always darker than the skin: the detector misses faces with light brows
     colour = np.minimum(0.75 * hair, 0.62 * skin_colour(face.skin_tone))
     for side in (1, -1):
         canvas.fill(mirrored(points, side), colour, opacity=0.85, soft=0.008, light=light)
@@ -152,7 +152,7 @@ def paint_mouth(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nd
 def paint_beard(
     canvas: Canvas, face: FaceLatents, g: FaceGeometry, hair: np.ndarray, light: np.ndarray, grain: np.ndarray
 ) -> None:
-    """Paint stubble, a moustache or a full beard; nothing where the person has none."""
+    """Paint stubble, a moustache or a full beard, if the person has one."""
     if face.beard == 0:
         return
     textured = light * (1 + 0.16 * grain)
@@ -180,7 +180,7 @@ def paint_beard(
 
 
 def paint_glasses(canvas: Canvas, face: FaceLatents, g: FaceGeometry) -> None:
-    """Paint a thin frame; nothing where the person wears none."""
+    """Paint thin glasses, if the person wears them."""
     if not face.glasses:
         return
     frame = (0.10, 0.09, 0.09)

@@ -1,7 +1,7 @@
-"""From face latents to lengths: where everything in a portrait is.
+"""From face latents to the lengths of a portrait.
 
-Face units: the origin is the middle of the head, x to the right and y down as
-in pictures; the crown is at y = -1 and the chin near y = 1.
+Face units: the origin is the middle of the head, x points right and y points down. The crown is at y = -1 and
+the chin near y = 1.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2f_lib.sources.synthetic.latents import OLDEST_YEARS, YOUNGEST_YEARS, FaceLatents
+from s2f_lib.sources.synthetic.people import OLDEST_YEARS, YOUNGEST_YEARS, FaceLatents
 
-MOUTH_GAP = 0.09  # between the lips where the mouth is drawn open
-FACE_CENTRE_Y = 0.14  # between eyes and mouth: the middle of the box that a detector draws
-_TEMPLE_Y = -0.2  # the head is widest here
+MOUTH_GAP = 0.09  # distance between the lips of the open mouth
+FACE_CENTRE_Y = 0.14  # between eyes and mouth: the middle of a detector's box
+_TEMPLE_Y = -0.2  # height of the widest part of the head
 
 
 @dataclass(frozen=True, slots=True)
 class FaceGeometry:
-    """Lengths in face units; shares and strengths in [0, 1] or near it."""
+    """Lengths in face units, and shares in or near [0, 1]."""
 
     male: float  # 1 or 0
     aged: float  # 0 at 18, 1 at 80
@@ -45,11 +45,11 @@ class FaceGeometry:
     hairline_y: float
 
     def mouth_line(self, across: np.ndarray) -> np.ndarray:
-        """Lower edge of the upper lip at `across`, -1 to 1 from corner to corner: the corners a little up."""
+        """Return y of the lower edge of the upper lip at `across`, -1 to 1 from corner to corner."""
         return self.mouth_y + 0.012 - 0.024 * across**2
 
     def width_at(self, y: np.ndarray) -> np.ndarray:
-        """Half the head's width at each y, 0 outside the head; shape and dtype of `y`."""
+        """Return half the width of the head at each y, 0 outside the head."""
         above = np.clip((_TEMPLE_Y - y) / (_TEMPLE_Y + 1.0), 0, 1)
         below = np.clip((y - _TEMPLE_Y) / (self.chin_y - _TEMPLE_Y), 0, 1)
         skull = np.sqrt(1 - above**2)
@@ -60,9 +60,8 @@ class FaceGeometry:
 def measure(face: FaceLatents) -> FaceGeometry:
     """Return the lengths of a face.
 
-    Gender, age and body move the outline, brows, eyes and lips; the idiosyncratic
-    latents move the same lengths less, and a few (eye distance, nose and mouth
-    height) alone.
+    Gender, age and body change the outline, brows, eyes and lips. The idiosyncratic latents change the same
+    lengths less; a few lengths (eye distance, nose, height of the mouth) depend mostly on them.
     """
     male = 1.0 if face.gender == "m" else 0.0
     aged = (face.age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS)

@@ -1,10 +1,10 @@
-"""Hair of a portrait: what lies behind the head and what lies on it."""
+"""Hair of a portrait, behind the head and on it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from s2f_lib.sources.synthetic.latents import FaceLatents
+from s2f_lib.sources.synthetic.people import FaceLatents
 from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored
 from s2f_lib.sources.synthetic.portrait.geometry import FaceGeometry
 
@@ -18,7 +18,7 @@ _PAD = {SHORT: (0.045, 0.02), FULL: (0.17, 0.05), BOB: (0.12, 0.11), LONG: (0.12
 
 
 def hair_colour(face: FaceLatents) -> np.ndarray:
-    """Return the hair's colour with its grey, (3,) float32 sRGB in [0, 1]."""
+    """Return the colour of the hair, grey included, `(3,)` float32 sRGB in [0, 1]."""
     knots = np.linspace(0, 1, len(_PALETTE))
     own = np.array([np.interp(face.hair_tone, knots, _PALETTE[:, band]) for band in range(3)], np.float32)
     return own + face.grey * (_GREY - own)
@@ -27,7 +27,7 @@ def hair_colour(face: FaceLatents) -> np.ndarray:
 def hair_light(
     canvas: Canvas, face: FaceLatents, direction: tuple[float, float, float], grain: np.ndarray
 ) -> np.ndarray:
-    """Return the factor on the hair's colour: a round shape lit from `direction`, with strands."""
+    """Return the factor on the colour of the hair: a round shape with strands, lit from `direction`."""
     nx = np.clip(canvas.x / 1.15, -1, 1)[None, :]
     ny = np.clip((canvas.y + 0.1) / 1.35, -1, 1)[:, None]
     nz = np.sqrt(np.clip(1 - nx**2 - ny**2, 0.02, 1))
@@ -60,7 +60,7 @@ def paint_back_hair(
 def paint_top_hair(
     canvas: Canvas, face: FaceLatents, g: FaceGeometry, colour: np.ndarray, light: np.ndarray
 ) -> None:
-    """Paint the hair on the head, down to the hairline; a thin shadow where there is none."""
+    """Paint the hair on the head, down to the hairline."""
     if face.hair_style == BALD:
         return
     top, side_pad = _PAD[face.hair_style]
@@ -73,7 +73,7 @@ def paint_top_hair(
     )
     lift = np.clip((-0.2 - y) / 0.8, 0, 1)
     head = g.width_at(np.maximum(y, -0.9999))
-    if face.hair_style in (BOB, LONG):  # hangs straight down instead of following the jaw
+    if face.hair_style in (BOB, LONG):  # hangs straight down and does not follow the jaw
         head = np.where(y > -0.2, g.half_width, head)
     outer = np.column_stack([head + side_pad * (1 - 0.3 * lift**3), y - top * lift**1.5])
     # inner edge: the hairline
@@ -84,7 +84,7 @@ def paint_top_hair(
     edge_y[0:2] = np.minimum(edge_y[0:2], (sideburn, max(-0.05, min(0.0, sideburn))))
     edge_x = np.array([0.98, 0.93, 0.87, 0.8, 0.52, 0.24]) * g.half_width
     if face.hair_style in (BOB, LONG):
-        edge_x[0] = g.half_width + 0.9 * side_pad  # the lock tapers
+        edge_x[0] = g.half_width + 0.9 * side_pad  # the hair narrows
     right, left = np.column_stack([edge_x, edge_y]), np.column_stack([-edge_x, edge_y])
     # the parting lifts one end of the hairline
     shift = 0.12 * face.parting * g.half_width

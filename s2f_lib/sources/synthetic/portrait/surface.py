@@ -1,15 +1,17 @@
-"""The skin: a height map of the head, lit from one side, and its colour.
+"""The skin: a height map of the head, its light, and its colour.
 
-The height is an ellipsoid-like base with Gaussian hills and hollows (nose, eye
-sockets, cheekbones, lips, chin) and, with age, folds and wrinkles.  Normals come
-from its gradient, brightness from Lambert's law with a soft terminator.
+The height is close to an ellipsoid, with Gaussian hills and hollows (nose, eye sockets, cheekbones, lips,
+chin) and, with age, folds and wrinkles. Normals come from its gradient, brightness from Lambert's law with a
+soft terminator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from s2f_lib.sources.synthetic.latents import FaceLatents
+from s2f_lib.sources.synthetic.people import FaceLatents
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 
 # sRGB in [0, 1], from tone 0 to tone 1
@@ -24,31 +26,20 @@ _SKIN = np.array(
     ],
     dtype=np.float32,
 )
-_DEPTH = 0.75  # of the head, in face units
+_DEPTH = 0.75  # depth of the head, in face units
 
 
 def skin_colour(tone: float) -> np.ndarray:
-    """Return the skin's colour, (3,) float32 sRGB in [0, 1], of a tone from 0 light to 1 dark."""
+    """Return the colour of a skin tone (0 light to 1 dark), `(3,)` float32 sRGB in [0, 1]."""
     knots = np.linspace(0, 1, len(_SKIN))
     return np.array([np.interp(tone, knots, _SKIN[:, band]) for band in range(3)], np.float32)
 
 
 def head_height(geometry: FaceGeometry, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the height of the head's surface toward the viewer.
+    """Return the height of the head's surface toward the viewer, `(height, width)` float32.
 
-    Parameters
-    ----------
-    geometry
-        The face's lengths.
-    x
-        (width,) float32, face units.
-    y
-        (height,) float32, face units.
-
-    Returns
-    -------
-    (height, width) numpy.ndarray of float32
-        Face units; 0 outside the head.
+    All lengths are in face units. `x` has shape `(width,)`, `y` has shape `(height,)`; the height is 0
+    outside the head.
     """
     g = geometry
 
@@ -56,7 +47,6 @@ def head_height(geometry: FaceGeometry, x: np.ndarray, y: np.ndarray) -> np.ndar
         return np.outer(np.exp(-(((y - y0) / sy) ** 2)), np.exp(-(((x - x0) / sx) ** 2))).astype(np.float32)
 
     def pair(x0: float, y0: float, sx: float, sy: float) -> np.ndarray:
-        # both sides at once: the columns are the sum of the two
         columns = np.exp(-(((x - x0) / sx) ** 2)) + np.exp(-(((x + x0) / sx) ** 2))
         return np.outer(np.exp(-(((y - y0) / sy) ** 2)), columns).astype(np.float32)
 
@@ -84,11 +74,11 @@ def head_height(geometry: FaceGeometry, x: np.ndarray, y: np.ndarray) -> np.ndar
     return z * (across < 1)
 
 
-def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair) -> np.ndarray:
-    """Return what age adds: bags, nose-to-mouth folds, forehead and eye-corner lines."""
+def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair: Callable[..., np.ndarray]) -> np.ndarray:
+    """Return the relief of age: bags under the eyes, folds, lines on the forehead and around the eyes."""
     old = max(0.0, g.aged - 0.12)
     side = np.abs(x)
-    # fold from the nose's wing to beside the mouth: a groove along a slanted line
+    # fold from the wing of the nose past the mouth: a groove along a slanted line
     slope = (g.mouth_half_width + 0.05 - g.nose_half_width) / (g.mouth_y - g.nose_y + 0.05)
     line = side - (g.nose_half_width + 0.01 + slope * (y - g.nose_y))
     along = np.exp(-(((y - 0.5 * (g.nose_y + g.mouth_y)) / 0.15) ** 2))
@@ -96,7 +86,7 @@ def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair) -> np.ndarray:
     # bags under the eyes
     z = z + 0.02 * old * pair(g.eye_x, g.eye_y + 0.15, 0.1, 0.03)
     z -= 0.03 * old * pair(g.eye_x, g.eye_y + 0.195, 0.11, 0.02)
-    # forehead: four lines, bent a little
+    # forehead: four curved lines
     bent = y + 0.03 * np.cos(4 * x)
     waves = np.cos(2 * np.pi * (bent + 0.44) / 0.085)
     z += 0.009 * old * waves * np.exp(-(((bent + 0.44) / 0.13) ** 2)) * np.exp(-((x / 0.36) ** 4))
@@ -112,21 +102,16 @@ def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair) -> np.ndarray:
 
 
 def shade(height: np.ndarray, *, px_per_unit: float, light: tuple[float, float, float]) -> np.ndarray:
-    """Return brightness from the surface's slope.
+    """Return the brightness of a surface, about 0.35 in shadow to 1.1 in full light.
 
     Parameters
     ----------
     height
-        (height, width) float32, face units.
+        `(height, width)` float32, in face units.
     px_per_unit
-        Pixels of one face unit.
+        Pixels per face unit.
     light
-        Direction toward the light: x right, y down, z toward the viewer; any length.
-
-    Returns
-    -------
-    (height, width) numpy.ndarray of float32
-        About 0.35 in shadow to 1.1 in full light.
+        Direction toward the light, of any length: right, down, to the viewer.
     """
     rows, columns = np.gradient(height, 1 / px_per_unit)
     norm = 1 / np.sqrt(rows**2 + columns**2 + 1)
@@ -141,17 +126,9 @@ def shade(height: np.ndarray, *, px_per_unit: float, light: tuple[float, float, 
 def skin_layer(
     face: FaceLatents, geometry: FaceGeometry, x: np.ndarray, y: np.ndarray, *, mottle: np.ndarray
 ) -> np.ndarray:
-    """Return the unlit colour of the head: tone, blush, age spots, beard shadow.
+    """Return the colour of the head without light, `(height, width, 3)` float32 sRGB in [0, 1].
 
-    Parameters
-    ----------
-    mottle
-        (height, width) float32, smooth noise around 0 with deviation near 1, fixed to the person.
-
-    Returns
-    -------
-    (height, width, 3) numpy.ndarray of float32
-        sRGB in [0, 1].
+    `mottle` is `(height, width)` float32 noise of deviation near 1: the uneven colour of the skin.
     """
     g = geometry
     base = skin_colour(face.skin_tone)
@@ -162,7 +139,7 @@ def skin_layer(
     red *= 0.09 * (1 - 0.6 * face.skin_tone)
     under = np.outer(np.exp(-(((y - 0.1) / 0.05) ** 2)), np.exp(-(((np.abs(x) - g.eye_x) / 0.11) ** 2)))
     under *= 0.06 + 0.14 * g.aged
-    # age takes colour away
+    # colour fades with age
     faded = base + 0.12 * g.aged * (base.mean() - base)
     for band, tint in enumerate((0.35, -1.0, -0.75)):
         colour[..., band] = faded[band] * (uneven + tint * red - under)

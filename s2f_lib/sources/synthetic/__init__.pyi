@@ -1,0 +1,11 @@
+from .clips import SyntheticClips as SyntheticClips
+from .clips import make_synthetic_clips as make_synthetic_clips
+from .people import Population as Population
+from .people import draw_face as draw_face
+from .people import draw_population as draw_population
+from .people import log_likelihood as log_likelihood
+from .portrait.face import Pose as Pose
+from .portrait.face import Scene as Scene
+from .portrait.face import draw_portrait as draw_portrait
+from .recordings import resynthesize_speech as resynthesize_speech
+from .voices import speak as speak
