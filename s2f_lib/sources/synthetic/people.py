@@ -409,19 +409,13 @@ def _hair_styles(male: bool, age_years: float) -> tuple[list[int], list[float]]:
 
 
 def _row(person: Person) -> dict[str, object]:
-    face, voice = asdict(person.face), asdict(person.voice)
-    return {
-        "person_id": person.person_id,
-        "video_id": person.video_id,
-        "clip_id": person.clip_id,
-        "split": person.split,
-        "duration_s": person.duration_s,
-        "gender": person.face.gender,
-        "age_years": person.face.age_years,
-        "group": person.face.group,
-        **{f"face_{name}": value for name, value in face.items()},
-        **{f"voice_{name}": value for name, value in voice.items()},
-    }
+    row = asdict(person)
+    face, voice = row.pop("face"), row.pop("voice")
+    del row["index"]
+    row |= {name: face[name] for name in ("gender", "age_years", "group")}
+    return (
+        row | {f"face_{name}": face[name] for name in face} | {f"voice_{name}": voice[name] for name in voice}
+    )
 
 
 def _check_columns(table: pd.DataFrame, side: str) -> None:

@@ -110,6 +110,11 @@ def ellipse(x: float, y: float, half_width: float, half_height: float, n: int = 
     return np.column_stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)])
 
 
+def between(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Return the area between two curves over `x` as a polygon, `(n, 2)`."""
+    return np.concatenate([np.column_stack([x, top]), np.column_stack([x, bottom])[::-1]])
+
+
 def mirrored(points: ArrayLike, side: int) -> np.ndarray:
     """Return the points for the right (+1) or left (-1) half of the face."""
     return np.asarray(points) * (side, 1)

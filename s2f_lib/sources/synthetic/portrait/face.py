@@ -28,13 +28,7 @@ _SMALLEST_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Position of the head in one frame.
-
-    Examples
-    --------
-    >>> Pose(yaw_deg=8.0).roll_deg
-    0.0
-    """
+    """Position of the head in one frame; see `draw_portrait`."""
 
     yaw_deg: float = 0.0  # turn to the right of the image, about -20 to 20
     pitch_deg: float = 0.0  # downward nod, about -12 to 12
@@ -46,13 +40,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Light, framing, clothes and background of an image.
-
-    Examples
-    --------
-    >>> Scene(head_share=0.5).centre_x
-    0.5
-    """
+    """Light, framing, clothes and background of an image; see `draw_portrait`."""
 
     light: tuple[float, float, float] = (0.3, -0.45, 1.0)  # direction: right, down, toward the viewer
     exposure: float = 1.0  # factor on all colours
@@ -184,7 +172,8 @@ def draw_portrait(face: FaceLatents, *, size_px: tuple[int, int], scene: Scene |
     --------
     >>> import numpy as np
     >>> from s2f_lib.sources.synthetic.people import draw_face
-    >>> portrait = draw_portrait(draw_face(np.random.default_rng(0)), size_px=(120, 90))
+    >>> face, scene = draw_face(np.random.default_rng(0)), Scene(exposure=1.1)
+    >>> portrait = draw_portrait(face, size_px=(120, 90), scene=scene)
     >>> portrait.frame(Pose(yaw_deg=8.0)).shape
     (90, 120, 3)
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from s2f_lib.sources.synthetic.people import FaceLatents
-from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored
+from s2f_lib.sources.synthetic.portrait.canvas import Canvas, between, ellipse, mirrored
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
 
@@ -28,9 +28,7 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
     iris = _iris_colour(face.iris_tone)
     radius = 0.068
     for side in (1, -1):
-        outline = np.concatenate([np.column_stack([x, upper]), np.column_stack([x, lower])[::-1]])
-        outline[:, 1] += g.eye_y
-        outline = mirrored(outline, side)
+        outline = mirrored(between(x, upper + g.eye_y, lower + g.eye_y), side)
         # a shadow around the eye, then the white
         canvas.fill(outline, 0.55 * skin, opacity=0.5, soft=0.03, light=light)
         canvas.fill(outline, (0.93, 0.91, 0.89), light=light)
@@ -41,16 +39,14 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
         centre_y = g.eye_y - 0.008
         canvas.fill(ellipse(middle, centre_y, radius, radius), 0.45 * iris, inside=inside)
         canvas.fill(ellipse(middle, centre_y, 0.86 * radius, 0.86 * radius), iris, soft=0.006, inside=inside)
-        canvas.fill(
-            ellipse(middle, centre_y, 0.42 * radius, 0.42 * radius), (0.03, 0.03, 0.03), inside=inside
-        )
+        pupil = ellipse(middle, centre_y, 0.42 * radius, 0.42 * radius)
+        canvas.fill(pupil, (0.03, 0.03, 0.03), inside=inside)
         # shadow of the upper lid on the eyeball
         lid = mirrored(np.column_stack([x, upper + g.eye_y]), side)
         band = np.concatenate([lid, lid[::-1] + np.array([0, 0.028])])
         canvas.fill(band, (0.1, 0.07, 0.06), opacity=0.45, soft=0.01, inside=inside)
-        canvas.fill(
-            ellipse(middle + 0.022, centre_y - 0.024, 0.013, 0.013), (1, 1, 1), opacity=0.9, inside=inside
-        )
+        glint = ellipse(middle + 0.022, centre_y - 0.024, 0.013, 0.013)
+        canvas.fill(glint, (1, 1, 1), opacity=0.9, inside=inside)
         # lid line with lashes (thicker on women), crease above, line below
         thick = 0.013 + 0.013 * (1 - g.male)
         corner = [[g.eye_x + 1.12 * g.eye_half_width, g.eye_y - 1.3 * g.eye_tilt - 0.012]]
@@ -58,21 +54,10 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
         lashes = np.concatenate([lid, wing, lid[::-1] - np.array([0, thick])])
         canvas.fill(lashes, 0.25 * skin * (0.4 + 0.6 * g.male), opacity=0.9, soft=0.003)
         crease = lid - np.array([0, 0.036 - 0.01 * g.aged])
-        canvas.fill(
-            np.concatenate([crease, crease[::-1] - np.array([0, 0.012])]),
-            0.5 * skin,
-            opacity=0.5,
-            soft=0.006,
-            light=light,
-        )
-        below = mirrored(np.column_stack([x, lower + g.eye_y]), side)
-        canvas.fill(
-            np.concatenate([below, below[::-1] + np.array([0, 0.009])]),
-            0.5 * skin,
-            opacity=0.55,
-            soft=0.004,
-            light=light,
-        )
+        crease = np.concatenate([crease, crease[::-1] - np.array([0, 0.012])])
+        canvas.fill(crease, 0.5 * skin, opacity=0.5, soft=0.006, light=light)
+        below = mirrored(between(x, lower + g.eye_y, lower + g.eye_y + 0.009), side)
+        canvas.fill(below, 0.5 * skin, opacity=0.55, soft=0.004, light=light)
 
 
 def paint_brows(
@@ -83,7 +68,7 @@ def paint_brows(
     x = g.eye_x - 0.155 + 0.35 * t
     arch = g.brow_y - g.brow_arch * np.sin(np.pi * np.clip(t, 0, 1) ** 1.3) * 1.6 + 0.035 * t**2
     half = g.brow_half_thickness * (1 - 0.75 * t**2)
-    points = np.concatenate([np.column_stack([x, arch - half]), np.column_stack([x, arch + half])[::-1]])
+    points = between(x, arch - half, arch + half)
     # always darker than the skin: the detector misses faces with light brows
     colour = np.minimum(0.75 * hair, 0.62 * skin_colour(face.skin_tone))
     for side in (1, -1):
@@ -94,16 +79,11 @@ def paint_nose(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
     """Paint the nostrils and the shadow under the tip."""
     skin = skin_colour(face.skin_tone)
     wide = g.nose_half_width
-    canvas.fill(
-        ellipse(0, g.nose_y + 0.06, 0.9 * wide, 0.025), 0.5 * skin, opacity=0.5, soft=0.022, light=light
-    )
+    shadow = ellipse(0, g.nose_y + 0.06, 0.9 * wide, 0.025)
+    canvas.fill(shadow, 0.5 * skin, opacity=0.5, soft=0.022, light=light)
     for side in (1, -1):
-        canvas.fill(
-            ellipse(side * 0.48 * wide, g.nose_y + 0.042, 0.27 * wide, 0.019),
-            0.16 * skin,
-            opacity=0.85,
-            soft=0.006,
-        )
+        nostril = ellipse(side * 0.48 * wide, g.nose_y + 0.042, 0.27 * wide, 0.019)
+        canvas.fill(nostril, 0.16 * skin, opacity=0.85, soft=0.006)
         wing = ellipse(side * 0.98 * wide, g.nose_y + 0.015, 0.012, 0.04)
         canvas.fill(wing, 0.45 * skin, opacity=0.5, soft=0.01, light=light)
 
@@ -123,30 +103,20 @@ def paint_mouth(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nd
     rouge = np.array([0.70, 0.20, 0.22], np.float32) * (1 - 0.35 * face.skin_tone)
     made_up = 0.62 * (1 - g.male) * (1 - 0.5 * g.aged)
     lip = natural + made_up * (rouge - natural)
-
-    def between(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.column_stack([x, top]), np.column_stack([x, bottom])[::-1]])
-
-    canvas.fill(between(line, lower_line), (0.16, 0.05, 0.05))
-    canvas.fill(between(line + 0.12 * gap, line + 0.45 * gap), (0.88, 0.86, 0.82), opacity=0.85, soft=0.006)
-    canvas.fill(between(upper_edge, line), 0.88 * lip, soft=0.005, light=light)
-    canvas.fill(between(lower_line, lower_edge), lip, soft=0.006, light=light)
-    shine = between(
-        lower_line + 0.3 * (lower_edge - lower_line), lower_line + 0.55 * (lower_edge - lower_line)
-    )
-    canvas.fill(
-        0.5 * shine + 0.5 * shine.mean(axis=0), (1.0, 0.9, 0.9), opacity=0.12 + 0.1 * (1 - g.male), soft=0.015
-    )
-    canvas.fill(
-        between(lower_edge, lower_edge + 0.03 * bow), 0.55 * skin, opacity=0.35, soft=0.015, light=light
-    )
+    canvas.fill(between(x, line, lower_line), (0.16, 0.05, 0.05))
+    teeth = between(x, line + 0.12 * gap, line + 0.45 * gap)
+    canvas.fill(teeth, (0.88, 0.86, 0.82), opacity=0.85, soft=0.006)
+    canvas.fill(between(x, upper_edge, line), 0.88 * lip, soft=0.005, light=light)
+    canvas.fill(between(x, lower_line, lower_edge), lip, soft=0.006, light=light)
+    height = lower_edge - lower_line
+    shine = between(x, lower_line + 0.3 * height, lower_line + 0.55 * height)
+    shine = 0.5 * shine + 0.5 * shine.mean(axis=0)
+    canvas.fill(shine, (1.0, 0.9, 0.9), opacity=0.12 + 0.1 * (1 - g.male), soft=0.015)
+    shadow = between(x, lower_edge, lower_edge + 0.03 * bow)
+    canvas.fill(shadow, 0.55 * skin, opacity=0.35, soft=0.015, light=light)
     for side in (1, -1):
-        canvas.fill(
-            ellipse(side * g.mouth_half_width, g.mouth_y - 0.012, 0.02, 0.014),
-            0.4 * skin,
-            opacity=0.6,
-            soft=0.008,
-        )
+        corner = ellipse(side * g.mouth_half_width, g.mouth_y - 0.012, 0.02, 0.014)
+        canvas.fill(corner, 0.4 * skin, opacity=0.6, soft=0.008)
 
 
 def paint_beard(
@@ -161,8 +131,7 @@ def paint_beard(
         x = 1.15 * g.mouth_half_width * t
         top = g.nose_y + 0.085 + 0.10 * t**2
         bottom = g.mouth_y - 0.5 * g.upper_lip + 0.07 * t**2
-        moustache = np.concatenate([np.column_stack([x, top]), np.column_stack([x, bottom])[::-1]])
-        canvas.fill(moustache, hair, opacity=0.9, soft=0.012, light=textured)
+        canvas.fill(between(x, top, bottom), hair, opacity=0.9, soft=0.012, light=textured)
     if face.beard in (1, 3):
         y = np.linspace(0.05, g.chin_y - 0.005, 24)
         width = g.width_at(y)

@@ -91,13 +91,8 @@ def paint_top_hair(
     crown = np.array([(shift, low - 0.035)])
     inner = _rounded(np.concatenate([left, crown, right[::-1]]))
     outline = np.concatenate([_bumpy(outer, face), mirrored(_bumpy(outer, face), -1)[::-1], inner])
-    canvas.fill(
-        outline + np.array([0, 0.025]),
-        (0.05, 0.03, 0.02),
-        opacity=0.3,
-        soft=0.025,
-        inside=canvas.alpha.copy(),
-    )
+    shadow = outline + np.array([0, 0.025])
+    canvas.fill(shadow, (0.05, 0.03, 0.02), opacity=0.3, soft=0.025, inside=canvas.alpha.copy())
     canvas.fill(outline, colour, light=light, soft=0.010 if face.hair_style != SHORT else 0.02)
 
 
