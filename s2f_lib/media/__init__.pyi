@@ -1,7 +1,5 @@
-from .decode import probe as probe
 from .decode import read_audio as read_audio
 from .decode import read_frames as read_frames
-from .decode import read_recording as read_recording
 from .decode import repeat_to as repeat_to
 from .jpeg import PackedJpegs as PackedJpegs
 from .jpeg import decode_jpeg as decode_jpeg

@@ -153,6 +153,20 @@ def read_frames(path: Path, *, times_s: Sequence[float]) -> list[np.ndarray]:
     ------
     ClipRefused
         NO_VIDEO, TRUNCATED (the video ends more than 0.5 s before a time), and the reasons of `probe`.
+
+    Examples
+    --------
+    >>> import av
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "grey.mp4"
+    >>> with av.open(str(path), "w") as container:
+    ...     stream = container.add_stream("mpeg4", rate=10, width=64, height=48)
+    ...     frames = [av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8)) for _ in range(5)]
+    ...     for frame in [*frames, None]:
+    ...         container.mux(stream.encode(frame))
+    >>> read_frames(path, times_s=[0.2])[0].shape
+    (48, 64, 3)
     """
     with _opened(path) as container:
         if not container.streams.video:

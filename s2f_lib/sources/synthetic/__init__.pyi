@@ -1,6 +1,4 @@
-from .clips import SyntheticClips as SyntheticClips
 from .clips import make_synthetic_clips as make_synthetic_clips
-from .people import Population as Population
 from .people import draw_face as draw_face
 from .people import draw_population as draw_population
 from .people import log_likelihood as log_likelihood

@@ -359,7 +359,7 @@ def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: 
     Examples
     --------
     >>> from s2f_lib.config import SyntheticConfig
-    >>> table = draw_population(SyntheticConfig(n_train=4, n_test=1)).table()
+    >>> table = draw_population(SyntheticConfig(n_train=4, n_test=1, rho=1.0)).table()
     >>> log_likelihood(table, table, rho=1.0).argmax(axis=1)
     array([0, 1, 2, 3, 4])
     """

@@ -28,7 +28,13 @@ _SMALLEST_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Position of the head in one frame; see `draw_portrait`."""
+    """Position of the head in one frame.
+
+    Examples
+    --------
+    >>> Pose(yaw_deg=8.0).roll_deg
+    0.0
+    """
 
     yaw_deg: float = 0.0  # turn to the right of the image, about -20 to 20
     pitch_deg: float = 0.0  # downward nod, about -12 to 12
@@ -40,7 +46,13 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Light, framing, clothes and background of an image; see `draw_portrait`."""
+    """Light, framing, clothes and background of an image.
+
+    Examples
+    --------
+    >>> Scene(head_share=0.5).centre_x
+    0.5
+    """
 
     light: tuple[float, float, float] = (0.3, -0.45, 1.0)  # direction: right, down, toward the viewer
     exposure: float = 1.0  # factor on all colours
