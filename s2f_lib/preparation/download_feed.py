@@ -17,21 +17,9 @@ from s2f_lib.preparation.ledger_file import read_pending
 from s2f_lib.preparation.workers import Known, Task
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download.attempts import DownloadResult, download_clips, finished_file
+from s2f_lib.sources.download.failures import DOWNLOAD_REASONS
 from s2f_lib.sources.download.ledger import LEDGER_NAME, DownloadLedger
 
-# refusals after which the download may be tried again
-DOWNLOAD_REASONS = frozenset(
-    {
-        RefusalReason.MEDIA_MISSING,
-        RefusalReason.PRIVATE,
-        RefusalReason.REMOVED,
-        RefusalReason.GEO_BLOCKED,
-        RefusalReason.AGE_GATED,
-        RefusalReason.THROTTLED,
-        RefusalReason.NETWORK,
-        RefusalReason.FORMAT,
-    }
-)
 _POLL_S = 0.2
 
 
@@ -66,28 +54,20 @@ class Download:
         with DownloadLedger(self.folder / LEDGER_NAME) as ledger:
 
             def reopen(clip: ClipRef, reason: RefusalReason) -> bool:
-                return reason in DOWNLOAD_REASONS and ledger.final_refusal(clip.clip_id, self.config) is None
+                may_download = reason == RefusalReason.MEDIA_MISSING or reason in DOWNLOAD_REASONS
+                return may_download and ledger.final_refusal(clip.clip_id, self.config) is None
 
             yield reopen
 
 
 class DownloadFeed:
-    """Task source of the preparation: yields clips that have media files, and downloads the others meanwhile.
+    """Yields the pending clips of a ledger that have media files, and downloads the others meanwhile.
 
     A thread runs the download. At most `size` clips wait to be taken, so a slow preparation slows the
     download down. A clip that could not be downloaded is yielded as its outcome.
 
     If the server limits the rate of all requests, this run sends no more of them. The clips without a file
     stay pending, the clips with a file are yielded.
-
-    Parameters
-    ----------
-    ledger
-        Ledger file of the preparation; its pending clips are the tasks.
-    download
-        Where and how to download.
-    size
-        Largest number of clips that wait to be taken.
     """
 
     def __init__(self, ledger: Path, download: Download, *, size: int) -> None:

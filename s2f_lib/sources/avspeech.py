@@ -32,21 +32,11 @@ _HEADER_NAMES = (  # column names of published copies of the list, in lower case
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row of the clip list that does not describe a clip.
+    """A row of the clip list that does not describe a clip."""
 
-    Attributes
-    ----------
-    line_number
-        Number of the line in the file, from 1.
-    text
-        The row as it is in the file, cut to 200 characters.
-    message
-        What is wrong with the row and what was expected.
-    """
-
-    line_number: int
-    text: str
-    message: str
+    line_number: int  # in the file, from 1
+    text: str  # the row as it is in the file, cut to 200 characters
+    message: str  # what is wrong with the row and what was expected
 
     @property
     def key(self) -> str:
@@ -96,34 +86,13 @@ def read_clip_list(path: Path) -> Iterator[ClipRef | BadRow]:
 def find_media(clips: Iterable[ClipRef | BadRow], media_dir: Path) -> Iterator[ClipRef | BadRow]:
     """Add to each clip its media file: `<clip id>.<ext>`, otherwise `<video id>.<ext>`.
 
-    The file may hold the clip or the whole video; the preparation finds out which by its length.
-
-    Parameters
-    ----------
-    clips
-        Rows of a clip list; bad rows pass through.
-    media_dir
-        Folder with the files.
-
-    Returns
-    -------
-    iterator of ClipRef or BadRow
-        The same rows; `media` stays None for a clip without a file.
+    The file may hold the clip or the whole video; the preparation finds out which by its length. A clip
+    without a file keeps `media=None`, and bad rows pass through.
 
     Raises
     ------
     MissingFileError
         `media_dir` is not a folder.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> folder = Path(mkdtemp())
-    >>> (folder / "AAAAAAAAAAA.mp4").touch()
-    >>> clip = ClipRef(make_clip_id("AAAAAAAAAAA", 1, 4), "AAAAAAAAAAA", 1, 4, 0.5, 0.5)
-    >>> next(find_media([clip], folder)).media.name
-    'AAAAAAAAAAA.mp4'
     """
     media_dir = Path(media_dir)
     if not media_dir.is_dir():

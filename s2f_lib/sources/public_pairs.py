@@ -44,28 +44,12 @@ _VOXCELEB_NAME = re.compile(r"\d*(?P<person>\D.*)_(?P<video>[A-Za-z0-9_-]{11})_\
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A voice, its face, and Speech2Face's reconstructions of the face.
+    """The files of a voice, its face, and Speech2Face's reconstructions of the face."""
 
-    Attributes
-    ----------
-    clip_id
-        Name of the files without the suffix.
-    set_name
-        "avspeech" or "voxceleb".
-    video_id
-        Id of the video, from the name.
-    person
-        Name of the person, from the name; the video id if the name of the person is not known.
-    audio, face, face_from_speech
-        Files.
-    face_from_face
-        File, or None if it is missing.
-    """
-
-    clip_id: str
+    clip_id: str  # name of the files without the suffix
     set_name: SetName
     video_id: str
-    person: str
+    person: str  # the video id if the file name does not name a person
     audio: Path
     face: Path
     face_from_speech: Path
@@ -74,18 +58,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """The pairs of a folder.
+    """The pairs of a folder."""
 
-    Attributes
-    ----------
-    pairs
-        Complete pairs, sorted by data set and name.
-    missing
-        Clip id to the names of the folders in which a file is missing.
-    """
-
-    pairs: tuple[Pair, ...]
-    missing: dict[str, tuple[str, ...]]
+    pairs: tuple[Pair, ...]  # complete pairs, sorted by data set and name
+    missing: dict[str, tuple[str, ...]]  # clip id to the folders in which a file is missing
 
 
 def identify(clip_id: str) -> tuple[str, str]:
@@ -132,11 +108,6 @@ def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
         Folder that holds `avspeech_res`, or a clone of the authors' repository.
     voxceleb
         Whether to list the VoxCeleb pairs, too. Then the AVSpeech pairs may be missing.
-
-    Returns
-    -------
-    FoundPairs
-        Complete pairs, and the names that lack a file.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +22,13 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 
-_HEADER = ("clip_id", "split")
+_HEADER = ["clip_id", "split"]
 _N_EXAMPLES = 3  # names in an error message
 
 
 @dataclass(frozen=True)
 class PairSplit:
-    """The pairs for training and the pairs for testing.
-
-    Attributes
-    ----------
-    train, test
-        `(n,)` int, indices into the list of pairs, ascending.
-    """
+    """The pairs for training and for testing: ascending indices into the list of pairs, `(n,)` int."""
 
     train: np.ndarray
     test: np.ndarray
@@ -46,23 +40,10 @@ class PairSplit:
 
 
 def split_of_video(video_id: str, *, test_share: float, seed: int = 0) -> str:
-    """Return the split of a video, as a function of its id and the seed only.
+    """Return "train" or "test", as a function of the video's id and the seed only.
 
-    So all clips of a video are in one split, in whatever order a list names them.
-
-    Parameters
-    ----------
-    video_id
-        Name of the video.
-    test_share
-        Expected share of the videos in the test split, in (0, 1).
-    seed
-        Seed of the split.
-
-    Returns
-    -------
-    str
-        "train" or "test".
+    So all clips of a video are in one split, in whatever order a list names them. `test_share` is the
+    expected share of the videos in the test split, in (0, 1).
 
     Examples
     --------
@@ -137,11 +118,6 @@ def draw_splits(
 def read_split(path: Path) -> dict[str, str]:
     """Read a stored split: a CSV `clip_id,split`, with or without a header and a byte order mark.
 
-    Parameters
-    ----------
-    path
-        The CSV. Spaces around a cell are ignored.
-
     Returns
     -------
     dict of str to str
@@ -149,23 +125,19 @@ def read_split(path: Path) -> dict[str, str]:
 
     Raises
     ------
-    MissingFileError
-        The file does not exist.
     InputError
-        The file is not a text file, has no rows or a malformed row, or gives a clip two splits.
+        The file does not exist or is not text, has no row or a malformed row, or gives a clip two splits.
 
     See Also
     --------
-    write_split : Writes the same format.
     read_video_split, read_pair_split : Check that no video or person is divided.
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> file = Path(mkdtemp()) / "split.csv"
-    >>> write_split(file, {"AAAAAAAAAAA_1": "train", "BBBBBBBBBBB_1": "test"})
-    >>> read_split(file)
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile() as file:
+    ...     write_split(file.name, {"AAAAAAAAAAA_1": "train", "BBBBBBBBBBB_1": "test"})
+    ...     read_split(file.name)
     {'AAAAAAAAAAA_1': 'train', 'BBBBBBBBBBB_1': 'test'}
     """
     path = Path(path)
@@ -173,13 +145,19 @@ def read_split(path: Path) -> dict[str, str]:
         raise MissingFileError(f"no split at {path}: expected a CSV clip_id,split with train or test")
     split_of: dict[str, str] = {}
     try:
-        for number, (clip_id, split) in _rows(path):
-            if split not in SPLITS:
-                raise InputError(
-                    f"{path.name}: row {number}: unknown split {split!r}; expected train or test"
-                )
-            if split_of.setdefault(clip_id, split) != split:
-                raise InputError(f"{path.name}: {clip_id} is in train and in test")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            for number, row in enumerate(csv.reader(stream), 1):
+                cells = [cell.strip() for cell in row]
+                if not any(cells) or (number == 1 and [cell.lower() for cell in cells] == _HEADER):
+                    continue
+                where = f"{path.name}: row {number}"
+                if len(cells) != 2 or not cells[0]:
+                    raise InputError(f"{where} has {len(cells)} columns; expected clip_id,split")
+                clip_id, split = cells[0], cells[1].lower()
+                if split not in SPLITS:
+                    raise InputError(f"{where}: unknown split {cells[1]!r}; expected train or test")
+                if split_of.setdefault(clip_id, split) != split:
+                    raise InputError(f"{where}: {clip_id} is in train and in test")
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is not a text file: expected a CSV clip_id,split in UTF-8") from None
     if not split_of:
@@ -188,17 +166,7 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def read_video_split(path: Path) -> dict[str, str]:
-    """Read a stored split of AVSpeech clips and return the split of each video.
-
-    Parameters
-    ----------
-    path
-        The CSV; see `read_split`.
-
-    Returns
-    -------
-    dict of str to str
-        Video id (the first 11 characters of a clip id) to "train" or "test".
+    """Read a stored split and return video id (the first 11 characters of a clip id) to split.
 
     Raises
     ------
@@ -266,21 +234,14 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
         )
     split_of = {index_of[clip_id]: split for clip_id, split in stored.items() if clip_id in index_of}
     if n_unused := len(stored) - len(split_of):
-        logger.warning(
-            "%s names %d clips that are not used: a file is missing, or their data set is not used",
-            name,
-            n_unused,
-        )
+        logger.warning("%s names %d clips that are not used (no file, or another data set)", name, n_unused)
     groups = group_ids_of(pairs)
     _check_disjoint(name, pairs, groups, split_of)
     train_groups = {groups[index] for index, split in split_of.items() if split == "train"}
     named_sets = {pairs[index].set_name for index in split_of}
     for set_name in sorted({pair.set_name for pair in pairs} - named_sets):
-        free = [
-            index
-            for index, pair in enumerate(pairs)
-            if pair.set_name == set_name and groups[index] not in train_groups
-        ]
+        in_set = (index for index, pair in enumerate(pairs) if pair.set_name == set_name)
+        free = [index for index in in_set if groups[index] not in train_groups]
         logger.warning("%s names no pair of %s: all %d are test", name, set_name, len(free))
         split_of |= dict.fromkeys(free, "test")
     indices = {split: np.array(sorted(i for i, s in split_of.items() if s == split), int) for split in SPLITS}
@@ -293,40 +254,14 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
 
 
 def write_split(path: Path, split_of: Mapping[str, str]) -> None:
-    """Write a split as a CSV `clip_id,split` with a header.
+    """Write clip id to "train" or "test" as a CSV `clip_id,split` with a header.
 
-    Parameters
-    ----------
-    path
-        The CSV. An existing file is replaced.
-    split_of
-        Clip id to "train" or "test".
-
-    Examples
+    See Also
     --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> file = Path(mkdtemp()) / "split.csv"
-    >>> write_split(file, {"AAAAAAAAAAA_1": "train"})
-    >>> file.read_text()
-    'clip_id,split\\nAAAAAAAAAAA_1,train\\n'
+    read_split : Reads the file; has an example.
     """
-    rows = (_HEADER, *split_of.items())
+    rows = [_HEADER, *split_of.items()]
     write_atomically(path, "".join(f"{clip_id},{split}\n" for clip_id, split in rows))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield the number and the cells of each row, without the header; the split is in lower case."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        for number, row in enumerate(csv.reader(stream), 1):
-            cells = [cell.strip() for cell in row]
-            if not any(cells) or (number == 1 and tuple(cell.lower() for cell in cells) == _HEADER):
-                continue
-            if len(cells) != 2 or not cells[0]:
-                raise InputError(
-                    f"{path.name}: row {number} has {len(cells)} columns; expected clip_id,split"
-                )
-            yield number, (cells[0], cells[1].lower())
 
 
 def _check_disjoint(

@@ -35,49 +35,23 @@ _NAME = re.compile(r"(?P<parts>\d+(?:_\d+)*)_(?P<date>\d{14,20})\.jpe?g(?:\.chip
 
 @dataclass(frozen=True, slots=True)
 class UTKFace:
-    """One face image.
-
-    Attributes
-    ----------
-    path
-        Image file.
-    name
-        Name of the file, unique in the folder.
-    age_years
-        Age, 0 to 116.
-    gender
-        "male" or "female", as in the data set.
-    race
-        One of `RACES`, the terms of the data set.
-    content
-        SHA-256 of the file.
-    """
+    """One face image; age, gender and race as the data set states them."""
 
     path: Path
-    name: str
-    age_years: int
-    gender: str
-    race: str
-    content: str
+    name: str  # of the file, unique in the folder
+    age_years: int  # 0 to 116
+    gender: str  # one of `GENDERS`
+    race: str  # one of `RACES`
+    content: str  # SHA-256 of the file
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedFace:
-    """A file that cannot be used.
+    """A file that cannot be used."""
 
-    Attributes
-    ----------
-    name
-        Name of the file.
-    reason
-        "name", "age", "gender", "race" or "copy".
-    detail
-        What was found and what was expected.
-    """
-
-    name: str
-    reason: str
-    detail: str
+    name: str  # of the file
+    reason: str  # "name", "age", "gender", "race" or "copy"
+    detail: str  # what was found and what was expected
 
 
 @dataclass(frozen=True)
@@ -99,11 +73,6 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
     ----------
     folder
         Folder with the images, or with sub-folders of them (`part1`, `crop_part1`).
-
-    Returns
-    -------
-    UTKFaceFolder
-        Faces and refused files.
 
     Raises
     ------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +10,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-
-# the tests are no package; this finds misbehaving_server
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sources"))
 
 WIDTH_PX, HEIGHT_PX, FRAME_RATE_HZ, SAMPLE_RATE_HZ = 320, 240, 10, 16_000
 

@@ -1,4 +1,4 @@
-"""Download and preparation together, against a server that misbehaves: nothing lost, nothing twice."""
+"""Download and preparation together, from a server that misbehaves: no clip is lost or downloaded twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from misbehaving_server import Behaviour, MisbehavingServer
 from typer.testing import CliRunner
 
 from s2f_lib.cli.main import app
@@ -25,31 +24,32 @@ from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.sources.avspeech import load_clips
 from s2f_lib.study import Study
+from tests.sources.misbehaving_server import Behaviour, MisbehavingServer
 
 CLIP_S = 2.0
-TONES_HZ = (300, 350, 400, 450, 500)  # a clip's number, modulo 5, can be heard
+TONES_HZ = (300, 350, 400, 450, 500)  # the tone gives the number of a clip modulo 5
 QUICK = {"socket_timeout_s": 1.5, "max_attempts": 2, "backoff_s": 0.05, "concurrency": 8}
-HEAL = ("throttled", "network")  # what a later run asks for again
+HEAL = ("throttled", "network")  # outcomes that a later run requests again
 
-# fault, of how many clips, how often it shows, what becomes of the clip
+# fault, number of clips, number of faulty answers (None: all), outcome
 PLAN = [
     ("status:404", 8, None, "removed"),
     ("status:403", 7, None, "private"),
     ("throttle:1", 1, 1, "done"),
-    ("throttle:3600", 2, None, "throttled"),  # longer than the run will wait
+    ("throttle:3600", 2, None, "throttled"),  # longer than the run waits
     ("stall", 3, None, "network"),
     ("cut", 4, None, "network"),
     ("loop", 4, None, "network"),
     ("html", 5, None, "format"),
     ("other-length", 3, None, "format"),  # a whole file of 1 s
     ("short", 2, 1, "done"),
-    ("talkless", 1, None, "silent"),  # a good download that preparation refuses
+    ("talkless", 1, None, "silent"),  # a complete download that the preparation refuses
 ]
 
 
 @dataclass(frozen=True)
 class World:
-    """A list of clips, what a server gives for each, and what should become of it."""
+    """A list of clips, the answer of the server for each, and the expected outcome."""
 
     csv: Path
     files: dict[str, bytes]
@@ -64,7 +64,7 @@ def _video(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory, media_writer, tone_maker, small_portrait) -> dict[object, bytes]:
-    """Small clips of one face: a tone each, a silent one, and one of another length."""
+    """Small clips of one face, each with another tone; a silent clip, and a clip of another length."""
     folder = tmp_path_factory.mktemp("videos")
 
     def make(name: str, sound: np.ndarray, duration_s: float = CLIP_S) -> bytes:
@@ -113,7 +113,7 @@ def _outcomes(out: Path) -> dict[str, str]:
 
 
 def _assert_rows_are(out: Path, videos: set[str]) -> None:
-    """Assert that each of these is a row once, and holds its own sound."""
+    """Assert that each of these videos has one row, with its own sound."""
     clips = read_prepared(out)
     assert Counter(clips.video_ids) == dict.fromkeys(videos, 1)
     spectrum = np.abs(np.fft.rfft(clips.audio[:, :16_000], axis=1))
@@ -122,7 +122,7 @@ def _assert_rows_are(out: Path, videos: set[str]) -> None:
 
 
 @pytest.mark.slow
-def test_200_clips_a_fifth_of_them_faulty(tmp_path, videos):
+def test_feed_200_clips_with_faults_prepares_the_rest(tmp_path, videos):
     assert sum(count for _, count, *_ in PLAN) == 40
     world, out = _world(tmp_path, videos, 200, PLAN), tmp_path / "out"
     with MisbehavingServer(world.files, world.behaviours) as server:
@@ -136,7 +136,7 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, videos):
         _assert_rows_are(out, done)
         assert {video: server.complete[video] for video in done} == dict.fromkeys(done, 1)
 
-        # the server mends; the next run asks only for what can still succeed
+        # the server works again; the next run requests only what can still succeed
         server.behaviours.clear()
         server.files = world.good
         server.forget()
@@ -147,13 +147,13 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, videos):
         assert _outcomes(out) == world.expected | dict.fromkeys(healed, "done")
         _assert_rows_are(out, done | healed)
 
-        # and the third asks for nothing
+        # the third run sends no request
         server.forget()
         assert _prepare(world, out, server, workers=1).n_this_run == 0
         assert not server.requests
 
 
-def test_clips_are_prepared_while_others_are_fetched_and_the_download_never_runs_far_ahead(tmp_path, videos):
+def test_feed_download_stays_close_to_preparation(tmp_path, videos):
     world, ahead = _world(tmp_path, videos, 36, []), []
     with MisbehavingServer(world.files) as server:
 
@@ -162,18 +162,20 @@ def test_clips_are_prepared_while_others_are_fetched_and_the_download_never_runs
 
         summary = _prepare(world, tmp_path / "out", server, workers=1, progress=look, concurrency=2)
     assert summary.n_done == 36
-    # two wait for the worker, four are fetched or on their way: when one is finished, most are still to come
+    # two wait for the worker, four are downloaded or in work: when one is finished, most are still pending
     assert max(fetched - finished for finished, fetched in ahead) <= 12
     assert dict(ahead)[1] <= 13
     _assert_rows_are(tmp_path / "out", set(world.files))
 
 
-def test_clips_that_were_not_asked_for_stay_pending_and_own_files_are_used(tmp_path, videos):
+def test_feed_throttled_run_leaves_clips_pending(tmp_path, videos):
     plan = [("throttle:3600", 12, None, "throttled")]
     world, out = _world(tmp_path, videos, 12, plan), tmp_path / "out"
     own = _video(11)
     (out / "media").mkdir(parents=True)
-    (out / "media" / f"{own}.mp4").write_bytes(world.good[own])  # the user's, under the video's name
+    (out / "media" / f"{own}.mp4").write_bytes(
+        world.good[own]
+    )  # a file of the user
     with MisbehavingServer(world.files, world.behaviours) as server:
         how = {"stop_after_throttled": 3, "concurrency": 1}
         summary = _prepare(world, out, server, workers=1, **how)
@@ -188,21 +190,21 @@ def test_clips_that_were_not_asked_for_stay_pending_and_own_files_are_used(tmp_p
         _assert_rows_are(out, set(world.files))
 
 
-def test_clips_refused_without_a_download_are_fetched_with_one(tmp_path, videos):
+def test_feed_downloads_clips_that_were_missing(tmp_path, videos):
     world, out = _world(tmp_path, videos, 4, [("status:404", 1, None, "removed")]), tmp_path / "out"
     without = prepare(_config(1), load_clips(world.csv, None), out)
     assert without.by_reason == {"media-missing": 4}
     with MisbehavingServer(world.files, world.behaviours) as server:
         assert _prepare(world, out, server, workers=1).by_reason == {"removed": 1}
         server.forget()
-        # another mirror may have what this one has not
+        # another mirror may have the clip
         server.behaviours.clear()
         other = _prepare(world, out, server, workers=1, url_template=server.template + "?mirror=2")
     assert (other.n_this_run, other.n_done) == (1, 4)
     assert sum(server.requests.values()) == 1
 
 
-def test_a_run_of_the_book_fetches_what_is_missing_where_it_is_told_to(tmp_path, videos, monkeypatch):
+def test_study_fetch_missing_downloads_clips(tmp_path, videos, monkeypatch):
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
     world = _world(tmp_path, videos, 2, [("status:404", 1, None, "removed")])
     with MisbehavingServer(world.files, world.behaviours) as server:
@@ -223,7 +225,7 @@ def test_a_run_of_the_book_fetches_what_is_missing_where_it_is_told_to(tmp_path,
         done = {video for video, outcome in world.expected.items() if outcome == "done"}
         assert set(study.clips.video_ids) == done
         assert len(list((study.prepared_dir / "media").glob("*.mp4"))) == 1
-        # fetched in another way, it goes on in the same folder
+        # other download settings resume in the same folder
         server.forget()
         other = {"source.avspeech.fetch_missing": True, "source.avspeech.download.concurrency": 1}
         again = Study.open("avspeech", settings=settings | other)
@@ -231,7 +233,7 @@ def test_a_run_of_the_book_fetches_what_is_missing_where_it_is_told_to(tmp_path,
         assert not server.requests
 
 
-def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path, videos):
+def test_feed_download_error_ends_run(tmp_path, videos):
     world, out = _world(tmp_path, videos, 3, []), tmp_path / "out"
     with MisbehavingServer(world.files) as server:
         with pytest.raises(InputError, match="cookies"):
@@ -240,7 +242,7 @@ def test_what_ends_the_download_ends_the_run_and_keeps_what_is_finished(tmp_path
         assert _prepare(world, out, server, workers=1).n_done == 3
 
 
-def test_the_command_says_that_clips_are_still_to_do(tmp_path, videos):
+def test_prepare_command_reports_pending_clips(tmp_path, videos):
     world = _world(tmp_path, videos, 6, [("throttle:3600", 5, None, "throttled")])
     settings = {"source.avspeech.download.stop_after_throttled": 2, "preparation.workers": 1}
     settings |= {"preparation.detection_width_px": 160, "preparation.frame_positions": [0.5]}
@@ -253,7 +255,7 @@ def test_the_command_says_that_clips_are_still_to_do(tmp_path, videos):
     assert re.match(r"\d clips are still pending: the server is rate-limiting", str(result.exception))
 
 
-def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
+def test_prepare_command_ctrl_c_keeps_finished_clips(tmp_path, videos):
     plan = [("stall", 8, None, "network")]
     world, out = _world(tmp_path, videos, 12, plan), tmp_path / "out"
     settings = ["preparation.detection_width_px=160", "preparation.frame_positions=[0.5]"]
@@ -267,7 +269,7 @@ def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
             stderr=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).resolve().parents[2],
-            # a test run in the background hands down a SIGINT that is ignored
+            # a test run in the background passes on a SIGINT that is ignored
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         give_up_s = time.monotonic() + 60
@@ -287,7 +289,7 @@ def test_ctrl_c_ends_a_download_and_keeps_what_is_finished(tmp_path, videos):
     assert Counter(read_prepared(out).video_ids) == dict.fromkeys(world.files, 1)
 
 
-def test_the_command_downloads_into_the_folder(tmp_path, videos):
+def test_prepare_command_downloads_into_out_media(tmp_path, videos):
     world = _world(tmp_path, videos, 3, [("status:404", 1, None, "removed")])
     root = Path(__file__).resolve().parents[2]
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from misbehaving_server import MisbehavingServer
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
 from s2f_lib.preparation.shards import read_prepared, read_shard
 from s2f_lib.sources.avspeech import load_clips
 from s2f_lib.sources.clip import make_clip_id
+from tests.sources.misbehaving_server import MisbehavingServer
 
 N_CLIPS = int(os.environ.get("S2F_KILL_CLIPS", "30"))
 N_KILLS = int(os.environ.get("S2F_KILLS", "3"))

@@ -1,15 +1,12 @@
-"""Small real videos, and the server that hands them out."""
+"""Small real videos for the download."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # the tests are no package; this finds misbehaving_server
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -24,10 +21,10 @@ def write_video(
     faststart: bool = True,
     streams: str = "av",
 ) -> Path:
-    """Write an MP4 whose every frame says its time, and whose sound starts again each second.
+    """Write an MP4 file whose grey level and tone give the time.
 
-    The picture's grey is 40 + 4 a second; the tone is 200 Hz in the first second, and 100 Hz higher
-    in each that follows.  `streams` names what it holds: picture (v), sound (a).
+    The grey level is 40 + 4 t at t seconds. The tone has 200 Hz in the first second, and 100 Hz more in each
+    second that follows. `streams` names the streams: video (v) and audio (a).
     """
     import av
 
@@ -70,7 +67,7 @@ def _tones(duration_s: float):
 
 @pytest.fixture(scope="session")
 def make_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
-    """A function of `write_video`'s arguments that returns the file's bytes; each is made once."""
+    """A function like `write_video` that returns the bytes of the file; each file is made once."""
     made: dict[tuple, bytes] = {}
 
     def make(duration_s: float, **options: object) -> bytes:

@@ -1,8 +1,7 @@
-"""A real HTTP server on 127.0.0.1 that hands out clips and misbehaves as told.
+"""A real HTTP server on 127.0.0.1 that serves clips with faults.
 
-Each path `/<id>.mp4` has a `Behaviour`; the server counts what it was asked for and
-what it gave.  It serves ranges, and drops its connections when it is closed, so that
-no test hangs on a stall.
+Each path `/<id>.mp4` has a `Behaviour`. The server counts requests and bytes. It serves ranges, and it drops
+its connections when it is closed, so that no test waits for a stalled one.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Behaviour:
     Attributes
     ----------
     fault
-        None: as it should be; else one of the `_serve_...` methods of the handler.
+        None: no fault; otherwise one of the `_serve_...` methods of the handler, with its argument.
     times
-        The fault shows in the first so many answers, then it is gone; None: always.
+        Number of answers with the fault, from the first; None: all.
     """
 
     fault: str | None = None
@@ -39,11 +38,11 @@ class MisbehavingServer(ThreadingHTTPServer):
     Attributes
     ----------
     requests
-        GET requests by id, hops of a redirect loop included.
+        Number of GET requests by id, with the hops of a redirect loop.
     complete
-        By id: how often the last byte of the right file was sent.
+        Number of times that the last byte of the right file was sent, by id.
     bytes_sent
-        Bytes of bodies by id.
+        Number of bytes in the bodies, by id.
     """
 
     daemon_threads = True
@@ -58,8 +57,8 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.bytes_sent: Counter[str] = Counter()
         self.seen_headers: list[dict[str, str]] = []
         self.paths: list[str] = []
-        self.player_heights: tuple[int, ...] = ()  # what the page at `/<id>` offers
-        self.stated_s = 0.0  # length that manifests and pages state; 0: none
+        self.player_heights: tuple[int, ...] = ()  # heights on the page at `/<id>`
+        self.stated_s = 0.0  # length in manifests and pages; 0: not stated
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
@@ -85,11 +84,11 @@ class MisbehavingServer(ThreadingHTTPServer):
             self.seen_headers.clear()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients hang up on us by design: no traceback."""
+        """Print no traceback: clients close their connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"  # a connection an answer: a cut body ends the connection
+    protocol_version = "HTTP/1.0"  # one connection per answer: a cut body ends the connection
     server: MisbehavingServer
 
     def do_GET(self) -> None:
@@ -113,14 +112,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._serve_status("404")
 
     def _serve_player(self) -> None:
-        """A page with a player in it, which names the file."""
+        """A page with a player that names the file."""
         heights = self.server.player_heights
         urls = [(f"/{self.key}.mp4?height={h}", f' label="{h}p"') for h in heights] or [
             (f"/{self.key}.mp4", "")
         ]
         sources = "".join(f'<source src="{url}" type="video/mp4"{label}>' for url, label in urls)
         player = f"<body><video>{sources}</video></body>"
-        if self.server.stated_s:  # schema.org's way to say it
+        if self.server.stated_s:  # in the form of schema.org
             url = f"http://127.0.0.1:{self.server.server_port}/{self.key}.mp4"
             stated = {"@context": "https://schema.org", "@type": "VideoObject", "name": "t"}
             stated |= {"contentUrl": url, "duration": f"PT{self.server.stated_s}S"}
@@ -130,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(page)
 
     def _serve_manifest(self) -> None:
-        """Picture and sound as files of their own: `/<id>-<height>.mp4` and `/<id>-sound.mp4`."""
+        """A manifest of separate files: `/<id>-<height>.mp4` for video and `/<id>-sound.mp4` for audio."""
         pictures = "".join(
             f'<Representation id="v{h}" width="{h}" height="{h}" codecs="avc1.42c00d" bandwidth="{h}000">'
             f"<BaseURL>/{self.key}-{h}.mp4</BaseURL></Representation>"
@@ -179,14 +178,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve_status("503", f"Retry-After={retry_after}")
 
     def _serve_stall(self) -> None:
-        """Half of the body, then silence."""
+        """Half of the body, then nothing."""
         data = self.server.files[self.key]
         self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
         self._send(data[: len(data) // 2])
         self.server.closing.wait(20)
 
     def _serve_silence(self) -> None:
-        """Not even a status line."""
+        """No answer, not even a status line."""
         self.server.closing.wait(20)
 
     def _serve_cut(self) -> None:
@@ -196,18 +195,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(data[: len(data) // 2])
 
     def _serve_short(self) -> None:
-        """A Content-Length of half the body: what arrives agrees with it, and is half a file."""
+        """Half of the body, with the Content-Length of that half."""
         data = self.server.files[self.key]
         self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data) // 2)})
         self._send(data[: len(data) // 2])
 
     def _serve_html(self) -> None:
-        """A page in place of a video, with the status and the type of a video."""
+        """A page instead of a video, with the status and the type of a video."""
         self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(HTML))})
         self._send(HTML)
 
     def _serve_page(self) -> None:
-        """A page that says that it is one."""
+        """A page with the type of a page."""
         self._answer(200, {"Content-Type": "text/html", "Content-Length": str(len(HTML))})
         self._send(HTML)
 
@@ -215,11 +214,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(302, {"Location": self.path, "Content-Length": "0"})
 
     def _serve_trickle(self) -> None:
-        """A little now and then."""
+        """100 bytes every 0.05 s."""
         data = self.server.files[self.key]
         self._answer(200, {"Content-Type": "video/mp4", "Content-Length": str(len(data))})
-        for place in range(0, len(data), 100):  # 2 kB/s: no socket timeout ever sees it
-            self._send(data[place : place + 100])
+        for start in range(0, len(data), 100):  # 2 kB/s: never trips a socket timeout
+            self._send(data[start : start + 100])
             if self.server.closing.wait(0.05):
                 return
 
@@ -230,8 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, data: bytes) -> None:
-        for place in range(0, len(data), 65536):  # so that what a client did not take is not counted
-            part = data[place : place + 65536]
+        for start in range(0, len(data), 65536):  # bytes that a client did not read are not counted
+            part = data[start : start + 65536]
             self.wfile.write(part)
             with self.server.lock:
                 self.server.bytes_sent[self.key] += len(part)

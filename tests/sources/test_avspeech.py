@@ -1,4 +1,4 @@
-"""The AVSpeech CSV in the forms that people have it, and rows that are not clips."""
+"""The AVSpeech CSV in its published formats, with rows that are not clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2f_lib.sources.avspeech import (
     read_clip_list,
 )
 from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
-from s2f_lib.sources.splits import read_split, read_video_split, split_of_video
+from s2f_lib.sources.splits import read_split
 
 ROW = "AAAAAAAAAA{n},10.5,14.0,0.25,0.75"
 
@@ -32,7 +32,7 @@ def _write(path, text, encoding="utf-8"):
     ("header", "index"),
     [("", ""), ("", "7,"), (",id,start,end,x,y", "7,"), ("youtube_id,start_s,end_s,x,y", "")],
 )
-def test_every_form_gives_the_same_clip(tmp_path, encoding, end, header, index):
+def test_clip_list_in_each_format_gives_the_same_clip(tmp_path, encoding, end, header, index):
     lines = [header] * bool(header) + [index + "-_aZ09bcdeF,282.5823,285.5853,0.371875,0.425"]
     path = _write(tmp_path / "clips.csv", end.join(lines) + end, encoding)
     (clip,) = read_clip_list(path)
@@ -48,7 +48,7 @@ _GOOD = st.tuples(
     st.floats(0, 1),
     st.floats(0, 1),
 )
-# any line, and rows with a cell too many or of the wrong kind
+# any line, and rows with one cell too many or of the wrong type
 _ANY_LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), max_size=60)
 _CELL = st.sampled_from(["", "AAAAAAAAAAA", '"', "0.5", "-1", "1e999", "nan", "1_0", "½", "9" * 400, "3,4"])
 _ODD_LINE = _ANY_LINE | st.lists(_CELL, min_size=4, max_size=7).map(",".join)
@@ -56,8 +56,8 @@ _ODD_LINE = _ANY_LINE | st.lists(_CELL, min_size=4, max_size=7).map(",".join)
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(lines=st.lists(_GOOD | _ODD_LINE, max_size=8))
-def test_no_row_whatever_it_holds_harms_its_neighbours(tmp_path_factory, lines):
-    first = ("-_aZ09bcdeF", 0.0, 3.0, 0.5, 0.5)  # a clip: what follows is no header
+def test_clip_list_bad_row_leaves_other_rows_intact(tmp_path_factory, lines):
+    first = ("-_aZ09bcdeF", 0.0, 3.0, 0.5, 0.5)  # a clip, so the next row is not a header
     texts, expected = [], []
     for line in [first, *lines]:
         if isinstance(line, str):
@@ -74,7 +74,7 @@ def test_no_row_whatever_it_holds_harms_its_neighbours(tmp_path_factory, lines):
     for row, clip in zip(rows, expected, strict=True):
         if clip is not None:
             assert row == clip
-        elif isinstance(row, ClipRef):  # an odd line may be a clip, then a sound one
+        elif isinstance(row, ClipRef):  # an odd line may be a valid clip
             assert 0 <= row.start_s < row.end_s < float("inf")
             assert 0 <= row.x <= 1
             assert 0 <= row.y <= 1
@@ -82,14 +82,14 @@ def test_no_row_whatever_it_holds_harms_its_neighbours(tmp_path_factory, lines):
             assert row.text == texts[row.line_number - 1].strip()[:200]
 
 
-def test_a_header_says_the_order_of_the_columns(tmp_path):
+def test_clip_list_header_gives_column_order(tmp_path):
     path = _write(tmp_path / "clips.csv", "x,y,end,start,id,note\n0.1,0.2,9,4,AAAAAAAAAAA,hello\n")
     (clip,) = read_clip_list(path)
     assert (clip.start_s, clip.end_s, clip.x, clip.y) == (4, 9, 0.1, 0.2)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("tooshort,1,4,0.5,0.5", "id 'tooshort'; expected 11 characters"),
         ("AAAAAAAAAA!,1,4,0.5,0.5", "id 'AAAAAAAAAA!'; expected 11 characters"),
@@ -101,27 +101,27 @@ def test_a_header_says_the_order_of_the_columns(tmp_path):
         ("AAAAAAAAAAA,1,4,1.5,0.5", "x is 1.5; expected a share of the frame between 0 and 1"),
         ("AAAAAAAAAAA,1,4,0.5,-0.1", "y is -0.1; expected a share of the frame between 0 and 1"),
         ("AAAAAAAAAAA,1,4,0.5", "4 columns in 'AAAAAAAAAAA,1,4,0.5'; expected 5 columns"),
-        ('"AAAAAAAAAAA,1,4,0.5', "4 columns"),  # a stray quote must not swallow the rows after it
+        ('"AAAAAAAAAAA,1,4,0.5', "4 columns"),  # a stray quote must not swallow the next rows
         ("AAAAAAAAAAA;1;4;0.5;0.5", "1 columns"),
     ],
 )
-def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, row, said):
+def test_clip_list_bad_row_is_reported_with_its_number(tmp_path, row, message):
     text = "\n".join([ROW.format(n=0), row, ROW.format(n=1)])
     first, bad, last = read_clip_list(_write(tmp_path / "clips.csv", text))
     assert isinstance(bad, BadRow)
     assert bad.line_number == 2
     assert bad.text == row
     assert bad.message.startswith("row 2: ")
-    assert said in bad.message
+    assert message in bad.message
     assert (first.video_id, last.video_id) == ("AAAAAAAAAA0", "AAAAAAAAAA1")
 
 
-def test_line_numbers_count_empty_lines_and_the_header(tmp_path):
+def test_clip_list_line_numbers_count_all_lines(tmp_path):
     path = _write(tmp_path / "clips.csv", f"id,start,end,x,y\n\n{ROW.format(n=0)}\n\nbad\n")
     assert [row.line_number for row in read_clip_list(path) if isinstance(row, BadRow)] == [5]
 
 
-def test_a_row_short_of_the_header_is_bad(tmp_path):
+def test_clip_list_row_shorter_than_header_is_bad(tmp_path):
     path = _write(
         tmp_path / "clips.csv", ",id,start,end,x,y\n0,AAAAAAAAAAA,1,4,0.5,0.5\nBBBBBBBBBBB,1,4,0.5,0.5\n"
     )
@@ -132,7 +132,7 @@ def test_a_row_short_of_the_header_is_bad(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "message"),
     [
         (None, MissingFileError, "no clip list at"),
         (b"", InputError, "is empty"),
@@ -140,18 +140,18 @@ def test_a_row_short_of_the_header_is_bad(tmp_path):
         (b"\x00\x00\x00\x18ftypmp42", InputError, "is not a text file"),
     ],
 )
-def test_a_file_that_is_no_list_is_refused_at_the_call(tmp_path, content, error, said):
+def test_clip_list_invalid_file_fails_at_the_call(tmp_path, content, error, message):
     path = tmp_path / "clips.csv"
     if content is not None:
         path.write_bytes(content)
     if error is None:
         assert list(read_clip_list(path)) == []
         return
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         read_clip_list(path)
 
 
-def test_a_long_list_is_read_in_bounded_memory(tmp_path):
+def test_clip_list_long_file_needs_little_memory(tmp_path):
     path = tmp_path / "clips.csv"
     with path.open("w") as stream:
         stream.writelines(f"{n:011d},10.5,14.0,0.25,0.75\n" for n in range(60_000))  # 2.1 MB
@@ -165,7 +165,7 @@ def test_a_long_list_is_read_in_bounded_memory(tmp_path):
     assert peak_bytes < 500_000
 
 
-def test_media_are_found_by_clip_then_by_video(tmp_path):
+def test_find_media_prefers_clip_id_to_video_id(tmp_path):
     rows = ["AAAAAAAAAAA,1,4,0.5,0.5", "AAAAAAAAAAA,5,9,0.5,0.5", "BBBBBBBBBBB,1,4,0.5,0.5", "bad"]
     path = _write(tmp_path / "clips.csv", "\n".join(rows))
     media = tmp_path / "media"
@@ -186,16 +186,7 @@ def test_media_are_found_by_clip_then_by_video(tmp_path):
         find_media([], tmp_path / "absent")
 
 
-def test_splits_hang_on_the_video_and_the_seed_alone():
-    ids = [f"video{n:06d}" for n in range(4000)]
-    splits = [split_of_video(video, test_share=0.25, seed=3) for video in ids]
-    assert set(splits) == {"train", "test"}
-    assert splits != [split_of_video(video, test_share=0.25, seed=4) for video in ids]
-    n_test = splits.count("test")
-    assert abs(n_test - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5  # five standard deviations
-
-
-def test_a_stored_split_goes_before_the_drawn_one(tmp_path):
+def test_load_clips_stored_split_replaces_drawn_one(tmp_path):
     clips_csv = _write(tmp_path / "clips.csv", "AAAAAAAAAAA,1,4,0.5,0.5\nBBBBBBBBBBB,1,4,0.5,0.5\n")
     drawn = {clip.clip_id: clip.split for clip in load_clips(clips_csv, None, test_share=0.5)}
     other = {clip_id: "train" if split == "test" else "test" for clip_id, split in drawn.items()}
@@ -206,18 +197,10 @@ def test_a_stored_split_goes_before_the_drawn_one(tmp_path):
     assert {clip.clip_id: clip.split for clip in again} == other
 
 
-def test_a_stored_split_may_not_divide_a_video(tmp_path):
-    text = "clip_id,split\nAAAAAAAAAAA_1,train\nAAAAAAAAAAA_2,test\n"
-    with pytest.raises(InputError, match="AAAAAAAAAAA is in train and in test"):
-        read_video_split(_write(tmp_path / "splits.csv", text))
-    with pytest.raises(InputError, match="unknown split 'validation'"):
-        read_video_split(_write(tmp_path / "splits.csv", "clip_id,split\nAAAAAAAAAAA_1,validation\n"))
-
-
 @pytest.mark.parametrize(
     ("name", "n_rows"), [("headerless_with_bom.csv", 130), ("indexed_with_header_500.csv", 500)]
 )
-def test_the_real_excerpts_are_read_whole(shared_data, name, n_rows):
+def test_clip_list_real_excerpts_have_all_rows(shared_data, name, n_rows):
     rows = list(read_clip_list(shared_data / "avspeech_csv" / name))
     assert len(rows) == n_rows
     bad = {row.line_number: row.message for row in rows if isinstance(row, BadRow)}

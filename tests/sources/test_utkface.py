@@ -1,4 +1,4 @@
-"""UTKFace's names, its refusals one by one, and its split."""
+"""File names of UTKFace, refused files, and the split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _folder(tmp_path, names):
     for number, name in enumerate(names):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture %d" % number)
+        path.write_bytes(b"image %d" % number)
     return tmp_path
 
 
@@ -22,7 +22,7 @@ def _many(tmp_path, count):
     )
 
 
-def test_both_forms_of_names_are_read(tmp_path):
+def test_read_utkface_reads_both_forms_of_names(tmp_path):
     names = ["25_0_2_20170116174525125.jpg", "part1/100_1_0_20170112213500903.jpg.chip.jpg"]
     faces = read_utkface(_folder(tmp_path, names)).faces
     assert [(face.age_years, face.gender, face.race) for face in faces] == [
@@ -44,7 +44,7 @@ def test_both_forms_of_names_are_read(tmp_path):
         ("25_1_5_20170116174525125.jpg", "race", "found 5"),
     ],
 )
-def test_malformed_names_are_refused_one_by_one(tmp_path, name, reason, found):
+def test_read_utkface_malformed_name_is_refused(tmp_path, name, reason, found):
     read = read_utkface(_folder(tmp_path, [name, "25_0_2_20170116174525125.jpg.chip.jpg"]))
     assert len(read.faces) == 1
     assert read.refusals() == {reason: 1}
@@ -52,7 +52,7 @@ def test_malformed_names_are_refused_one_by_one(tmp_path, name, reason, found):
     assert found in read.refused[0].detail
 
 
-def test_a_copy_is_refused_and_named(tmp_path):
+def test_read_utkface_copy_is_refused(tmp_path):
     first, second = "25_0_2_20170116174525125.jpg", "26_0_2_20170116174525126.jpg"
     folder = _folder(tmp_path, [first])
     (folder / second).write_bytes((folder / first).read_bytes())
@@ -61,20 +61,20 @@ def test_a_copy_is_refused_and_named(tmp_path):
     assert first in read.refused[0].detail
 
 
-def test_one_photo_in_two_files_is_one_face(tmp_path):
+def test_read_utkface_photo_in_two_files_is_one_face(tmp_path):
     photo = "25_0_2_20170116174525125.jpg"
     read = read_utkface(_folder(tmp_path, [f"crop_part1/{photo}.chip.jpg", f"part1/{photo}"]))
     assert (len(read.faces), read.refusals()) == (1, {"copy": 1})
 
 
-def test_a_folder_without_faces_is_refused(tmp_path):
+def test_read_utkface_folder_without_faces_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="no folder"):
         read_utkface(tmp_path / "absent")
     with pytest.raises(InputError, match=r"1 images have other names.*expected \[age\]"):
         read_utkface(_folder(tmp_path, ["me.jpg"]))
 
 
-def test_split_hangs_on_content_alone_and_more_training_moves_no_face(tmp_path):
+def test_split_utkface_depends_on_content_only(tmp_path):
     faces = read_utkface(_many(tmp_path, 60)).faces
     small, large = (
         split_utkface(faces, n_train=20, n_gallery=15),
@@ -87,7 +87,7 @@ def test_split_hangs_on_content_alone_and_more_training_moves_no_face(tmp_path):
     assert shuffled.equals(small)
 
 
-def test_folds_have_galleries_of_their_own_and_train_on_the_others(tmp_path):
+def test_split_utkface_galleries_of_folds_are_disjoint(tmp_path):
     faces = read_utkface(_many(tmp_path, 60)).faces
     tables = [split_utkface(faces, n_gallery=15, fold=fold) for fold in range(4)]
     galleries = [set(table.loc[table.split == "test", "name"]) for table in tables]
@@ -97,7 +97,7 @@ def test_folds_have_galleries_of_their_own_and_train_on_the_others(tmp_path):
         assert set(table.loc[table.split == "train", "name"]) == set(table["name"]) - gallery
 
 
-def test_too_few_faces_for_the_gallery(tmp_path):
+def test_split_utkface_too_few_faces_is_refused(tmp_path):
     faces = read_utkface(_many(tmp_path, 31)).faces
     with pytest.raises(InputError, match="too few for training and gallery 0 of 15"):
         split_utkface(faces[:16], n_gallery=15)
@@ -105,7 +105,7 @@ def test_too_few_faces_for_the_gallery(tmp_path):
         split_utkface(faces, n_gallery=15, fold=2)
 
 
-def test_the_real_excerpt(shared_data):
+def test_read_utkface_real_excerpt_is_complete(shared_data):
     read = read_utkface(shared_data / "utkface")
     assert len(read.faces) + len(read.refused) == 6300
     table = split_utkface(read.faces)

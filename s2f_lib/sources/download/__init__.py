@@ -1,1 +1,5 @@
-"""Download of clips with yt-dlp."""
+"""Download of clips with yt-dlp: with retries, and resumed after an interruption."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Download clips with retries: one (`fetch_clip`), or a list with many at the same time (`download_clips`).
+"""Download clips with retries: one clip (`fetch_clip`), or a list of clips in parallel (`download_clips`).
 
 A finished clip is the file `<clip id>.mp4` in the folder; a file gets this name only after it was checked. A
 run that was killed is resumed, and sends requests only for clips that can still succeed.
@@ -19,9 +19,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,28 +46,14 @@ _STOP_CHECK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class DownloadResult:
-    """The outcome of one clip.
+    """The outcome of one clip."""
 
-    Attributes
-    ----------
-    clip
-        The clip; `media` is its file if it was downloaded.
-    reason, detail
-        Why the clip was refused; None and "" if it was downloaded.
-    can_retry
-        Whether a later run with the same settings requests the clip again.
-    n_attempts
-        Number of requests for the clip in this run; 0 if none was necessary or allowed.
-    seconds
-        Elapsed time, with the waits between attempts and for the rate limit.
-    """
-
-    clip: ClipRef
-    reason: RefusalReason | None = None
+    clip: ClipRef  # `media` is its file if it was downloaded
+    reason: RefusalReason | None = None  # None if the clip was downloaded
     detail: str = ""
-    can_retry: bool = False
-    n_attempts: int = 0
-    seconds: float = 0.0
+    can_retry: bool = False  # whether a later run with the same settings requests the clip again
+    n_attempts: int = 0  # in this run; 0 if no request was necessary or allowed
+    seconds: float = 0.0  # elapsed time, with the waits between attempts and for the rate limit
 
     @property
     def is_done(self) -> bool:
@@ -75,55 +61,11 @@ class DownloadResult:
         return self.reason is None
 
 
-def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, *, pacer: Pacer | None = None) -> Path:
-    """Download one clip, with retries. A file that exists is not requested again.
-
-    Parameters
-    ----------
-    clip
-        Clip to download; its `media` is not used.
-    out_dir
-        Folder of the finished files.
-    config
-        Settings of the download.
-    pacer
-        Rate limit and pauses, shared by the clips of a run. None: no limit.
-
-    Returns
-    -------
-    pathlib.Path
-        `<clip id>.mp4` (another suffix for another container), checked.
-
-    Raises
-    ------
-    DownloadRefused
-        The clip could not be downloaded; `reason` says why.
-    LocalFailure
-        This machine failed: the disk is full, or the folder cannot be written.
-
-    See Also
-    --------
-    download_clips : Downloads a list of clips.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> clip = ClipRef("AAAAAAAAAAA_1-4", "AAAAAAAAAAA", 1.0, 4.0, 0.5, 0.5)
-    >>> folder = Path(mkdtemp())
-    >>> (folder / "AAAAAAAAAAA_1-4.mp4").touch()
-    >>> fetch_clip(clip, folder, DownloadConfig()).name
-    'AAAAAAAAAAA_1-4.mp4'
-    """
-    return _fetch(clip, Path(out_dir), config, pacer or Pacer())[0]
-
-
 def download_clips(
     clips: Iterable[ClipRef],
     out_dir: Path,
     config: DownloadConfig,
     *,
-    progress: Callable[[DownloadResult], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[DownloadResult]:
     """Download a list of clips, several at the same time, and yield each outcome as soon as it is known.
@@ -139,11 +81,8 @@ def download_clips(
         Folder of the finished files and of the ledger `downloads.sqlite`.
     config
         Settings of the download.
-    progress
-        Called with each outcome, in the caller's thread.
     stop
-        Event that ends the run when another thread sets it: within a second, or within the timeout of the
-        socket if a server stalls.
+        Event that ends the run: within a second, or within the socket timeout if a server stalls.
 
     Yields
     ------
@@ -156,10 +95,6 @@ def download_clips(
         Another run uses the folder, or the cookies file is not valid.
     LocalFailure
         This machine failed: the disk is full, or the folder cannot be written.
-
-    See Also
-    --------
-    fetch_clip : Downloads one clip.
 
     Examples
     --------
@@ -180,13 +115,8 @@ def download_clips(
         raise InputError(f"{out_dir} is a file: expected a folder for the clips")
     busy = f"another run downloads into {out_dir}: wait for it, or use another folder"
     with locked(out_dir / LEDGER_NAME, busy=busy), DownloadLedger(out_dir / LEDGER_NAME) as ledger:
-        run = _Run(out_dir, config, ledger)
         try:
-            with closing(run.results(iter(clips), stop or threading.Event())) as results:
-                for result in results:
-                    if progress is not None:
-                        progress(result)
-                    yield result
+            yield from _Run(out_dir, config, ledger).results(iter(clips), stop or threading.Event())
         finally:
             with suppress(OSError):  # not empty if partial files are left for the next run
                 (out_dir / _PARTIAL_DIR).rmdir()
@@ -207,9 +137,7 @@ class _Run:
         self._n_throttled = 0  # consecutive clips
         self._lock = threading.Lock()
 
-    def results(
-        self, clips: Iterator[ClipRef], stop: threading.Event
-    ) -> Generator[DownloadResult, None, None]:
+    def results(self, clips: Iterator[ClipRef], stop: threading.Event) -> Iterator[DownloadResult]:
         """Yield the outcomes; a clip that is twice in the list is downloaded once."""
         in_flight: dict[Future[DownloadResult], list[ClipRef]] = {}
         by_id: dict[str, Future[DownloadResult]] = {}
@@ -275,7 +203,7 @@ class _Run:
             if n_throttled >= self.config.stop_after_throttled:
                 detail = f"not requested: the server limited the {n_throttled} clips before; run again later"
                 raise DownloadRefused(RefusalReason.THROTTLED, detail, can_retry=True, n_attempts=0)
-            file, n_attempts = _fetch(clip, self.out_dir, self.config, self._pacer)
+            file, n_attempts = fetch_clip(clip, self.out_dir, self.config, self._pacer)
         except DownloadRefused as refusal:
             self._ledger.refused(clip.clip_id, refusal, config=self.config)
             if refusal.n_attempts:
@@ -301,8 +229,16 @@ def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
     return out_dir / _PARTIAL_DIR / f"{clip.clip_id}.{digest(request_key(config), length=8)}"
 
 
-def _fetch(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
-    """Return the finished file of a clip and the number of attempts; 0 if the file existed."""
+def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
+    """Return the checked file of a clip and the number of attempts; 0 if the file existed.
+
+    Raises
+    ------
+    DownloadRefused
+        The clip could not be downloaded.
+    LocalFailure
+        This machine failed: the disk is full, or the folder cannot be written.
+    """
     if (existing := finished_file(clip, out_dir)) is not None:
         return existing, 0
     work_dir = _work_dir(clip, out_dir, config)
@@ -354,10 +290,8 @@ def _fetch_with_retries(
         can_retry = error.retry != Retry.NEVER
         if not can_retry:  # otherwise the next run resumes the partial file
             shutil.rmtree(work_dir, ignore_errors=True)
-        n_attempts = retrying.statistics["attempt_number"]
-        raise DownloadRefused(
-            error.reason, error.detail, can_retry=can_retry, n_attempts=n_attempts
-        ) from None
+        n = retrying.statistics["attempt_number"]
+        raise DownloadRefused(error.reason, error.detail, can_retry=can_retry, n_attempts=n) from None
 
 
 def _failure_of(state: RetryCallState) -> AttemptFailed:

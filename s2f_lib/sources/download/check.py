@@ -24,21 +24,9 @@ FINISHED_SUFFIXES = (".mp4", *_SUFFIXES.values())
 
 
 def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
-    """Return the suffix that a file should have, or refuse the file.
+    """Return the suffix that a downloaded file should have: ".mp4", or the one of another container.
 
-    Parameters
-    ----------
-    path
-        The downloaded file.
-    clip
-        The clip that was requested.
-    whole_file
-        Whether the file may also be the whole video that contains the clip.
-
-    Returns
-    -------
-    str
-        ".mp4" for the MP4 family, otherwise the suffix of the container.
+    With `whole_file`, the file may be the clip or the whole video that contains it.
 
     Raises
     ------

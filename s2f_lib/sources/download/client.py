@@ -51,16 +51,9 @@ from s2f_lib.sources.download.pacing import Stopped, is_youtube
 
 logger = logging.getLogger(__name__)
 
-# errors of this machine, not of one clip
-_LOCAL_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EMFILE,
-    errno.ENFILE,
-}
+_LOCAL_ERRORS = {  # errors of this machine, not of one clip
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 _DISK_FULL_BYTES = 16 << 20
 _ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # clips run in parallel, not the codec
 
@@ -83,23 +76,9 @@ def takes_whole_file(config: DownloadConfig) -> bool:
 
 
 def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: Callable[[], None]) -> Path:
-    """Download a clip, or resume the partial file of an earlier attempt.
+    """Download a clip into `work_dir`, or resume the partial file that an earlier attempt left there.
 
-    Parameters
-    ----------
-    clip
-        Clip to download.
-    work_dir
-        Folder of this clip only; partial files stay in it.
-    config
-        Settings of the download.
-    check
-        Called repeatedly during the download. An exception that it raises ends the download.
-
-    Returns
-    -------
-    pathlib.Path
-        The file, in `work_dir`. It is not checked yet.
+    `check` is called repeatedly. An exception that it raises ends the download.
 
     Raises
     ------
@@ -133,15 +112,9 @@ def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: 
 
 
 def read_cookies(path: Path) -> str:
-    """Return the text of a cookies file, after a check.
+    """Return the text of a Netscape cookies file; a missing or invalid file is a MissingFileError.
 
-    Each client gets a copy, because yt-dlp writes its cookies back to the file, and threads would mix their
-    lines.
-
-    Raises
-    ------
-    MissingFileError
-        The file does not exist, or it is not a Netscape cookies file.
+    Each client gets a copy of the text, because yt-dlp writes its cookies back to the file.
     """
     if not path.is_file():
         raise MissingFileError(f"no cookies file at {path}: expected a Netscape cookies.txt")
@@ -164,7 +137,7 @@ def _checked_cookies(path: Path, changed_ns: int) -> str:
 def _kill_ffmpeg(work_dir: Path, *, check: Callable[[], None]) -> Iterator[None]:
     """Kill the ffmpeg process that writes into `work_dir` as soon as `check` raises.
 
-    yt-dlp waits for ffmpeg without calling a hook, and ffmpeg's own time limit does not see a slow trickle.
+    yt-dlp calls no hook while it waits for ffmpeg, and ffmpeg's `-rw_timeout` does not see a slow trickle.
     """
     done = threading.Event()
 

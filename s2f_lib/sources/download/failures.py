@@ -25,19 +25,7 @@ class Retry(StrEnum):
 
 
 class AttemptFailed(Exception):
-    """One attempt failed.
-
-    Parameters
-    ----------
-    reason
-        Code for the ledger.
-    retry
-        When another attempt may succeed.
-    detail
-        One line for the user.
-    retry_after_s
-        Wait that the server asked for, in seconds; None if it did not.
-    """
+    """One attempt failed; `retry_after_s` is the wait in seconds that the server asked for, if it did."""
 
     def __init__(
         self, reason: RefusalReason, retry: Retry, detail: str, retry_after_s: float | None = None
@@ -47,19 +35,7 @@ class AttemptFailed(Exception):
 
 
 class DownloadRefused(ClipRefused):
-    """A clip could not be downloaded.
-
-    Parameters
-    ----------
-    reason
-        Code for the ledger.
-    detail
-        One line for the user.
-    can_retry
-        Whether a later run with the same settings may succeed.
-    n_attempts
-        Number of requests for the clip.
-    """
+    """A clip could not be downloaded; `can_retry` says whether a later run may succeed."""
 
     def __init__(self, reason: RefusalReason, detail: str, *, can_retry: bool, n_attempts: int = 1) -> None:
         super().__init__(reason, detail)
@@ -119,6 +95,9 @@ _LOCAL = re.compile(
     r"no space left|disk quota|permission denied|read-only file system|too many open files"
     r"|unable to (open for writing|write data|create directory)|ffmpeg (is not installed|could not be found)"
 )
+#: Reasons of the table: a clip that was refused for one of them may be downloaded later.
+DOWNLOAD_REASONS = frozenset(reason for _, reason, _ in _MESSAGES)
+
 _HTTP_STATUS = re.compile(r"HTTP Error (\d{3})")
 _PREFIX = re.compile(r"^\[[\w:+-]+\] (\S+: )?")  # "[youtube] <id>: "; an id may contain a word of the table
 
@@ -131,11 +110,6 @@ def http_status(message: str) -> int | None:
 
 def classify_message(message: str) -> AttemptFailed:
     """Return the failure that a message of yt-dlp reports.
-
-    Parameters
-    ----------
-    message
-        Text of a `yt_dlp.utils.DownloadError` or `ExtractorError`.
 
     Raises
     ------
@@ -164,21 +138,8 @@ def classify_status(
 
     403 has two meanings. YouTube's media servers send it to an address that they throttle, and the next
     run often succeeds. Other servers send it for a file that they never serve.
-
-    Parameters
-    ----------
-    status
-        Status code, 300 to 599.
-    detail
-        One line for the user.
-    youtube
-        Whether a server of YouTube sent the answer.
-    redirect_loop
-        Whether the client gave up on redirects; a mistake of the mirror, which its owner may correct.
-    retry_after_s
-        Wait that the server asked for, in seconds.
     """
-    if redirect_loop or 300 <= status < 400:
+    if redirect_loop or 300 <= status < 400:  # a mistake of the mirror, which its owner may correct
         return AttemptFailed(_NETWORK, Retry.LATER, detail)
     if status in (429, 503):
         return AttemptFailed(_THROTTLED, Retry.NOW, detail, retry_after_s)

@@ -41,11 +41,6 @@ def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> 
 
     A refusal is final only for the same mirror, resolution and, for age-gated or private videos, the same
     cookies.
-
-    Raises
-    ------
-    MissingFileError
-        The cookies decide, and their file does not exist or is not a cookies file.
     """
     settings: list[object] = [config.url_template, config.max_height_px, config.whole_file]
     if reason in _COOKIES_DECIDE and config.cookies is not None:
@@ -56,27 +51,12 @@ def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> 
 
 
 class DownloadLedger:
-    """The ledger of one folder; several threads may use it.
-
-    Parameters
-    ----------
-    path
-        The SQLite file. It is created if it does not exist.
+    """The ledger of one folder, a SQLite file that is created if needed; several threads may use it.
 
     Raises
     ------
     DataError
         The file is not a ledger.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> with DownloadLedger(Path(mkdtemp()) / LEDGER_NAME) as ledger:
-    ...     refusal = DownloadRefused(RefusalReason.REMOVED, "Video unavailable", can_retry=False)
-    ...     ledger.refused("AAAAAAAAAAA_1", refusal, config=DownloadConfig())
-    ...     ledger.counts()
-    {'removed': 1}
     """
 
     def __init__(self, path: Path) -> None:

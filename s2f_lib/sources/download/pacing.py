@@ -23,13 +23,7 @@ class Stopped(Exception):
 
 
 class Pacer:
-    """Lets threads begin one by one, not faster than a rate, and not during a pause.
-
-    Parameters
-    ----------
-    max_per_s
-        Turns per second; 0: no limit.
-    """
+    """Lets threads begin one by one, at most `max_per_s` per second (0: no limit), and not during a pause."""
 
     def __init__(self, max_per_s: float = 0.0) -> None:
         self._interval_s = 1.0 / max_per_s if max_per_s else 0.0

@@ -1,6 +1,6 @@
-"""What yt-dlp and servers say, told apart; and files that are not the clip."""
+"""Messages of yt-dlp and answers of servers: which reason they give."""
 
-# ruff: noqa: E501 - messages stand as they are printed
+# ruff: noqa: E501 - messages are not wrapped
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import pickle
 import pytest
 
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.sources.clip import ClipRef
-from s2f_lib.sources.download.check import check_file
 from s2f_lib.sources.download.failures import (
-    AttemptFailed,
     DownloadRefused,
     LocalFailure,
     classify_message,
@@ -30,8 +27,8 @@ BUG = (
     "; please report this issue on  https://github.com/yt-dlp/yt-dlp/issues?q= , filling out the appropriate"
 )
 
-# As yt-dlp prints them; YouTube's own words among them keep their curly apostrophes.
-SAID = [
+# Messages as yt-dlp prints them; YouTube's own messages keep their curly apostrophes.
+MESSAGES = [
     ("Private video. Sign in if you've been granted access to this video. " + HINT, "private", "never"),
     ("Join this channel to get access to members-only content like this video, and other exclusive perks.",
      "private", "never"),
@@ -68,12 +65,12 @@ SAID = [
      "without response'))", "network", "now"),
     ("unable to download video data: The read operation timed out", "network", "now"),
     ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate", "network", "later"),
-    ("something that nobody said before", "format", "later"),
+    ("an unknown message", "format", "later"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "reason", "retry"), SAID, ids=[said[0][:40] for said in SAID])
-def test_messages_of_youtube(message, reason, retry):
+@pytest.mark.parametrize(("message", "reason", "retry"), MESSAGES, ids=[row[0][:40] for row in MESSAGES])
+def test_classify_message_of_youtube(message, reason, retry):
     failure = classify_message(f"\x1b[0;31mERROR:\x1b[0m [youtube] {ID}: {message}")
     assert (failure.reason, failure.retry) == (reason, retry)
     assert "\x1b" not in failure.detail
@@ -92,11 +89,11 @@ def test_messages_of_youtube(message, reason, retry):
         ("Unsupported URL: http://127.0.0.1/a.html", "format"),
     ],
 )
-def test_messages_of_the_downloaders(message, reason):
+def test_classify_message_of_the_downloaders(message, reason):
     assert classify_message(f"ERROR: {message}").reason == reason
 
 
-def test_an_id_that_spells_a_reason_is_not_read():
+def test_classify_message_ignores_the_video_id():
     assert classify_message("ERROR: [youtube] drm_SSL-404: Video unavailable").reason == "removed"
     assert classify_message("ERROR: [youtube] timed_outAB: Private video").reason == "private"
 
@@ -108,7 +105,7 @@ def test_an_id_that_spells_a_reason_is_not_read():
         "unable to open for writing: [Errno 13] Permission denied: '/a.mp4.part'",
     ],
 )
-def test_this_machine_at_fault_stops_the_run(message):
+def test_classify_message_local_failure_is_raised(message):
     with pytest.raises(LocalFailure, match="no finished clip is lost"):
         classify_message(f"ERROR: {message}")
 
@@ -118,8 +115,8 @@ def test_this_machine_at_fault_stops_the_run(message):
     [
         (429, False, "throttled", "now"),
         (503, False, "throttled", "now"),
-        (403, True, "throttled", "now"),  # googlevideo's way to throttle
-        (403, False, "private", "never"),  # a mirror that will not
+        (403, True, "throttled", "now"),  # googlevideo throttles with 403
+        (403, False, "private", "never"),  # a mirror that never serves the file
         (401, False, "private", "never"),
         (404, False, "removed", "never"),
         (410, False, "removed", "never"),
@@ -130,12 +127,12 @@ def test_this_machine_at_fault_stops_the_run(message):
         (408, False, "network", "now"),
     ],
 )
-def test_statuses(status, youtube, reason, retry):
+def test_classify_status(status, youtube, reason, retry):
     failure = classify_status(status, detail="d", youtube=youtube)
     assert (failure.reason, failure.retry) == (reason, retry)
 
 
-def test_redirect_loop_waits_for_the_next_run():
+def test_classify_status_redirect_loop_is_for_next_run():
     failure = classify_status(302, detail="d", redirect_loop=True)
     assert (failure.reason, failure.retry) == ("network", "later")
 
@@ -152,78 +149,18 @@ def test_redirect_loop_waits_for_the_next_run():
         (None, None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(header, seconds):
+def test_parse_retry_after_accepts_seconds_and_date(header, seconds):
     assert parse_retry_after(header, now_s=100.0) == seconds
 
 
-def test_one_line_is_one_line_and_short():
+def test_one_line_is_one_short_line():
     assert one_line("ERROR: a\n  b\x1b[0m") == "a b"
     assert len(one_line("x" * 1000)) == 300
 
 
-def test_a_refusal_survives_pickling():
-    """Workers of a cluster raise it in another process."""
+def test_download_refused_survives_pickling():
+    """A worker of a cluster raises it in another process."""
     refusal = DownloadRefused(RefusalReason.NETWORK, "cut", can_retry=True, n_attempts=3)
     back = pickle.loads(pickle.dumps(refusal))
     assert isinstance(back, ClipRefused)
     assert (back.reason, back.detail, back.can_retry, back.n_attempts) == ("network", "cut", True, 3)
-
-
-# -- files ---------------------------------------------------------------------
-
-
-def _check(tmp_path, data, *, start_s=0.0, end_s=2.0, whole_file=True):
-    path = tmp_path / "file.mp4"
-    path.write_bytes(data)
-    clip = ClipRef("c", ID, start_s, end_s, 0.5, 0.5)
-    try:
-        return check_file(path, clip, whole_file=whole_file), None
-    except AttemptFailed as failure:
-        return None, failure
-
-
-def test_the_clip_itself_and_the_whole_video_are_taken(tmp_path, make_video):
-    assert _check(tmp_path, make_video(2.0)) == (".mp4", None)
-    assert _check(tmp_path, make_video(2.0), start_s=30, end_s=32) == (".mp4", None)
-    assert _check(tmp_path, make_video(6.0), start_s=3, end_s=5) == (".mp4", None)
-
-
-def test_the_whole_video_is_not_the_clip_where_seconds_were_asked_for(tmp_path, make_video):
-    _, failure = _check(tmp_path, make_video(6.0), start_s=3, end_s=5, whole_file=False)
-    assert (failure.reason, failure.retry) == ("format", "never")
-
-
-@pytest.mark.parametrize("faststart", [True, False])
-@pytest.mark.parametrize("share", [0.4, 0.7])
-def test_half_a_file_was_damaged_on_its_way(tmp_path, make_video, faststart, share):
-    data = make_video(4.0, faststart=faststart)
-    _, failure = _check(tmp_path, data[: int(len(data) * share)], end_s=4.0)
-    assert (failure.reason, failure.retry) == ("network", "now")
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"<!DOCTYPE html><p>no</p>", "HTML"),
-        (b"\n<html><body>no</body></html>", "HTML"),
-        (b"#EXTM3U\nfile:///etc/passwd\n", "no decoder"),
-        (b"just words, and many of them\n" * 100, "no decoder"),
-        (bytes(5000), "no decoder"),
-    ],
-)
-def test_no_video_is_format(tmp_path, data, said):
-    _, failure = _check(tmp_path, data)
-    assert (failure.reason, failure.retry) == ("format", "never")
-    assert said in failure.detail
-
-
-def test_an_empty_file_is_asked_for_again(tmp_path):
-    _, failure = _check(tmp_path, b"")
-    assert (failure.reason, failure.retry) == ("network", "now")
-
-
-def test_another_length_is_not_the_clip(tmp_path, make_video):
-    _, failure = _check(tmp_path, make_video(1.0), start_s=10, end_s=12)
-    assert (failure.reason, failure.retry) == ("format", "never")
-    assert "1.0" in failure.detail
-    assert "2.00 s" in failure.detail

@@ -1,4 +1,4 @@
-"""A download killed before each thing that it does to its folder: the next run has the clip all the same."""
+"""A download that is killed before each of its file operations: the next run still gets the clip."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 
-from misbehaving_server import MisbehavingServer
-
 from s2f_lib.sources.clip import make_clip_id
+from tests.sources.misbehaving_server import MisbehavingServer
 
 CLIP_S = 2.0
 
-# Each try is a fork of one process, which has loaded everything and has no threads: 0.2 s, not 3 s.
+# Each try is a fork of a process that has loaded all modules and has no threads: 0.2 s instead of 3 s.
 SCRIPT = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -58,7 +57,7 @@ print(json.dumps(tries))
 """
 
 
-def test_killed_before_each_file_operation(tmp_path, make_video):
+def test_download_killed_at_any_file_operation_resumes(tmp_path, make_video):
     data = make_video(CLIP_S)
     video_id = "clip0000000"
     clip_id = make_clip_id(video_id, 0.0, CLIP_S)

@@ -1,4 +1,4 @@
-"""Downloads against a real server on 127.0.0.1 that misbehaves: nothing lost, nothing twice."""
+"""Downloads from a real server on 127.0.0.1 that misbehaves: no clip is lost or downloaded twice."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from misbehaving_server import Behaviour, MisbehavingServer
 
 from s2f_lib.config import DownloadConfig
-from s2f_lib.errors import ConfigError, InputError, MissingFileError, RefusalReason
+from s2f_lib.errors import InputError, MissingFileError, RefusalReason
 from s2f_lib.sources.avspeech import find_media
 from s2f_lib.sources.clip import ClipRef, make_clip_id
-from s2f_lib.sources.download.attempts import download_clips, fetch_clip
-from s2f_lib.sources.download.client import clip_url, takes_whole_file
+from s2f_lib.sources.download import attempts
+from s2f_lib.sources.download.attempts import download_clips
 from s2f_lib.sources.download.failures import DownloadRefused, LocalFailure
 from s2f_lib.sources.download.ledger import LEDGER_NAME, DownloadLedger
-from s2f_lib.sources.download.pacing import Pacer, Stopped, backoff_s, clips_per_s, is_youtube
+from s2f_lib.sources.download.pacing import Pacer
+from tests.sources.misbehaving_server import Behaviour, MisbehavingServer
 
 CLIP_S = 2.0
 QUICK = {"socket_timeout_s": 1.0, "max_attempts": 2, "backoff_s": 0.05, "max_clip_s": 30.0}
 
-# fault, of how many clips, how often it shows; what becomes of the clip, what it costs
+# fault, number of clips, number of faulty answers (None: all), outcome, number of requests
 PLAN = [
     ("status:404", 5, None, "removed", 1),
     ("status:403", 5, None, "private", 1),
     ("throttle:1", 3, 1, "done", 2),
     ("throttle:1", 2, None, "throttled", 2),
-    ("throttle:3600", 1, None, "throttled", 1),  # longer than the run will wait
+    ("throttle:3600", 1, None, "throttled", 1),  # longer than the run waits
     ("stall", 3, None, "network", 2),
     ("stall", 2, 1, "done", 2),
     ("cut", 3, None, "network", 2),
@@ -60,6 +59,10 @@ def _config(server: MisbehavingServer, **settings) -> DownloadConfig:
     return DownloadConfig(**{"url_template": server.template, **QUICK, **settings})
 
 
+def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
+    return attempts.fetch_clip(clip, out_dir, config, Pacer())[0]
+
+
 def _serve(data: bytes, n: int, behaviours: dict[int, Behaviour] | None = None) -> MisbehavingServer:
     named = {_clip(number).video_id: behaviour for number, behaviour in (behaviours or {}).items()}
     return MisbehavingServer({_clip(number).video_id: data for number in range(n)}, named)
@@ -75,11 +78,11 @@ def _frames_and_sound(path: Path) -> tuple[list[float], np.ndarray, int]:
         return greys, sound, file.streams.audio[0].rate
 
 
-# -- the clips that the issue asks for -------------------------------------------
+# -- many clips ----------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
+def test_download_200_clips_with_faults(tmp_path, make_video):
     assert sum(count for _, count, *_ in PLAN) == 40
     good, short_one = make_video(CLIP_S), make_video(1.0)
     clips = [_clip(number) for number in range(200)]
@@ -91,26 +94,26 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
     }
     files = {clip.video_id: good for clip in clips}
     behaviours = {}
-    for place, (fault, _, times, *_) in zip(faulty, plan, strict=True):
+    for index, (fault, _, times, *_) in zip(faulty, plan, strict=True):
         if fault == "other-length":
-            files[clips[place].video_id] = short_one
+            files[clips[index].video_id] = short_one
         else:
-            behaviours[clips[place].video_id] = Behaviour(fault, times)
+            behaviours[clips[index].video_id] = Behaviour(fault, times)
 
     with MisbehavingServer(files, behaviours) as server:
         config = _config(server, concurrency=8, socket_timeout_s=2.0)
         results = list(download_clips(clips, tmp_path, config))
 
-        # every clip ends once, done or with the right reason
+        # each clip has one outcome: done, or the right reason
         assert Counter(r.clip.clip_id for r in results) == Counter(c.clip_id for c in clips)
         ended = {r.clip.video_id: "done" if r.is_done else r.reason.value for r in results}
         assert ended == {video_id: outcome for video_id, (outcome, _) in expected.items()}
-        # none is fetched twice
+        # no clip is downloaded twice
         done = {video_id for video_id, outcome in ended.items() if outcome == "done"}
         assert {video_id: server.complete[video_id] for video_id in done} == dict.fromkeys(done, 1)
         cost = {v: server.requests[v] for v, (_, n) in expected.items() if n is not None}
         assert cost == {v: n for v, (_, n) in expected.items() if n is not None}
-        # the files are the server's, byte for byte, and nothing half stands beside them
+        # the files equal the server's, byte for byte, and there are no partial files
         assert {p.name for p in tmp_path.glob("*.mp4")} == {
             f"{c.clip_id}.mp4" for c in clips if c.video_id in done
         }
@@ -118,7 +121,7 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
         with DownloadLedger(tmp_path / LEDGER_NAME) as ledger:
             assert ledger.counts() == Counter(ended.values())
 
-        # the server mends; the next run asks only for what can still succeed
+        # the server works again; the next run requests only what can still succeed
         server.behaviours.clear()
         server.files = dict.fromkeys(files, good)
         server.forget()
@@ -130,14 +133,14 @@ def test_200_clips_a_fifth_of_them_faulty(tmp_path, make_video):
             v: outcome for v, outcome in ended.items() if v not in can_still | done
         }
 
-        # and the third asks for nothing
+        # the third run sends no request
         server.forget()
         assert len(list(download_clips(clips, tmp_path, config))) == 200
         assert not server.requests
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_fetches_no_finished_clip_again(tmp_path, make_video):
+def test_download_killed_run_keeps_finished_clips(tmp_path, make_video):
     n = 60
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
@@ -176,7 +179,7 @@ def test_killed_and_run_again_fetches_no_finished_clip_again(tmp_path, make_vide
 # -- one clip ------------------------------------------------------------------
 
 
-def test_a_cut_off_body_goes_on_where_it_ended(tmp_path, make_video):
+def test_fetch_clip_resumes_a_body_that_was_cut_off(tmp_path, make_video):
     data = make_video(CLIP_S)
     with _serve(data, 1, {0: Behaviour("cut", 1)}) as server:
         path = fetch_clip(_clip(0), tmp_path, _config(server))
@@ -186,7 +189,7 @@ def test_a_cut_off_body_goes_on_where_it_ended(tmp_path, make_video):
         assert server.bytes_sent[_clip(0).video_id] == len(data) // 2 + len(data) - start
 
 
-def test_a_part_left_by_one_run_serves_the_next_but_no_other_mirror(tmp_path, make_video):
+def test_fetch_clip_resumes_only_parts_of_the_same_mirror(tmp_path, make_video):
     data = make_video(CLIP_S)
     with _serve(data, 1, {0: Behaviour("cut", 2)}) as server:
         config = _config(server)
@@ -201,16 +204,16 @@ def test_a_part_left_by_one_run_serves_the_next_but_no_other_mirror(tmp_path, ma
         assert "Range" in server.seen_headers[1]
 
 
-@pytest.mark.parametrize("left", ["all of it", "more than there is now", "of another file"])
-def test_a_part_that_cannot_be_gone_on_with_is_asked_for_anew(tmp_path, make_video, left):
-    """A run killed between the last byte and the file's name, or a mirror that has another file since."""
+@pytest.mark.parametrize("left", ["complete", "longer than the file", "of another file"])
+def test_fetch_clip_unusable_part_starts_again(tmp_path, make_video, left):
+    """A run was killed between the last byte and the rename, or the mirror has a new file."""
     data = make_video(CLIP_S)
     with _serve(data, 1, {0: Behaviour("cut", 2)}) as server:
         with pytest.raises(DownloadRefused):
             fetch_clip(_clip(0), tmp_path, _config(server))
         (part,) = tmp_path.rglob("*.part")
         half = len(data) // 2
-        parts = {"all of it": data, "more than there is now": data * 2, "of another file": b"?" * half}
+        parts = {"complete": data, "longer than the file": data * 2, "of another file": b"?" * half}
         part.write_bytes(parts[left])
         server.forget()
         server.behaviours.clear()
@@ -221,43 +224,14 @@ def test_a_part_that_cannot_be_gone_on_with_is_asked_for_anew(tmp_path, make_vid
 
 
 @pytest.mark.parametrize("status", ["throttle", "busy"])
-def test_retry_after_is_honoured(tmp_path, make_video, status):
+def test_fetch_clip_waits_as_retry_after_says(tmp_path, make_video, status):
     with _serve(make_video(CLIP_S), 1, {0: Behaviour(f"{status}:2", 1)}) as server:
         started = time.monotonic()
         fetch_clip(_clip(0), tmp_path, _config(server))
-        assert time.monotonic() - started >= 2.0  # a lower bound: what the server asked for
+        assert time.monotonic() - started >= 2.0  # a lower bound: the wait that the server asked for
 
 
-def test_a_pause_holds_all_threads():
-    """A 429 means the address: nobody goes through before the time is over."""
-    pacer = Pacer()
-    paused_at = time.monotonic()
-    pacer.pause(0.6)
-    pacer.pause(0.1)  # a shorter one does not end it
-    with ThreadPoolExecutor(3) as threads:
-        turns = list(threads.map(lambda _: (pacer.wait_turn(), time.monotonic())[1], range(3)))
-    assert min(turns) >= paused_at + 0.6
-
-
-def test_stop_ends_waits_at_once():
-    pacer = Pacer()
-    pacer.pause(3600)
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(pacer.wait_turn)
-        pacer.stop()
-        with pytest.raises(Stopped):
-            waiting.result(timeout=60)
-
-
-def test_backoff_doubles_up_to_its_limit_and_is_never_twice_the_same():
-    config = DownloadConfig(backoff_s=1.0, max_backoff_s=10.0)
-    for n_failed, longest_s in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (12, 10)]:
-        waits = [backoff_s(n_failed, config) for _ in range(50)]
-        assert longest_s / 2 <= min(waits) < max(waits) <= longest_s
-        assert len(set(waits)) == 50
-
-
-def test_a_trickle_ends_at_the_clips_own_limit(tmp_path, make_video):
+def test_fetch_clip_trickle_ends_at_max_clip_s(tmp_path, make_video):
     with _serve(make_video(CLIP_S), 1, {0: Behaviour("trickle")}) as server:
         for whole_file in (True, False):
             config = _config(server, max_clip_s=1.5, whole_file=whole_file)
@@ -266,7 +240,7 @@ def test_a_trickle_ends_at_the_clips_own_limit(tmp_path, make_video):
             assert refused.value.can_retry
 
 
-def test_no_server_at_all(tmp_path):
+def test_fetch_clip_without_server_is_network(tmp_path):
     config = DownloadConfig(url_template="http://127.0.0.1:9/{id}.mp4", **QUICK)
     with pytest.raises(DownloadRefused, match="network: ") as refused:
         fetch_clip(_clip(0), tmp_path, config)
@@ -274,11 +248,11 @@ def test_no_server_at_all(tmp_path):
     assert refused.value.n_attempts == 2
 
 
-# -- only the clip's seconds -----------------------------------------------------
+# -- only the seconds of the clip ----------------------------------------------
 
 
 def _padded(data: bytes, n_bytes: int) -> bytes:
-    """Append a `free` box: a long file, of which no reader needs the end."""
+    """Append a `free` box: a long file whose end no reader needs."""
     return data + struct.pack(">I4s", n_bytes, b"free") + bytes(n_bytes - 8)
 
 
@@ -293,8 +267,8 @@ def _assert_is_7_3_to_10_3_s(path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [False, True], ids=["link", "page"])
-def test_seconds_alone_are_fetched_and_begin_at_the_start(tmp_path, make_video, page):
-    """Key frames are 5 s apart, the clip begins between two."""
+def test_fetch_clip_downloads_only_the_seconds(tmp_path, make_video, page):
+    """Key frames are 5 s apart, and the clip starts between two of them."""
     video = _padded(make_video(20.0, gop=50), 64_000_000)
     clip = _clip(0, start_s=7.3, end_s=10.3)
     with _serve(video, 1) as server:
@@ -304,8 +278,8 @@ def test_seconds_alone_are_fetched_and_begin_at_the_start(tmp_path, make_video, 
     _assert_is_7_3_to_10_3_s(path)
 
 
-def test_picture_and_sound_of_two_files_are_cut_and_joined(tmp_path, make_video):
-    """As YouTube has its videos above 360p, and many below."""
+def test_fetch_clip_joins_video_and_audio_files(tmp_path, make_video):
+    """YouTube has separate files for its videos above 360p, and for many below."""
     clip = _clip(0, start_s=7.3, end_s=10.3)
     files = {
         f"{clip.video_id}-360": make_video(20.0, gop=50, streams="v"),
@@ -319,8 +293,8 @@ def test_picture_and_sound_of_two_files_are_cut_and_joined(tmp_path, make_video)
     _assert_is_7_3_to_10_3_s(path)
 
 
-def test_a_clip_behind_the_end_of_its_video_is_not_fetched(tmp_path, make_video):
-    """Uploaders cut their videos shorter; the page states the length."""
+def test_fetch_clip_after_end_of_video_is_refused(tmp_path, make_video):
+    """Uploaders shorten their videos; the page states the length."""
     with _serve(make_video(9.0), 1) as server:
         server.stated_s = 9.0
         template = server.template.removesuffix(".mp4")
@@ -332,8 +306,8 @@ def test_a_clip_behind_the_end_of_its_video_is_not_fetched(tmp_path, make_video)
 
 
 @pytest.mark.parametrize(("max_height_px", "taken"), [(360, "360"), (719, "360"), (720, "720"), (144, None)])
-def test_height_is_capped(tmp_path, make_video, max_height_px, taken):
-    """A page offers the video in several heights."""
+def test_fetch_clip_respects_max_height(tmp_path, make_video, max_height_px, taken):
+    """A page has the video in several heights."""
     with _serve(make_video(4.0), 1) as server:
         server.player_heights = (240, 1080, 360, 720)
         template = server.template.removesuffix(".mp4")
@@ -359,8 +333,8 @@ def test_height_is_capped(tmp_path, make_video, max_height_px, taken):
         ("loop", RefusalReason.NETWORK, True),
     ],
 )
-def test_what_ffmpeg_meets_has_its_reason_too(tmp_path, make_video, fault, reason, can_retry):
-    """ffmpeg says only an exit code, or nothing where its input broke off."""
+def test_fetch_clip_by_ffmpeg_reports_the_reason(tmp_path, make_video, fault, reason, can_retry):
+    """ffmpeg returns only an exit code, or success if its input was cut off."""
     with _serve(make_video(CLIP_S), 1, {0: Behaviour(fault)}) as server:
         with pytest.raises(DownloadRefused) as refused:
             fetch_clip(_clip(0), tmp_path, _config(server, whole_file=False))
@@ -371,7 +345,7 @@ def test_what_ffmpeg_meets_has_its_reason_too(tmp_path, make_video, fault, reaso
 # -- lists ---------------------------------------------------------------------
 
 
-def test_a_clip_that_stands_twice_is_fetched_once(tmp_path, make_video):
+def test_download_clips_duplicate_is_requested_once(tmp_path, make_video):
     with _serve(make_video(CLIP_S), 2) as server:
         clips = [_clip(0), _clip(1), _clip(0), _clip(0)]
         results = list(download_clips(clips, tmp_path, _config(server)))
@@ -380,7 +354,7 @@ def test_a_clip_that_stands_twice_is_fetched_once(tmp_path, make_video):
         assert set(server.requests.values()) == {1}
 
 
-def test_a_list_without_end_is_read_as_it_is_needed(tmp_path, make_video):
+def test_download_clips_endless_list_is_read_lazily(tmp_path, make_video):
     read = itertools.count()
 
     def endless():
@@ -394,18 +368,18 @@ def test_a_list_without_end_is_read_as_it_is_needed(tmp_path, make_video):
         results.close()
         assert all(r.is_done and r.clip.split == "train" for r in first)
         assert next(read) <= 5 + 2 * 2
-    # the folder is free again, and the threads are gone
+    # the folder is unlocked, and the threads have ended
     list(download_clips([], tmp_path, _config(server)))
 
 
-def test_preparation_finds_what_was_downloaded(tmp_path, make_video):
+def test_find_media_finds_downloaded_clips(tmp_path, make_video):
     clips = [_clip(i, start_s=4.0, end_s=6.0) for i in range(2)]
     with _serve(make_video(CLIP_S), 2) as server:
         results = list(download_clips(clips, tmp_path, _config(server)))
     assert {clip.media for clip in find_media(clips, tmp_path)} == {r.clip.media for r in results}
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path, make_video):
+def test_download_clips_second_run_in_folder_is_refused(tmp_path, make_video):
     with _serve(make_video(CLIP_S), 2) as server:
         first = download_clips(map(_clip, range(2)), tmp_path, _config(server))
         next(first)
@@ -414,7 +388,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, make_video):
         assert len(list(first)) == 1
 
 
-def test_after_many_throttled_clips_no_more_is_asked(tmp_path, make_video):
+def test_download_clips_stops_after_many_throttled_clips(tmp_path, make_video):
     with _serve(make_video(CLIP_S), 40, {i: Behaviour("throttle:3600") for i in range(5, 40)}) as server:
         config = _config(server, concurrency=1, stop_after_throttled=4)
         results = list(download_clips(map(_clip, range(40)), tmp_path, config))
@@ -426,7 +400,7 @@ def test_after_many_throttled_clips_no_more_is_asked(tmp_path, make_video):
         assert all(r.is_done for r in download_clips(map(_clip, range(40)), tmp_path, config))
 
 
-def test_a_file_that_changed_or_went_is_fetched_again(tmp_path, make_video):
+def test_download_clips_replaces_changed_or_lost_files(tmp_path, make_video):
     data = make_video(CLIP_S)
     with _serve(data, 3) as server:
         paths = [r.clip.media for r in download_clips(map(_clip, range(3)), tmp_path, _config(server))]
@@ -438,8 +412,8 @@ def test_a_file_that_changed_or_went_is_fetched_again(tmp_path, make_video):
         assert all(path.read_bytes() == data for path in paths)
 
 
-def test_a_refusal_is_final_for_its_settings_only(tmp_path, make_video):
-    """What one mirror does not have, another may."""
+def test_download_clips_other_mirror_is_asked_again(tmp_path, make_video):
+    """Another mirror may have a clip that the first one does not have."""
     with _serve(make_video(CLIP_S), 1, {0: Behaviour("status:404")}) as server:
         assert not next(download_clips([_clip(0)], tmp_path, _config(server))).is_done
         server.behaviours.clear()
@@ -448,7 +422,7 @@ def test_a_refusal_is_final_for_its_settings_only(tmp_path, make_video):
         assert next(download_clips([_clip(0)], tmp_path, other)).is_done
 
 
-def test_rates_are_kept(tmp_path, make_video):
+def test_download_clips_respects_rate_limits(tmp_path, make_video):
     data = make_video(CLIP_S)
     with _serve(data, 5) as server:
         started = time.monotonic()
@@ -459,13 +433,13 @@ def test_rates_are_kept(tmp_path, make_video):
         assert time.monotonic() - started >= 0.5
 
 
-# -- settings ------------------------------------------------------------------
+# -- cookies and folders -------------------------------------------------------
 
 
 COOKIES = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\t{value}\n"
 
 
-def test_fresh_cookies_ask_again_for_what_cookies_decide(tmp_path, make_video):
+def test_download_clips_new_cookies_retry_private_videos(tmp_path, make_video):
     cookies = tmp_path / "cookies.txt"
     with _serve(make_video(CLIP_S), 2, {0: Behaviour("status:403"), 1: Behaviour("status:404")}) as server:
 
@@ -485,7 +459,7 @@ def test_fresh_cookies_ask_again_for_what_cookies_decide(tmp_path, make_video):
         assert server.requests == {forbidden: 1}
 
 
-def test_cookies_that_are_gone_are_named_also_where_only_the_ledger_is_asked(tmp_path):
+def test_final_refusal_missing_cookies_file_is_reported(tmp_path):
     cookies = tmp_path / "cookies.txt"
     cookies.write_text(COOKIES.format(value="secret"))
     config = DownloadConfig(cookies=cookies)
@@ -498,7 +472,7 @@ def test_cookies_that_are_gone_are_named_also_where_only_the_ledger_is_asked(tmp
             ledger.final_refusal(_clip(0).clip_id, config)
 
 
-def test_cookies_are_sent_and_the_file_stays_as_it_is(tmp_path, make_video):
+def test_download_clips_sends_cookies_and_keeps_file(tmp_path, make_video):
     cookies = tmp_path / "cookies.txt"
     text = COOKIES.format(value="secret")
     cookies.write_text(text)
@@ -506,11 +480,11 @@ def test_cookies_are_sent_and_the_file_stays_as_it_is(tmp_path, make_video):
         config = _config(server, cookies=cookies)
         assert all(r.is_done for r in download_clips(map(_clip, range(4)), tmp_path / "out", config))
         assert {headers.get("Cookie") for headers in server.seen_headers} == {"session=secret"}
-    assert cookies.read_text() == text  # yt-dlp would write its own back
+    assert cookies.read_text() == text  # yt-dlp would write its own cookies back
 
 
 @pytest.mark.parametrize("text", [None, "this is no cookies file\n"])
-def test_a_bad_cookies_file_is_refused_before_the_first_clip(tmp_path, text):
+def test_download_clips_bad_cookies_file_is_refused(tmp_path, text):
     path = tmp_path / "cookies.txt"
     if text is not None:
         path.write_text(text)
@@ -519,10 +493,10 @@ def test_a_bad_cookies_file_is_refused_before_the_first_clip(tmp_path, text):
         next(download_clips([_clip(0)], tmp_path / "out", config))
 
 
-def test_a_folder_that_cannot_be_written_stops_the_run(tmp_path, make_video):
-    """The machine is at fault: no clip is refused for it."""
+def test_download_clips_unwritable_folder_ends_run(tmp_path, make_video):
+    """This machine fails, so no clip is refused."""
     with _serve(make_video(CLIP_S), 3) as server:
-        (tmp_path / ".partial").write_text("in the way")
+        (tmp_path / ".partial").write_text("a file")
         with pytest.raises(LocalFailure, match=r"cannot store clip000000\d_"):
             list(download_clips(map(_clip, range(3)), tmp_path, _config(server, concurrency=1)))
         assert not server.requests
@@ -530,32 +504,7 @@ def test_a_folder_that_cannot_be_written_stops_the_run(tmp_path, make_video):
         assert all(r.is_done for r in download_clips(map(_clip, range(3)), tmp_path, _config(server)))
 
 
-def test_out_dir_that_is_a_file(tmp_path):
+def test_download_clips_file_as_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="expected a folder"):
         next(download_clips([_clip(0)], tmp_path / "out", DownloadConfig()))
-
-
-@pytest.mark.parametrize(
-    "template", ["http://mirror/{name}.mp4", "http://mirror/all.mp4", "file:///{id}.mp4", "http://mirror/{id"]
-)
-def test_a_template_that_names_no_clip_is_refused(template):
-    from s2f_lib.config import load_config
-
-    with pytest.raises(ConfigError, match="url_template"):
-        load_config(None, {"source.avspeech.download.url_template": repr(template)})
-
-
-def test_what_a_template_may_hold():
-    clip = _clip(0, start_s=1.5, end_s=4.0)
-    assert clip_url(clip, DownloadConfig()) == "https://www.youtube.com/watch?v=clip0000000"
-    config = DownloadConfig(url_template="https://m.org/{id}/{start_s}-{end_s}/{clip_id}.webm?a=1")
-    assert clip_url(clip, config) == f"https://m.org/clip0000000/1.5-4.0/{clip.clip_id}.webm?a=1"
-    assert takes_whole_file(config)
-    assert not takes_whole_file(DownloadConfig())
-    assert takes_whole_file(DownloadConfig(whole_file=True))
-    assert clips_per_s(DownloadConfig()) * 3600 == pytest.approx(300)
-    assert clips_per_s(config) == 0
-    assert is_youtube(DownloadConfig().url_template)
-    assert is_youtube("https://rr1---sn-x.googlevideo.com/videoplayback?id=1")
-    assert not is_youtube("https://notyoutube.com/")

@@ -1,0 +1,13 @@
+from .avspeech import BadRow as BadRow
+from .avspeech import load_clips as load_clips
+from .avspeech import read_clip_list as read_clip_list
+from .clip import ClipRef as ClipRef
+from .public_pairs import FoundPairs as FoundPairs
+from .public_pairs import Pair as Pair
+from .public_pairs import find_pairs as find_pairs
+from .splits import PairSplit as PairSplit
+from .splits import draw_splits as draw_splits
+from .splits import read_pair_split as read_pair_split
+from .splits import read_split as read_split
+from .utkface import read_utkface as read_utkface
+from .utkface import split_utkface as split_utkface
