@@ -234,7 +234,6 @@ def cached_arrays(path: Path, compute: Callable[[], Mapping[str, np.ndarray]]) -
 
     Examples
     --------
-    >>> import numpy as np
     >>> from tempfile import mkdtemp
     >>> file = Path(mkdtemp()) / "gallery-1a2b.npz"
     >>> arrays = cached_arrays(file, lambda: {"names": np.array(["a", "b"]), "ages": np.array([31, 52])})
@@ -281,7 +280,6 @@ def cached_rows(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from tempfile import mkdtemp
     >>> words = ["one", "three", "eleven"]
     >>> compute = lambda indices: np.array([[len(words[index])] for index in indices])
@@ -325,7 +323,6 @@ def cached_folder(path: Path, write: Callable[[Path], object]) -> Path:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from tempfile import mkdtemp
     >>> def write(folder):
     ...     np.save(folder / "faces.npy", np.zeros((2, 8, 8, 3), np.uint8))

@@ -101,7 +101,6 @@ def evaluate_reconstructions(
 
     Examples
     --------
-    >>> import numpy as np
     >>> faces = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     >>> def pixels(faces):
     ...     return faces[:, ::8, ::8].reshape(len(faces), -1) - 127.5
@@ -197,7 +196,6 @@ class AppearanceFeatures:
 
     Examples
     --------
-    >>> import numpy as np
     >>> faces = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     >>> AppearanceFeatures(faces, components=4)(faces[:2]).shape
     (2, 4)

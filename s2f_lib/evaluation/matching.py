@@ -45,7 +45,6 @@ def matching_accuracy(
 
     Examples
     --------
-    >>> import numpy as np
     >>> matching_accuracy(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.0, 0.0, 1.0]]), 2)
     array([1. , 0.5, 1. ])
     """
@@ -93,7 +92,6 @@ def verification_interval(
 
     Examples
     --------
-    >>> import numpy as np
     >>> verification_interval(np.array([[0.9, 0.1], [0.5, 0.3]])).value  # only 0.3 < 0.5 is wrong
     0.75
     """

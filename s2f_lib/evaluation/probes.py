@@ -73,7 +73,6 @@ def probe_table(
 
     Examples
     --------
-    >>> import numpy as np
     >>> people = ProbeData(np.eye(4), {"gender": np.array(["f", "f", "m", "m"])})
     >>> probe_table(people, {"true": people})[["score", "value", "chance"]].values.tolist()
     [['accuracy', 1.0, 0.5]]

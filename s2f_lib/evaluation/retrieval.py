@@ -32,7 +32,6 @@ def unit(features: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> import numpy as np
     >>> unit(np.array([[3.0, 4.0]]))
     array([[0.6, 0.8]])
     """
@@ -62,7 +61,6 @@ def pair_distances(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndar
 
     Examples
     --------
-    >>> import numpy as np
     >>> distances = pair_distances(np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]))
     >>> {name: round(float(values[0]), 3) for name, values in distances.items()}
     {'l1': 2.0, 'l2': 1.414, 'cosine': 0.0}
@@ -104,7 +102,6 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
 
     Examples
     --------
-    >>> import numpy as np
     >>> similarity_matrix(np.array([[2.0, 0.0]]), np.eye(2), "cosine")
     array([[1., 0.]])
     """
@@ -169,7 +166,6 @@ def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.n
 
     Examples
     --------
-    >>> import numpy as np
     >>> true_ranks(np.array([[0.9, 0.1], [0.5, 0.5]]))
     array([1. , 1.5])
     """
@@ -219,7 +215,6 @@ def ranks_in_gallery(
 
     Examples
     --------
-    >>> import numpy as np
     >>> ranks_in_gallery(np.eye(3), np.eye(3))["cosine"].ranks
     array([1., 1., 1.])
     """
@@ -275,7 +270,6 @@ def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | N
 
     Examples
     --------
-    >>> import numpy as np
     >>> hit_probability(np.array([1.0, 2.5, 7.0]), 2, ties=np.array([0, 1, 0]))
     array([1. , 0.5, 0. ])
     """

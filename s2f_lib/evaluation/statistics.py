@@ -80,7 +80,6 @@ def bootstrap_interval(
 
     Examples
     --------
-    >>> import numpy as np
     >>> bootstrap_interval(np.array([1.0, 2.0, 3.0, 4.0])).value
     2.5
     >>> f"{bootstrap_interval(np.ones(4)):.1f}"
@@ -131,7 +130,6 @@ def hit_interval(
 
     Examples
     --------
-    >>> import numpy as np
     >>> f"{hit_interval(np.zeros(120)):.3f}"
     '0.000 [0.000, 0.030]'
     """
@@ -163,7 +161,6 @@ class GroupBootstrap:
 
     Examples
     --------
-    >>> import numpy as np
     >>> first, second = np.array([0, 1]), np.array([0, 2, 3, 4])
     >>> hits = [np.array([1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])]
     >>> GroupBootstrap([first, second]).means([each[:, None] for each in hits])[0].value
@@ -337,7 +334,6 @@ def permutation_test_against_chance(
 
     Examples
     --------
-    >>> import numpy as np
     >>> permutation_test_against_chance(np.eye(8), mean_reciprocal_rank, n_permutations=99)
     (1.0, 0.01)
     """
@@ -387,7 +383,6 @@ def paired_test(
 
     Examples
     --------
-    >>> import numpy as np
     >>> paired_test(np.ones(3), np.zeros(3))  # 2 of 8 sign patterns are as extreme
     0.25
     """

@@ -36,7 +36,6 @@ class Predictions:
 
     Examples
     --------
-    >>> import numpy as np
     >>> predictions = Predictions(("a", "b"), np.eye(2), np.ones((2, 2)))
     >>> predictions.subset(np.array([1])).clip_ids
     ('b',)
@@ -97,7 +96,6 @@ def distance_table(predictions: Mapping[str, Predictions], config: EvaluationCon
 
     Examples
     --------
-    >>> import numpy as np
     >>> from s2f_lib.config import EvaluationConfig
     >>> perfect = Predictions(("a", "b"), np.eye(2), np.eye(2))
     >>> distance_table({"test": perfect}, EvaluationConfig())["value"].tolist()
@@ -127,7 +125,6 @@ def rank_table(predictions: Mapping[str, Predictions]) -> pd.DataFrame:
 
     Examples
     --------
-    >>> import numpy as np
     >>> ranks = rank_table({"test": Predictions(("a", "b"), np.eye(2), np.eye(2))})
     >>> ranks["rank"].tolist()  # for L1, L2 and cosine
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
@@ -166,7 +163,6 @@ def recall_table(ranks: pd.DataFrame, config: EvaluationConfig) -> pd.DataFrame:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from s2f_lib.config import EvaluationConfig
     >>> ranks = rank_table({"test": Predictions(("a", "b"), np.eye(2), np.eye(2))})
     >>> recall_table(ranks, EvaluationConfig(recall_at=(1,)))[["value", "chance"]].values.tolist()

@@ -122,7 +122,6 @@ def change_voice(
 
     Examples
     --------
-    >>> import numpy as np
     >>> silence = np.zeros(16_000, np.int16)
     >>> change_voice(silence, sample_rate_hz=16_000, pitch_ratio=1.2).any()
     np.False_

@@ -31,7 +31,6 @@ def encode_jpeg(image: np.ndarray, *, quality: int = 92) -> bytes:
 
     Examples
     --------
-    >>> import numpy as np
     >>> data = encode_jpeg(np.full((8, 8, 3), 120, np.uint8))
     >>> decode_jpeg(data)[0, 0]
     array([120, 120, 120], dtype=uint8)
@@ -62,7 +61,6 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
     Examples
     --------
-    >>> import numpy as np
     >>> decode_jpeg(encode_jpeg(np.zeros((8, 16, 3), np.uint8))).shape
     (8, 16, 3)
     """

@@ -94,7 +94,6 @@ def check_speech(audio: np.ndarray, *, sample_rate_hz: int, name: str = "the sou
 
     Examples
     --------
-    >>> import numpy as np
     >>> tone = 9_000 * np.sin(2 * np.pi * 220 * np.arange(16_000) / 16_000)
     >>> check_speech(tone.astype(np.int16), sample_rate_hz=16_000, name="tone.wav")
     Traceback (most recent call last):

@@ -140,7 +140,6 @@ class VoiceToFace:
 
     Examples
     --------
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> faces = rng.standard_normal((40, 6))
     >>> voices = {"speaker": faces @ rng.standard_normal((6, 10))}

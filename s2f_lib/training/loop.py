@@ -133,7 +133,6 @@ def fit(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from tempfile import mkdtemp
     >>> from s2f_lib.training.data import PairedArrays
     >>> x = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]

@@ -72,7 +72,6 @@ class AcousticEmbedding:
 
     Examples
     --------
-    >>> import numpy as np
     >>> noise = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000)).astype(np.int16)
     >>> AcousticEmbedding()(noise).shape
     (2, 80)
@@ -151,7 +150,6 @@ def embed_voices(
 
     Examples
     --------
-    >>> import numpy as np
     >>> noise = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000)).astype(np.int16)
     >>> embed_voices(AcousticEmbedding(), noise).shape
     (2, 80)

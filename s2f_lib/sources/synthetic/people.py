@@ -239,7 +239,6 @@ def draw_face(rng: np.random.Generator) -> FaceLatents:
 
     Examples
     --------
-    >>> import numpy as np
     >>> face = draw_face(np.random.default_rng(0))
     >>> face.gender, face.group, round(face.age_years)
     ('m', 'cedar', 46)

@@ -75,7 +75,6 @@ def speak(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from s2f_lib.sources.synthetic.people import draw_face, draw_voice
     >>> rng = np.random.default_rng(0)
     >>> audio = speak(draw_voice(rng, draw_face(rng), rho=0.9), "Good morning.")

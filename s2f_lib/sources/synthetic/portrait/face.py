@@ -182,7 +182,6 @@ def draw_portrait(face: FaceLatents, *, size_px: tuple[int, int], scene: Scene |
 
     Examples
     --------
-    >>> import numpy as np
     >>> from s2f_lib.sources.synthetic.people import draw_face
     >>> face, scene = draw_face(np.random.default_rng(0)), Scene(exposure=1.1)
     >>> portrait = draw_portrait(face, size_px=(120, 90), scene=scene)
