@@ -292,8 +292,14 @@ def _after_seek(container: Any, stream: Any, time_s: float, origin_s: float) -> 
 
     If the seek lands after the time, decoding starts at the beginning of the file.
     """
+    import av
+
     for target_s in (max(0.0, time_s - _SEEK_EARLY_S), 0.0):
-        _seek(container, stream, target_s)
+        target = round((target_s + origin_s) / stream.time_base)
+        try:
+            container.seek(target, stream=stream, backward=True)
+        except av.error.FFmpegError:
+            container.seek(0)
         frames = _decoded(container, stream)
         frame = next(frames, None)
         if frame is not None and _time_s(frame, origin_s) <= time_s:
@@ -323,16 +329,6 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             return
         except av.error.FFmpegError:
             continue
-
-
-def _seek(container: Any, stream: Any, time_s: float) -> None:
-    import av
-
-    target = round((time_s + _origin_s(container)) / stream.time_base)
-    try:
-        container.seek(target, stream=stream, backward=True)
-    except av.error.FFmpegError:
-        container.seek(0)
 
 
 def _time_s(frame: Any, origin_s: float) -> float:
