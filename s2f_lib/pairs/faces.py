@@ -50,19 +50,12 @@ class FaceFeatures:
 
 
 def read_voice(path: Path, *, duration_s: float = DURATION_S) -> tuple[np.ndarray, int]:
-    """Read the first seconds of a voice, repeated if the file is shorter.
-
-    Parameters
-    ----------
-    path
-        Audio file.
-    duration_s
-        Length of the result in seconds.
+    """Read the first `duration_s` seconds of a voice, repeated if the file is shorter.
 
     Returns
     -------
     audio
-        Samples at 16 kHz, `(n_samples,)` int16, mono.
+        Samples at 16 kHz, `(samples,)` int16, mono.
     n_samples
         Number of samples that come from the file.
 
@@ -70,17 +63,6 @@ def read_voice(path: Path, *, duration_s: float = DURATION_S) -> tuple[np.ndarra
     ------
     ClipRefused
         The file is missing, damaged, silent or shorter than half a second.
-
-    Examples
-    --------
-    >>> import numpy as np, soundfile
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> file = Path(mkdtemp()) / "voice.wav"
-    >>> soundfile.write(file, 0.1 * np.sin(np.arange(16_000)), 16_000)
-    >>> audio, n_samples = read_voice(file)
-    >>> audio.shape, n_samples
-    ((96000,), 16000)
     """
     length_s = decode.probe(path).duration_s
     if length_s > 0:
@@ -120,14 +102,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def align_image(pixels: np.ndarray, *, size_px: int) -> tuple[np.ndarray, bool]:
-    """Find and align the face in a published crop.
-
-    Parameters
-    ----------
-    pixels
-        Image of one large face, `(height, width, 3)` uint8 RGB.
-    size_px
-        Side of the aligned face in pixels.
+    """Find and align the face in a published crop, `(height, width, 3)` uint8 RGB.
 
     Returns
     -------

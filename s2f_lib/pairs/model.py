@@ -21,14 +21,8 @@ from s2f_lib.faces.extractor import unit_rows
 
 #: Weight of each block of voice embeddings: some of Whisper's layers, and the speaker embedding.
 BLOCK_WEIGHTS: Mapping[str, float] = {
-    "encoder2": 1.0,
-    "encoder3": 1.0,
-    "encoder4": 1.0,
-    "encoder5": 1.0,
-    "decoder3": 0.5,
-    "decoder4": 0.5,
-    "decoder5": 0.5,
-    "language4": 0.5,
+    **dict.fromkeys(("encoder2", "encoder3", "encoder4", "encoder5"), 1.0),
+    **dict.fromkeys(("decoder3", "decoder4", "decoder5", "language4"), 0.5),
     "speaker": 2.0,
     "acoustic": 1.0,  # exists only where no pretrained network is installed
 }
@@ -273,18 +267,10 @@ class PairScores:
     """
 
     def __init__(
-        self,
-        predicted: np.ndarray,
-        targets: np.ndarray,
-        cohort: np.ndarray,
-        settings: VoiceToFaceSettings,
+        self, predicted: np.ndarray, targets: np.ndarray, cohort: np.ndarray, settings: VoiceToFaceSettings
     ) -> None:
         self._settings, self._predicted, self._cohort = settings, predicted, cohort
-        self._functions = {
-            "cosine": self._cosine,
-            "gaussian": self._gaussian,
-            "canonical": self._canonical,
-        }
+        self._functions = {"cosine": self._cosine, "gaussian": self._gaussian, "canonical": self._canonical}
         n = len(targets)
         face_covariance = targets.T @ targets / n
         residuals = targets - settings.scale * predicted
@@ -330,18 +316,10 @@ class PairScores:
 
 
 def normalize_by_cohort(score: np.ndarray, by_query: np.ndarray, by_face: np.ndarray) -> np.ndarray:
-    """Return a score in standard deviations above a cohort, by query plus by face (s-norm).
+    """Return scores `(q, m)` in standard deviations above a cohort, by query plus by face (s-norm).
 
-    A voice that resembles every face, or a face that resembles every voice, gains nothing.
-
-    Parameters
-    ----------
-    score
-        Scores of queries and gallery faces, `(q, m)`.
-    by_query
-        Scores of the queries and the faces of the cohort, `(q, c)`.
-    by_face
-        Scores of the queries of the cohort and the gallery faces, `(c, m)`.
+    `by_query` `(q, c)` compares the queries with the faces of the cohort, `by_face` `(c, m)` the queries of
+    the cohort with the gallery. A voice that resembles every face, or the reverse, gains nothing.
     """
     query_part = (score - by_query.mean(axis=1, keepdims=True)) / _deviation(by_query, axis=1)
     return query_part + (score - by_face.mean(axis=0, keepdims=True)) / _deviation(by_face, axis=0)

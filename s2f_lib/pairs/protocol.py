@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ from s2f_lib.storage import digest
 logger = logging.getLogger(__name__)
 
 OURS = "ours"
+_KEYS = (*(f"recall@{k}" for k in RECALL_AT), "median_rank", "mrr")
 FORMAT_VERSION = 1
-_ANCHOR = "face_from_face"
 _ANCHOR_RECALL_AT = (1, 10)
 _MAX_K = 60  # largest K of the curves
 _MIN_TEST_GROUPS = 2  # intervals resample videos or persons
@@ -196,11 +196,9 @@ def face_from_face(
         queries = extract_faces(list(files.values()), mirrored=False, cache=cache).upright
         similarity = similarity_matrix(queries, data.faces.upright[gallery], "cosine")
         ranks = true_ranks(similarity, np.searchsorted(gallery, rows))
-        bootstrap = RankBootstrap([SplitRanks(data.group_ids[rows], {_ANCHOR: ranks})], interval)
-        recall = bootstrap.recall(_ANCHOR, _ANCHOR_RECALL_AT)
+        recall = GroupBootstrap([data.group_ids[rows]], interval).means(hits([ranks], _ANCHOR_RECALL_AT))
         found[name] = {
-            **{key: value.value for key, value in recall.items()},
-            "intervals": {key: [value.low, value.high] for key, value in recall.items()},
+            **_with_intervals([f"recall@{k}" for k in _ANCHOR_RECALL_AT], recall),
             "chance": {f"recall@{k}": chance_recall(k, len(gallery)) for k in _ANCHOR_RECALL_AT},
             "n": len(rows),
             "gallery": len(gallery),
@@ -208,68 +206,28 @@ def face_from_face(
     return found
 
 
-@dataclass(frozen=True)
-class SplitRanks:
-    """Ranks of the test queries of one split.
-
-    Attributes
-    ----------
-    group_ids
-        Video or person of each query, `(n,)` int, the same number in all splits.
-    ranks
-        System to ranks, `(n,)`; 1 is first.
-    """
-
-    group_ids: np.ndarray
-    ranks: Mapping[str, np.ndarray]
-
-
-class RankBootstrap:
-    """Intervals of systems over several splits, with the same resamples for all systems.
-
-    Parameters
-    ----------
-    splits
-        Ranks of each split.
-    interval
-        Settings of the intervals.
-    """
-
-    def __init__(self, splits: Sequence[SplitRanks], interval: IntervalSettings) -> None:
-        self._splits = list(splits)
-        self._bootstrap = GroupBootstrap([split.group_ids for split in splits], interval)
-
-    def recall(self, system: str, ks: Sequence[int]) -> dict[str, Interval]:
-        """Return "recall@K" for each K, in [0, 1]."""
-        return self._by_k(ks, self._bootstrap.means(self._hits(system, ks)))
-
-    def recall_ratio(self, first: str, second: str, ks: Sequence[int]) -> dict[str, Interval]:
-        """Return "recall@K" of the first system divided by that of the second, for each K."""
-        return self._by_k(ks, self._bootstrap.ratios(self._hits(first, ks), self._hits(second, ks)))
-
-    def reciprocal_rank(self, system: str) -> Interval:
-        """Return the mean reciprocal rank."""
-        return self._bootstrap.means([1 / ranks[:, None] for ranks in self._ranks(system)])[0]
-
-    def median_rank(self, system: str) -> Interval:
-        """Return the median rank, averaged over splits."""
-        return self._bootstrap.median(self._ranks(system))
-
-    def _ranks(self, system: str) -> list[np.ndarray]:
-        return [np.asarray(split.ranks[system], np.float64) for split in self._splits]
-
-    def _hits(self, system: str, ks: Sequence[int]) -> list[np.ndarray]:
-        return [ranks[:, None] <= np.asarray(ks) for ranks in self._ranks(system)]
-
-    @staticmethod
-    def _by_k(ks: Sequence[int], found: Sequence[Interval]) -> dict[str, Interval]:
-        return {f"recall@{k}": interval for k, interval in zip(ks, found, strict=True)}
+def hits(ranks: Sequence[np.ndarray], ks: Sequence[int]) -> list[np.ndarray]:
+    """Return whether the face is among the first K, one `(n, len(ks))` bool array per split."""
+    return [of_split[:, None] <= np.asarray(ks) for of_split in ranks]
 
 
 def compare_ranks(
-    splits: Sequence[SplitRanks], first: str, second: str, *, seed: int = 0
+    group_ids: Sequence[np.ndarray],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    *,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Test whether two systems differ on the same queries, with one value per group and random signs.
+
+    Parameters
+    ----------
+    group_ids
+        Video or person of each query, one `(n,)` int array per split.
+    first, second
+        Ranks of the two systems, one `(n,)` array per split.
+    seed
+        Seed of the random signs.
 
     Returns
     -------
@@ -277,8 +235,8 @@ def compare_ranks(
         "log_rank_difference" (negative: the first system ranks better), "p_log_rank", "p_recall@10" and
         "p_recall@20". The p-values are two-sided and not corrected for earlier choices.
     """
-    numbers = np.unique(np.concatenate([split.group_ids for split in splits]), return_inverse=True)[1]
-    ranks = [np.concatenate([split.ranks[name] for split in splits]) for name in (first, second)]
+    numbers = np.unique(np.concatenate(group_ids), return_inverse=True)[1]
+    ranks = [np.concatenate(first), np.concatenate(second)]
 
     def by_group(values: np.ndarray) -> np.ndarray:
         return np.bincount(numbers, values) / np.bincount(numbers)
@@ -289,8 +247,8 @@ def compare_ranks(
         "p_log_rank": paired_test(*logs, seed=seed),
     }
     for k in (10, 20):
-        hits = [by_group((r <= k).astype(np.float64)) for r in ranks]
-        result[f"p_recall@{k}"] = paired_test(*hits, seed=seed)
+        found = [by_group((r <= k).astype(np.float64)) for r in ranks]
+        result[f"p_recall@{k}"] = paired_test(*found, seed=seed)
     return result
 
 
@@ -301,14 +259,14 @@ class _Test:
     group_ids: np.ndarray
     scores: dict[str, np.ndarray]
 
-    def ranks(self, *, exclude_own_group: bool = False) -> SplitRanks:
+    def ranks(self, name: str, *, exclude_own_group: bool = False) -> np.ndarray:
         """Return the ranks, with or without the other faces of the query's own group in the gallery."""
-        hidden = np.zeros((len(self.group_ids),) * 2, dtype=bool)
+        scores = self.scores[name]
         if exclude_own_group:
             hidden = self.group_ids[:, None] == self.group_ids[None]
             np.fill_diagonal(hidden, False)
-        scores = {name: np.where(hidden, -np.inf, found) for name, found in self.scores.items()}
-        return SplitRanks(self.group_ids, {name: true_ranks(found) for name, found in scores.items()})
+            scores = np.where(hidden, -np.inf, scores)
+        return true_ranks(scores)
 
     def p_above_chance(self, name: str, *, seed: int) -> float:
         """Return a permutation p-value over one clip per person: clips of one person are not independent."""
@@ -340,42 +298,49 @@ def _check_split(data: PairData, split: PairSplit) -> None:
 def _summarize(tests: Sequence[_Test], interval: IntervalSettings) -> dict[str, Any]:
     """Return the numbers of one set: its systems, their comparisons with `ours`, and ratios of recall."""
     names = list(dict.fromkeys(name for test in tests for name in test.scores))
-    ranks = [test.ranks() for test in tests]
-    apart = [test.ranks(exclude_own_group=True) for test in tests]
     galleries = [len(test.group_ids) for test in tests]
+
+    @functools.cache
+    def bootstrap(indices: tuple[int, ...]) -> GroupBootstrap:
+        return GroupBootstrap([tests[i].group_ids for i in indices], interval)
 
     def tested(*systems: str) -> tuple[int, ...]:
         return tuple(i for i, test in enumerate(tests) if all(name in test.scores for name in systems))
 
-    @functools.cache
-    def bootstrap(indices: tuple[int, ...]) -> RankBootstrap:
-        return RankBootstrap([ranks[i] for i in indices], interval)
-
     def system(name: str) -> dict[str, Any]:
         indices = tested(name)
-        resamples, own_galleries = bootstrap(indices), [galleries[i] for i in indices]
-        found = resamples.recall(name, RECALL_AT)
-        found |= {"median_rank": resamples.median_rank(name), "mrr": resamples.reciprocal_rank(name)}
+        ranks = [tests[i].ranks(name) for i in indices]
+        apart = [_numbers(tests[i].ranks(name, exclude_own_group=True)) for i in indices]
+        own_galleries = [galleries[i] for i in indices]
+        resampled = bootstrap(indices)
+        found = resampled.means(hits(ranks, RECALL_AT))
+        found += [resampled.median(ranks), *resampled.means([1 / of_split[:, None] for of_split in ranks])]
         ks = list(range(1, min(_MAX_K, *own_galleries) + 1))
-        curve = resamples.recall(name, ks).values()
-        each_apart = [_numbers(apart[i].ranks[name]) for i in indices]
+        curve = resampled.means(hits(ranks, ks))
         return {
-            **{key: value.value for key, value in found.items()},
-            "intervals": {key: [value.low, value.high] for key, value in found.items()},
+            **_with_intervals(_KEYS, found),
             "n": sum(own_galleries),
             "n_splits": len(indices),
             "gallery": float(np.mean(own_galleries)),
             "chance": _chance(own_galleries),
             "p_above_chance_in_first_split": tests[indices[0]].p_above_chance(name, seed=interval.seed),
-            "per_split": [_numbers(ranks[i].ranks[name]) for i in indices],
+            "per_split": [_numbers(of_split) for of_split in ranks],
             "without_other_faces_of_the_person": {
-                key: float(np.mean([values[key] for values in each_apart])) for key in each_apart[0]
+                key: float(np.mean([numbers[key] for numbers in apart])) for key in _KEYS
             },
             "curve": {"k": ks}
             | {key: [round(getattr(v, key), 5) for v in curve] for key in ("value", "low", "high")},
         }
 
-    others = [name for name in names if name != OURS] if OURS in names else []
+    def compare(name: str) -> tuple[dict[str, float], dict[str, list[float | None]]]:
+        indices = tested(OURS, name)
+        ours, other = ([tests[i].ranks(system) for i in indices] for system in (OURS, name))
+        found = compare_ranks([tests[i].group_ids for i in indices], ours, other, seed=interval.seed)
+        ratios = bootstrap(indices).ratios(hits(ours, RECALL_AT), hits(other, RECALL_AT))
+        rows = [[r if np.isfinite(r) else None for r in (v.value, v.low, v.high)] for v in ratios]
+        return found, dict(zip(_KEYS, rows, strict=False))
+
+    compared = {name: compare(name) for name in names if name != OURS} if OURS in names else {}
     return {
         "n": sum(galleries),
         "people": len(np.unique(np.concatenate([test.group_ids for test in tests]))),
@@ -383,30 +348,24 @@ def _summarize(tests: Sequence[_Test], interval: IntervalSettings) -> dict[str, 
         "galleries": galleries,
         "chance": _chance(galleries),
         "systems": {name: system(name) for name in names},
-        "comparisons": {
-            name: compare_ranks([ranks[i] for i in tested(OURS, name)], OURS, name, seed=interval.seed)
-            for name in others
-        },
-        "ratios": {
-            name: {
-                key: [value if np.isfinite(value) else None for value in (ratio.value, ratio.low, ratio.high)]
-                for key, ratio in bootstrap(tested(OURS, name)).recall_ratio(OURS, name, RECALL_AT).items()
-            }
-            for name in others
-        },
+        "comparisons": {name: found for name, (found, _) in compared.items()},
+        "ratios": {name: ratios for name, (_, ratios) in compared.items()},
     }
+
+
+def _with_intervals(keys: Sequence[str], found: Sequence[Interval]) -> dict[str, Any]:
+    named = dict(zip(keys, found, strict=True))
+    values = {key: interval.value for key, interval in named.items()}
+    return values | {"intervals": {key: [v.low, v.high] for key, v in named.items()}}
 
 
 def _numbers(ranks: np.ndarray) -> dict[str, float]:
-    recall = {f"recall@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
-    return recall | {"median_rank": float(np.median(ranks)), "mrr": float(mean_reciprocal_rank(ranks))}
+    recall = [float(np.mean(ranks <= k)) for k in RECALL_AT]
+    return dict(zip(_KEYS, [*recall, float(np.median(ranks)), mean_reciprocal_rank(ranks)], strict=True))
 
 
 def _chance(galleries: Sequence[int]) -> dict[str, float]:
-    recall = {
-        f"recall@{k}": float(np.mean([chance_recall(k, size) for size in galleries])) for k in RECALL_AT
-    }
-    return recall | {
-        "median_rank": float(np.mean([(size + 1) / 2 for size in galleries])),
-        "mrr": float(np.mean([chance_reciprocal_rank(size) for size in galleries])),
-    }
+    recall = [np.mean([chance_recall(k, size) for size in galleries]) for k in RECALL_AT]
+    median_rank = np.mean([(size + 1) / 2 for size in galleries])
+    mrr = np.mean([chance_reciprocal_rank(size) for size in galleries])
+    return dict(zip(_KEYS, map(float, (*recall, median_rank, mrr)), strict=True))

@@ -147,9 +147,7 @@ class Systems:
     def _ridge(self) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Ridge from the speaker embedding: chosen value, mean, deviation and coefficients."""
         if "speaker" not in self._data.voices:
-            raise SystemUnavailableError(
-                "the system ridge needs the speaker embedding, which is not installed"
-            )
+            raise SystemUnavailableError("the system ridge needs the speaker embedding: it is not installed")
         pairs = self._data.training(self._train)
         block, faces = pairs.voices["speaker"].astype(np.float64), pairs.faces.astype(np.float64)
         mean, deviation = block.mean(axis=0), block.std(axis=0) + 1e-9

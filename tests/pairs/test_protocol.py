@@ -13,15 +13,10 @@ from PIL import Image
 
 from s2f_lib.config import IntervalSettings, load_config
 from s2f_lib.errors import InputError
+from s2f_lib.evaluation.statistics import GroupBootstrap, Interval
 from s2f_lib.pairs.data import PairData, load_pair_data
 from s2f_lib.pairs.faces import FaceFeatures
-from s2f_lib.pairs.protocol import (
-    RankBootstrap,
-    SplitRanks,
-    compare_ranks,
-    evaluate_pairs,
-    face_from_face,
-)
+from s2f_lib.pairs.protocol import compare_ranks, evaluate_pairs, face_from_face, hits
 from s2f_lib.sources.public_pairs import Pair, find_pairs, group_ids_of
 from s2f_lib.sources.splits import PairSplit, draw_splits
 from tests.pairs_folder import avspeech_name, voxceleb_name, write_pairs
@@ -182,61 +177,65 @@ def test_face_from_face_known_reconstructions_have_known_recall(tmp_path):
     assert np.isfinite(numbers["intervals"]["recall@1"]).all()
 
 
-def test_rank_bootstrap_unequal_splits_have_equal_weight():
-    splits = [
-        SplitRanks(np.array([0, 1]), {"a": np.array([1.0, 2.0])}),
-        SplitRanks(np.array([0, 2, 3, 4]), {"a": np.array([1.0, 1.0, 1.0, 4.0])}),
-    ]
-    bootstrap = RankBootstrap(splits, IntervalSettings(n_resamples=50))
-    assert bootstrap.recall("a", [1, 2, 4])["recall@1"].value == pytest.approx((0.5 + 0.75) / 2)
-    assert bootstrap.recall("a", [1, 2, 4])["recall@2"].value == pytest.approx((1 + 0.75) / 2)
-    assert bootstrap.median_rank("a").value == pytest.approx((1.5 + 1.0) / 2)
-    assert bootstrap.reciprocal_rank("a").value == pytest.approx((0.75 + 3.25 / 4) / 2)
+def recall(
+    group_ids: list[np.ndarray], ranks: list[np.ndarray], ks: list[int], *, n_resamples: int = 50
+) -> list[Interval]:
+    """Return recall at each K with its interval over splits."""
+    settings = IntervalSettings(n_resamples=n_resamples)
+    return GroupBootstrap(group_ids, settings).means(hits(ranks, ks))
 
 
-def test_rank_bootstrap_clips_of_one_person_drawn_together():
+def test_recall_unequal_splits_have_equal_weight():
+    group_ids = [np.array([0, 1]), np.array([0, 2, 3, 4])]
+    ranks = [np.array([1.0, 2.0]), np.array([1.0, 1.0, 1.0, 4.0])]
+    at_1, at_2, _ = recall(group_ids, ranks, [1, 2, 4])
+    assert at_1.value == pytest.approx((0.5 + 0.75) / 2)
+    assert at_2.value == pytest.approx((1 + 0.75) / 2)
+    bootstrap = GroupBootstrap(group_ids, IntervalSettings(n_resamples=50))
+    assert bootstrap.median(ranks).value == pytest.approx((1.5 + 1.0) / 2)
+    reciprocal = bootstrap.means([1 / each[:, None] for each in ranks])[0]
+    assert reciprocal.value == pytest.approx((0.75 + 3.25 / 4) / 2)
+
+
+def test_recall_clips_of_one_person_are_drawn_together():
     """Ten persons with ten equal clips each have the interval of 10 values, not of 100."""
-    hits = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
-    ranks = np.where(np.repeat(hits, 10), 1.0, 50.0)
-    clustered = SplitRanks(np.repeat(np.arange(10), 10), {"a": ranks})
-    single = SplitRanks(np.arange(100), {"a": ranks})
-    wide = RankBootstrap([clustered], IntervalSettings(n_resamples=4_000)).recall("a", [1])["recall@1"]
-    narrow = RankBootstrap([single], IntervalSettings(n_resamples=4_000)).recall("a", [1])["recall@1"]
+    found = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
+    ranks = np.where(np.repeat(found, 10), 1.0, 50.0)
+    (wide,) = recall([np.repeat(np.arange(10), 10)], [ranks], [1], n_resamples=4_000)
+    (narrow,) = recall([np.arange(100)], [ranks], [1], n_resamples=4_000)
     assert wide.value == narrow.value == 0.5
     assert wide.high - wide.low == pytest.approx(4 * np.sqrt(0.25 / 10), rel=0.1)
     assert narrow.high - narrow.low == pytest.approx(4 * np.sqrt(0.25 / 100), rel=0.1)
 
 
-def test_rank_bootstrap_repeated_splits_keep_the_interval():
+def test_recall_repeated_splits_keep_the_interval():
     rng = np.random.default_rng(0)
     ranks = rng.integers(1, 40, 60).astype(float)
-    one = SplitRanks(np.arange(60), {"a": ranks})
-    once = RankBootstrap([one], IntervalSettings(n_resamples=500)).recall("a", [10])["recall@10"]
-    often = RankBootstrap([one] * 5, IntervalSettings(n_resamples=500)).recall("a", [10])["recall@10"]
+    (once,) = recall([np.arange(60)], [ranks], [10], n_resamples=500)
+    (often,) = recall([np.arange(60)] * 5, [ranks] * 5, [10], n_resamples=500)
     assert (once.value, once.low, once.high) == pytest.approx((often.value, often.low, often.high))
 
 
 def test_recall_ratio_uses_the_same_resamples():
-    ranks = np.array([1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
-    split = SplitRanks(np.arange(6), {"a": ranks, "b": ranks, "c": np.array([1.0, 9, 9, 9, 9, 9])})
-    bootstrap = RankBootstrap([split], IntervalSettings(n_resamples=200))
-    same = bootstrap.recall_ratio("a", "b", [1])["recall@1"]
+    first, second = np.array([1.0, 1, 9, 9, 9, 9]), np.array([1.0, 9, 9, 9, 9, 9])
+    bootstrap = GroupBootstrap([np.arange(6)], IntervalSettings(n_resamples=200))
+    same = bootstrap.ratios(hits([first], [1]), hits([first], [1]))[0]
     assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
-    assert bootstrap.recall_ratio("a", "c", [1])["recall@1"].value == 2.0
+    assert bootstrap.ratios(hits([first], [1]), hits([second], [1]))[0].value == 2.0
 
 
-def test_rank_bootstrap_one_group_refused():
+def test_recall_one_group_refused():
     with pytest.raises(InputError, match="at least 2 videos or persons"):
-        RankBootstrap([SplitRanks(np.array([0]), {"a": np.array([1.0])})], IntervalSettings())
+        recall([np.array([0])], [np.array([1.0])], [1])
 
 
 def test_compare_ranks_counts_each_person_once():
     n = 12
     better, worse = np.full(2 * n, 1.0), np.full(2 * n, np.e)
-    split = SplitRanks(np.repeat(np.arange(n), 2), {"ours": better, "other": worse, "same": better})
-    found = compare_ranks([split, split], "ours", "other")
+    group_ids = np.repeat(np.arange(n), 2)
+    found = compare_ranks([group_ids] * 2, [better] * 2, [worse] * 2)
     assert found["log_rank_difference"] == pytest.approx(-1)
     # all twelve signs are equal: two of 2^12 sign patterns are as extreme
     assert found["p_log_rank"] == pytest.approx(2 / 2**12, abs=3e-4)
     assert found["p_recall@10"] == 1.0  # both systems find all faces
-    assert compare_ranks([split], "ours", "same")["p_log_rank"] == 1.0
+    assert compare_ranks([group_ids], [better], [better])["p_log_rank"] == 1.0
