@@ -1,4 +1,4 @@
-"""Tables and pictures of chapter 04: two decoders on this run's faces, and on UTKFace as published."""
+"""Tables and faces of chapter 04: two decoders on the faces of this run, and on UTKFace as published."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from s2f_lib.study import Study
 if TYPE_CHECKING:
     from s2f_lib.training.decoder import TrainedDecoder
 
-#: How the chapter calls the decoders, and the same picture for everybody.
+#: Names of the decoders in the chapter, and of the same image for everybody.
 NAMES = {"report": "as in the report", "residual": "residual", "mean": "mean training face"}
 _MEASURES = {
     "identity_cosine": ("identity, cosine", 2, 1),
@@ -39,14 +39,14 @@ _MEASURES = {
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """What `s2f faces` measured once on UTKFace: numbers alone.
+    """Numbers that `s2f faces` measured on UTKFace.
 
     Attributes
     ----------
     table
-        As `evaluation.decoders.evaluate_reconstructions` gives.
+        Table of `evaluation.decoders.evaluate_reconstructions`.
     provenance
-        What it was made with.
+        Settings, data and machine of the measurement.
     """
 
     table: pd.DataFrame
@@ -54,18 +54,12 @@ class PublishedComparison:
 
     @property
     def commit(self) -> str:
-        """The commit that it was measured with."""
+        """Commit of the code that measured the numbers."""
         return str(self.provenance["environment"]["commit"]).split()[0]
 
 
 def published_utkface() -> PublishedComparison:
-    """Return the published comparison on UTKFace.
-
-    Raises
-    ------
-    MissingFileError
-        It is not in the checkout.
-    """
+    """Return the published comparison on UTKFace."""
     path = paths.published_dir() / "utkface" / "decoders.json"
     if not path.is_file():
         raise MissingFileError(
@@ -76,7 +70,7 @@ def published_utkface() -> PublishedComparison:
 
 
 def evaluate(study: Study, reconstructions: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Judge drawings of the test people, in the order of `study.split("test")`."""
+    """Evaluate reconstructions of the test people, in the order of `study.split("test")`."""
     train, test = study.split("train"), study.split("test")
     return evaluate_reconstructions(
         reconstructions,
@@ -113,7 +107,7 @@ def value(evaluated: pd.DataFrame, decoder: str, measure: str) -> float:
 
 
 def missed(evaluated: pd.DataFrame, decoder: str) -> int:
-    """Return how many drawings do not find their face first, for the prose."""
+    """Return the number of reconstructions that do not find their face first, for the prose."""
     row = _row(evaluated, decoder, "recall_1")
     return round(row["n"] * (1 - row["value"]))
 
@@ -123,7 +117,7 @@ def _row(evaluated: pd.DataFrame, decoder: str, measure: str) -> pd.Series:
 
 
 def identity(study: Study, reconstruction: np.ndarray) -> np.ndarray:
-    """Return the cosine of the features of the test people's drawings and faces, less the mean, `(n,)`."""
+    """Return the cosine of the features of reconstructed and true test faces minus the mean, `(n,)`."""
     mean = study.split("train").features.mean(axis=0)
     true = study.split("test").features
     return pair_distances(true - mean, study.extractor(reconstruction) - mean)["cosine"]
@@ -132,14 +126,12 @@ def identity(study: Study, reconstruction: np.ndarray) -> np.ndarray:
 def reconstructions_at_epochs(
     decoder: TrainedDecoder, features: np.ndarray, originals: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Draw people with the decoder as it was after some epochs.
+    """Reconstruct faces with the decoder as it was after some epochs.
 
     Returns
     -------
-    faces
-        (people, 1 + epochs, height, width, 3): the originals first.
-    headings
-        A text a column.
+    faces, headings
+        Arguments of `figures.face_rows`: originals first, then one column per epoch.
     """
     from s2f_lib.models.inference import render_faces
 
@@ -152,21 +144,12 @@ def reconstructions_at_epochs(
 def reconstructions_side_by_side(
     originals: np.ndarray, reconstructions: Mapping[str, np.ndarray], identity: np.ndarray, *, n_rows: int
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Choose people at even steps of `identity`, from the best to the worst.
-
-    Parameters
-    ----------
-    originals
-        (n, height, width, 3).
-    reconstructions
-        Decoder's name to the same people's drawings.
-    identity
-        (n,) by which they are put in order; shown beside each row.
+    """Choose people at even steps of `identity` `(n,)`, from the best to the worst.
 
     Returns
     -------
     faces, headings, notes
-        As `figures.face_rows` takes them.
+        Arguments of `figures.face_rows`: originals first, then one column per decoder.
     """
     order = np.argsort(-identity, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
