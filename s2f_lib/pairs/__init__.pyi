@@ -1,11 +1,8 @@
 from .data import PairData as PairData
 from .data import find_and_split as find_and_split
-from .data import load_pair_data as load_pair_data
-from .faces import FaceFeatures as FaceFeatures
 from .model import TrainingPairs as TrainingPairs
 from .model import VoiceToFace as VoiceToFace
 from .model import VoiceToFaceSettings as VoiceToFaceSettings
 from .protocol import evaluate_pairs as evaluate_pairs
-from .protocol import face_from_face as face_from_face
 from .shards import prepare_pairs as prepare_pairs
 from .study import run_pairs as run_pairs

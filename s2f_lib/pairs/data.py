@@ -85,6 +85,18 @@ def find_and_split(source: PairsConfig) -> tuple[FoundPairs, list[PairSplit]]:
         `source.root` is not set.
     InputError
         The folder or the split cannot be used.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> root = Path(mkdtemp())
+    >>> for folder, suffix in {"Wav": "wav", "Face_ori": "jpg", "Face_exg0": "jpg"}.items():
+    ...     (root / "avspeech_res" / folder).mkdir(parents=True)
+    ...     for n in range(10):
+    ...         (root / "avspeech_res" / folder / f"video-{n:05d}_1-5.{suffix}").touch()
+    >>> found, (split,) = find_and_split(PairsConfig(root=root))
+    >>> len(found.pairs), len(split.test)
+    (10, 2)
     """
     if source.root is None:
         raise ConfigError(

@@ -86,6 +86,13 @@ class TrainingPairs:
         Features of the mirror images, `(n, 128)`.
     group_ids
         Video or person of each pair, `(n,)` int. No fold divides a group.
+
+    Examples
+    --------
+    >>> faces = np.eye(3)
+    >>> pairs = TrainingPairs({"speaker": faces}, faces, faces, np.arange(3))
+    >>> pairs.with_faces_of(np.array([1, 2, 0])).faces[0]
+    array([0., 1., 0.])
     """
 
     voices: Mapping[str, np.ndarray]

@@ -95,7 +95,24 @@ def evaluate_pairs(
 
     See Also
     --------
-    face_from_face : The upper limit that a face decoder sets.
+    run_pairs : The same from the settings of a study.
+
+    Examples
+    --------
+    >>> from s2f_lib.config import load_config
+    >>> from s2f_lib.pairs.faces import FaceFeatures
+    >>> from s2f_lib.sources.public_pairs import Pair
+    >>> pairs = tuple(Pair(str(n), "avspeech", str(n), str(n), *[Path()] * 3) for n in range(40))
+    >>> features = np.random.default_rng(0).standard_normal((40, 128))  # reconstructions are the faces
+    >>> faces = FaceFeatures(features, features, np.ones(40, dtype=bool))
+    >>> data = PairData(pairs, np.arange(40), np.zeros((40, 1)), {}, faces, features)
+    >>> sections = {name: getattr(load_config(), name) for name in ("spectrogram", "encoder", "training")}
+    >>> split = PairSplit(np.arange(20), np.arange(20, 40))
+    >>> found = evaluate_pairs(
+    ...     data, [split], **sections, interval=IntervalSettings(), models=Path(), systems=["speech2face"]
+    ... )
+    >>> found["systems"]["speech2face"]["recall@1"]
+    1.0
     """
     names = [*dict.fromkeys(systems), *([CONTROL] if control else [])]
     for name in names:

@@ -65,6 +65,13 @@ def prepare_pairs(
     ------
     InputError
         No pair can be used.
+
+    Examples
+    --------
+    >>> settings = {"preparation": PreparationConfig(), "features": FeatureConfig()}
+    >>> prepare_pairs(PairsConfig(), **settings, out=Path("pairs"))
+    Traceback (most recent call last):
+    s2f_lib.errors.ConfigError: source.pairs.root is not set: ...
     """
     found, (split, *_) = find_and_split(source)
     split_of = split.by_clip(found.pairs)

@@ -55,6 +55,12 @@ def run_pairs(
         `source.pairs.root` is not set.
     InputError
         The folder, the split or the pairs cannot be used.
+
+    Examples
+    --------
+    >>> run_pairs(StudyConfig())
+    Traceback (most recent call last):
+    s2f_lib.errors.ConfigError: source.pairs.root is not set: ...
     """
     found, splits = find_and_split(config.source.pairs)
     for split in splits:  # a split that is too small is refused before anything is computed
