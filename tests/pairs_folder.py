@@ -1,4 +1,4 @@
-"""A folder in the layout of the public pairs, with made-up voices and painted faces."""
+"""A folder in the layout of the public pairs, with generated voices and drawn faces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDERS = ("Wav", "Face_ori", "Face_exg0", "Face_f2f")
 
 
 def avspeech_name(number: int, start_s: float = 10.0) -> str:
-    """Return a clip id of AVSpeech's form; the video's id holds both signs that ids may hold."""
+    """Return a clip id of AVSpeech's form, whose video id has both special characters of ids."""
     return f"_-vid{number:06d}_{start_s:010.6f}-{start_s + 4.5:010.6f}"
 
 
@@ -24,7 +24,7 @@ def voxceleb_name(person: int, video: int) -> str:
 
 
 def voice(number: int, *, duration_s: float = 6.0) -> np.ndarray:
-    """Return (samples,) float: a buzz with a pitch and a timbre of its own."""
+    """Return a buzz `(samples,)` float whose pitch and timbre depend on the number."""
     rng = np.random.default_rng(number)
     time_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
     pitch_hz = rng.uniform(90, 250) * (1 + 0.05 * np.sin(2 * np.pi * 3 * time_s))
@@ -36,7 +36,7 @@ def voice(number: int, *, duration_s: float = 6.0) -> np.ndarray:
 
 
 def face(number: int, *, size_px: int = 224) -> Image.Image:
-    """Return a painted face: an ellipse with eyes and a mouth, colours by number."""
+    """Return a drawn face: an ellipse with eyes and a mouth, whose colours depend on the number."""
     rng = np.random.default_rng(1_000 + number)
     image = Image.new("RGB", (size_px, size_px), tuple(int(v) for v in rng.integers(40, 220, 3)))
     draw = ImageDraw.Draw(image)
@@ -57,12 +57,12 @@ def write_pair(
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     soundfile.write(folder / "Wav" / f"{clip_id}{audio}", voice(number), RATE_HZ, subtype="PCM_16")
-    for place, name in enumerate(FOLDERS[1:]):
-        face(number + 500 * place).save(folder / name / f"{clip_id}{picture}")
+    for index, name in enumerate(FOLDERS[1:]):
+        face(number + 500 * index).save(folder / name / f"{clip_id}{picture}")
 
 
 def write_pairs(root: Path, *, avspeech: int, voxceleb: int = 0) -> list[str]:
-    """Write pairs of as many videos and persons (two clips each of a VoxCeleb person); return the ids."""
+    """Write pairs of some videos, and two pairs of each VoxCeleb person; return the clip ids."""
     ids = [avspeech_name(number) for number in range(avspeech)]
     for number, clip_id in enumerate(ids):
         write_pair(

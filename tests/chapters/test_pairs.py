@@ -1,4 +1,4 @@
-"""What chapter 08 shows: the kept results hold together, name nobody, and every table is made of them."""
+"""Chapter 08: the published results are consistent and anonymous, and every table comes from them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from s2f_lib.study import Study
 
 @pytest.fixture(scope="module")
 def published():
-    """The kept results."""
+    """The published results."""
     return PairComparison(pairs.read_published(), from_this_run=False)
 
 
-def test_kept_results_are_shown_where_no_pairs_are(tmp_path, published):
+def test_load_comparison_without_pairs_is_published(tmp_path, published):
     study = Study.open("quick", run_dir=tmp_path)
     comparison = pairs.load_or_run_comparison(study)
     assert not comparison.from_this_run
@@ -31,7 +31,7 @@ def test_kept_results_are_shown_where_no_pairs_are(tmp_path, published):
     assert published.results["provenance"]["environment"]["commit"] in pairs.describe_source(comparison)
 
 
-def test_kept_files_are_small_and_name_nobody():
+def test_published_files_are_small_and_anonymous():
     files = [path for path in pairs.published_dir().iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2_000_000
     assert {path.suffix for path in files} <= {".json", ".csv", ".png"}
@@ -43,7 +43,7 @@ def test_kept_files_are_small_and_name_nobody():
             assert "/" not in json.dumps(text) or not re.search(r"/(?:home|root|tmp|work)\b", text)
 
 
-def test_kept_numbers_agree_with_one_another(published):
+def test_published_numbers_are_consistent(published):
     numbers = published.of()
     for system in numbers["systems"].values():
         for key in ("recall@1", "recall@10", "recall@50", "median_rank", "mrr"):
@@ -59,14 +59,14 @@ def test_kept_numbers_agree_with_one_another(published):
             assert ratios["recall@10"][0] == pytest.approx(expected)
 
 
-def test_the_kept_control_is_at_chance(published):
+def test_published_control_is_at_chance(published):
     control = published.system("shuffled")
     for key in ("recall@10", "recall@20", "median_rank"):
         low, high = control["intervals"][key]
         assert low <= control["chance"][key] <= high
 
 
-def test_tables_have_a_column_a_system_and_chance(published):
+def test_tables_have_one_column_per_system_and_chance(published):
     table = pairs.systems_table(published)
     assert list(table.columns)[1:] == [*map(pairs.SHORT_NAMES.get, published.of()["systems"]), "chance"]
     row = table.set_index("").loc["R@10, %"]
@@ -79,7 +79,7 @@ def test_tables_have_a_column_a_system_and_chance(published):
         assert tried.drop(columns="what was tried").notna().all(axis=None)
 
 
-def test_two_sets_have_a_label_each(published):
+def test_tables_two_sets_have_labels(published):
     results = copy.deepcopy(dict(published.results))
     results["sets"]["voxceleb"] = results["sets"]["avspeech"]
     table = pairs.systems_table(PairComparison(results, from_this_run=True))
@@ -87,7 +87,7 @@ def test_two_sets_have_a_label_each(published):
     assert len(pairs.comparison_table(PairComparison(results, from_this_run=True))) == 14
 
 
-def test_words_follow_the_numbers(published):
+def test_numbers_for_prose_verdict_follows_the_interval(published):
     found = pairs.numbers_for_prose(published, against="speech2face")
     low, high = found["ratio_low"], found["ratio_high"]
     assert found["verdict"] == (
@@ -111,18 +111,18 @@ def test_figures_draw_every_system(published):
     ]
 
 
-def test_publishing_keeps_how_many_were_left_out_and_not_who(published, tmp_path):
+def test_publish_comparison_counts_left_out_clips(published, tmp_path):
     results = copy.deepcopy(dict(published.results))
     results["data"]["left_out"] = {"_-vid000001_010.000000-014.500000": "no file in Wav"}
     pairs.publish_comparison(results, tmp_path / "kept")
     written = json.loads((tmp_path / "kept" / "results.json").read_text())
     assert written["data"]["left_out"] == 1
-    assert results["data"]["left_out"] != 1  # what was given is as it was
+    assert results["data"]["left_out"] != 1  # the argument is not changed
     names = {path.name for path in (tmp_path / "kept").iterdir()}
     assert names == {"results.json", "systems.csv", "comparisons.csv", "recall.png", "ratios.png"}
 
 
-def test_missing_kept_results_say_what_to_do(tmp_path, monkeypatch):
+def test_read_published_missing_file_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "book_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="s2f pairs --publish"):
         pairs.read_published()

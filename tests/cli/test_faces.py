@@ -1,4 +1,4 @@
-"""`s2f faces` on a small folder of drawn faces under UTKFace's names."""
+"""The command `s2f faces` on a small folder of drawn faces with UTKFace's file names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def s2f(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """24 drawings, 200 x 200, one of them under a name without race."""
+    """24 drawn faces of 200 x 200 pixels, one of them with a file name without race."""
     folder = tmp_path_factory.mktemp("utkface")
     rng = np.random.default_rng(0)
     for number in range(24):
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_both_decoders_are_trained_and_judged_and_no_picture_is_written(folder, tmp_path):
+def test_faces_compares_both_decoders_and_writes_no_image(folder, tmp_path):
     parameters = [part for key, value in SETTINGS.items() for part in ("-p", f"{key}={value}")]
     sizes = ["--n-train", 12, "--n-gallery", 10, "--fold", 1, "--report-epochs", 2]
     out = tmp_path / "published" / "decoders.json"
@@ -86,14 +86,14 @@ def test_both_decoders_are_trained_and_judged_and_no_picture_is_written(folder, 
     assert 0 <= report.value(table, "report", "recall_10") <= 1
 
 
-def test_bad_folders_are_one_line_and_status_two(tmp_path):
+def test_faces_missing_folder_is_one_line_and_status_two(tmp_path):
     missing = s2f("faces", "--utkface", tmp_path / "absent", "--out", "x.json", cwd=tmp_path)
     assert missing.returncode == 2
     assert "no folder" in missing.stderr
     assert len(missing.stderr.strip().splitlines()) == 1
 
 
-def test_people_side_by_side_are_at_even_steps_of_identity():
+def test_reconstructions_side_by_side_even_identity_steps():
     originals = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     identity = np.array([0.1, 0.9, 0.5, 0.7, 0.3])
     faces, headings, notes = report.reconstructions_side_by_side(

@@ -1,4 +1,4 @@
-"""`s2f pairs` as a person types it, on made-up pairs, and on some real ones where they are."""
+"""The command `s2f pairs` on generated pairs, and on some real ones if they are available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK += ["-p", "encoder.hidden=16", "-p", "evaluation.n_bootstrap=100"]
 
 
 def s2f(*arguments: object, workspace: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, with a workspace of its own."""
+    """Run the command line in its own process and workspace."""
     command = [
         sys.executable,
         "-c",
@@ -33,7 +33,7 @@ def s2f(*arguments: object, workspace: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixteen AVSpeech pairs and three VoxCeleb persons, one pair without its sound."""
+    """Sixteen AVSpeech pairs, of which one has no sound, and three VoxCeleb persons."""
     root = tmp_path_factory.mktemp("pairs") / "clone"
     write_pairs(root / "figures", avspeech=16, voxceleb=3)
     (root / "figures" / "avspeech_res" / "Wav" / f"{avspeech_name(15)}.flac").unlink()
@@ -42,11 +42,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Where descriptions are kept from one run to the next."""
+    """Workspace whose cached features several runs share."""
     return tmp_path_factory.mktemp("workspace")
 
 
-def test_a_stored_split_end_to_end(folder, workspace, tmp_path):
+def test_pairs_stored_split_runs_and_repeats(folder, workspace, tmp_path):
     split = tmp_path / "split.csv"
     rows = [f"{avspeech_name(i)},{'test' if i % 4 == 0 else 'train'}" for i in range(16)]
     split.write_text("clip_id,split\n" + "\n".join(rows) + "\n")
@@ -58,23 +58,23 @@ def test_a_stored_split_end_to_end(folder, workspace, tmp_path):
     results = json.loads(out.read_text())
     assert list(results["systems"]) == ["speech2face", "report", "ridge", "ours", "shuffled"]
     assert results["systems"]["ours"]["n"] == results["systems"]["ours"]["gallery"] == 4
-    assert results["sets"]["voxceleb"]["n"] == 6  # named by no row: all are test
+    assert results["sets"]["voxceleb"]["n"] == 6  # the split names none of them: all are test
     assert results["data"]["left_out"] == {avspeech_name(15): "no file in Wav"}
     assert results["data"]["pairs"] == {"avspeech": 15, "voxceleb": 6}
     assert results["settings"]["ours"][0]["blocks"][-1] == "speaker"
     assert "encoder4" in results["settings"]["ours"][0]["blocks"]
     assert str(folder) not in out.read_text()
     assert results["face_from_face"]["avspeech"]["gallery"] == 15
-    # the same again, by the split that was kept: the same numbers
+    # the written split gives the same numbers again
     again = tmp_path / "again.json"
-    kept = ["--split", tmp_path / "new" / "results_splits" / "0.csv", "--out", again]
-    arguments = ["--root", folder, *kept, "--voxceleb", "--control", *QUICK]
+    stored = ["--split", tmp_path / "new" / "results_splits" / "0.csv", "--out", again]
+    arguments = ["--root", folder, *stored, "--voxceleb", "--control", *QUICK]
     done = s2f(*arguments, workspace=workspace)
     assert done.returncode == 0, done.stderr
     assert json.loads(again.read_text())["sets"] == results["sets"]
 
 
-def test_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatch, capsys):
+def test_pairs_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "work"))
     monkeypatch.setenv("COLUMNS", "400")
     out = tmp_path / "results.json"
@@ -99,11 +99,11 @@ def test_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatch, cap
         assert ended.value.code == 2, message
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not out.exists()
-    assert not (tmp_path / "work").exists()  # all of it is told before anything is computed
+    assert not (tmp_path / "work").exists()  # every error is found before anything is computed
 
 
-def test_real_pairs(shared_data, workspace, tmp_path):
-    """Two dozen real pairs: too few to say who is better, enough to see that all goes through."""
+def test_pairs_real_pairs_run_to_the_end(shared_data, workspace, tmp_path):
+    """Two dozen real pairs are too few to compare systems, but enough to run all steps."""
     root = tmp_path / "some"
     source = shared_data / "speech2face_pairs" / "avspeech_res"
     names = sorted(path.stem for path in (source / "Wav").iterdir())[:24]
