@@ -349,9 +349,10 @@ def _labelled(
     comparison: PairComparison, set_name: str, labels: list[str], columns: dict[str, list[str]]
 ) -> pd.DataFrame:
     """Return a table with its row labels, and with the name of the set if there are several sets."""
-    several = {"pairs": SET_NAMES[set_name]} if len(comparison.results["sets"]) > 1 else {}
-    table = pd.DataFrame({**dict.fromkeys(several, ""), "": labels, **columns})
-    return table.assign(**several) if several else table
+    table = pd.DataFrame({"": labels, **columns})
+    if len(comparison.results["sets"]) > 1:
+        table.insert(0, "pairs", SET_NAMES[set_name])
+    return table
 
 
 def _with_interval(values: Mapping[str, Any], key: str, times: float) -> str:

@@ -380,10 +380,7 @@ def _predict_out_of_fold(
 def _cross_validate(
     kernel: np.ndarray, pairs: TrainingPairs, grid: Sequence[VoiceToFaceSettings]
 ) -> dict[VoiceToFaceSettings, float]:
-    """Return the mean recall of each of the settings over the folds.
-
-    The kernel is standardized with all training voices; it does not depend on a face.
-    """
+    """Return the mean recall of each of the settings over the folds; no face decides the kernel."""
     faces, targets = np.asarray(pairs.faces, np.float64), pairs.targets
     fold_ranks: dict[VoiceToFaceSettings, list[np.ndarray]] = {settings: [] for settings in grid}
     sizes = []

@@ -187,14 +187,7 @@ def face_from_face(
     Their `Face_f2f` images are reconstructed from the features of the true face, without a voice. How often
     they find the true face is what a good decoder can reach.
 
-    Parameters
-    ----------
-    data
-        Pairs. Faces without a reconstruction are only part of the gallery.
-    interval
-        Settings of the intervals, which resample videos and persons.
-    cache
-        Folder of the cached features; see `extract_faces`.
+    Faces without a reconstruction are only part of the gallery.
 
     Returns
     -------
@@ -239,12 +232,8 @@ def compare_ranks(
 
     Parameters
     ----------
-    group_ids
-        Video or person of each query, one `(n,)` int array per split.
-    first, second
-        Ranks of the two systems, one `(n,)` array per split.
-    seed
-        Seed of the random signs.
+    group_ids, first, second
+        Video or person of each query, and its ranks by the two systems; one `(n,)` array per split each.
 
     Returns
     -------

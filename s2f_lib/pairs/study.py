@@ -116,6 +116,6 @@ def _check_size(split: PairSplit, group_ids: Sequence[int]) -> None:
 
 def _without_left_out(split: PairSplit, found: FoundPairs, data: PairData) -> PairSplit:
     """Return a split of the found pairs as rows of the pairs that could be read."""
-    row_of = {pair.clip_id: row for row, pair in enumerate(data.pairs)}
-    kept = ([row_of.get(found.pairs[row].clip_id, -1) for row in rows] for rows in (split.train, split.test))
-    return PairSplit(*(np.array([row for row in rows if row >= 0], dtype=int) for rows in kept))
+    split_of = split.by_clip(found.pairs)
+    sides = np.array([split_of.get(pair.clip_id) for pair in data.pairs])
+    return PairSplit(np.flatnonzero(sides == "train"), np.flatnonzero(sides == "test"))
