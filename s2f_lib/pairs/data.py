@@ -20,7 +20,7 @@ from s2f_lib.voices.embedding import AcousticEmbedding, VoiceEmbedding, embed_vo
 logger = logging.getLogger(__name__)
 
 #: Called with (done, total, name of the step).
-Progress = Callable[[int, int, str], object]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def find_and_split(source: PairsConfig) -> tuple[FoundPairs, list[PairSplit]]:
         )
     found = find_pairs(source.root, voxceleb=source.voxceleb)
     if source.split is None:
-        drawn = {"n_splits": source.n_splits, "test_share": source.test_share, "seed": source.seed}
-        return found, draw_splits(found.pairs, **drawn)
+        return found, draw_splits(
+            found.pairs, n_splits=source.n_splits, test_share=source.test_share, seed=source.seed
+        )
     known = list(found.missing)
     root = find_root(source.root)
     if not source.voxceleb and (root / "voxceleb").is_dir():  # a split may name pairs that are not used
@@ -162,7 +163,7 @@ def load_pair_data(
     if not pairs:
         raise InputError(f"none of {len(found.pairs)} pairs can be read: {next(iter(left_out.values()))}")
 
-    def step(name: str) -> Callable[[int, int], object]:
+    def step(name: str) -> Callable[[int, int], None]:
         return lambda done, total: report(done, total, name)
 
     audio = np.stack(sounds)
