@@ -1,4 +1,5 @@
-"""The command line `s2f COMMAND`.
+"""The command line `s2f COMMAND`: synth, prepare, train, run, book, publish, reconstruct, pairs, faces,
+weights, train-vgg-face and info.
 
 Exit status: 0, 1 (something failed), 2 (bad input) or 130 (interrupted). The commands import heavy
 libraries in their bodies, so that `--help` is quick.

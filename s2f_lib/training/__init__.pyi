@@ -10,4 +10,3 @@ from .losses import contrastive_loss as contrastive_loss
 from .losses import l1_loss as l1_loss
 from .losses import l2_loss as l2_loss
 from .losses import make_loss as make_loss
-from .vgg_face import train_vgg_face as train_vgg_face

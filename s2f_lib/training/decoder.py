@@ -22,7 +22,6 @@ from s2f_lib.storage import digest
 from s2f_lib.training import checkpoint
 from s2f_lib.training.data import Faces, FeaturesAndFaces, validation_mask
 from s2f_lib.training.decoder_losses import DecoderLoss
-from s2f_lib.training.distributed import to_cpu
 from s2f_lib.training.loop import Progress, Task, fit
 
 _FACES_FOR_MEAN_COLOUR = 4096
@@ -206,7 +205,7 @@ class _SnapshotWriter:
         first_process = not dist.is_initialized() or dist.get_rank() == 0
         if epoch in self._wanted and first_process:
             path = self._folder / f"epoch-{epoch:03d}.safetensors"
-            checkpoint.save_model(path, to_cpu(self._model.state_dict()), digest=self._folder.parent.name)
+            checkpoint.save_model(path, self._model.state_dict(), digest=self._folder.parent.name)
 
 
 def _start_at_mean_colour(model: FaceDecoder | ResidualDecoder, faces: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""One process or many: the accelerator, the wrapping for DDP, shared batch norms, and reductions.
+"""One process or many: the accelerator, the wrapping for DDP, and shared batch norms.
 
 Two processes with half a batch each must train like one process with the whole batch. DDP averages the
 gradients, but a batch norm would see only its own half. On GPUs torch's `SyncBatchNorm` shares the
@@ -6,8 +6,6 @@ statistics. It has no CPU implementation, so `SharedBatchNorm` serves on CPUs (g
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -99,15 +97,6 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(all_gather(rows.contiguous()))
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the processes, without gradient."""
-    value = value.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(value)
-        value /= world_size()
-    return value
-
-
 def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -117,17 +106,6 @@ def barrier() -> None:
     """Wait for the other processes, if there are any."""
     if world_size() > 1:
         dist.barrier()
-
-
-def to_cpu(tree: Any) -> Any:
-    """Return nested dictionaries and lists with every tensor detached and on the CPU."""
-    if isinstance(tree, Tensor):
-        return tree.detach().cpu()
-    if isinstance(tree, dict):
-        return {key: to_cpu(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(to_cpu(value) for value in tree)
-    return tree
 
 
 class SharedBatchNorm(nn.Module):

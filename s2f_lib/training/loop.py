@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.distributed as dist
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from s2f_lib.config import LoopConfig
@@ -26,14 +27,7 @@ from s2f_lib.errors import TrainingError
 from s2f_lib.storage import locked, write_atomically
 from s2f_lib.training import checkpoint, optim
 from s2f_lib.training.data import Batch, BatchLoader
-from s2f_lib.training.distributed import (
-    barrier,
-    make_accelerator,
-    mean_over_processes,
-    to_cpu,
-    world_size,
-    wrap_model,
-)
+from s2f_lib.training.distributed import barrier, make_accelerator, world_size, wrap_model
 
 logger = logging.getLogger(__name__)
 
@@ -303,11 +297,14 @@ class TrainingRun:
     def write_model(self) -> None:
         """Write the trained model: the best one if `patience` is set, otherwise the last one."""
         stopping_early = self.config.patience and self._best
-        tensors = self.store.best().tensors if stopping_early else to_cpu(self.task.model.state_dict())
+        tensors = self.store.best().tensors if stopping_early else self._weights()
         if self.accelerator.is_main_process:
             checkpoint.save_model(self.out / checkpoint.MODEL_FILE, tensors, digest=self.digest)
             self._write_metrics()
         barrier()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return send_to_device(self.task.model.state_dict(), "cpu")
 
     def _train_step(self, batch: Batch) -> Tensor:
         tensors = batch.tensors
@@ -318,9 +315,9 @@ class TrainingRun:
         self.accelerator.backward(loss)
         for parameter in self.extra.parameters():  # DDP averages only the gradients of the model
             if parameter.grad is not None:
-                parameter.grad = mean_over_processes(parameter.grad)
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         self._step_optimizer()
-        loss = mean_over_processes(loss)
+        loss = self.accelerator.reduce(loss.detach(), "mean")
         self._total += loss
         return loss
 
@@ -368,7 +365,7 @@ class TrainingRun:
         if not self._best or loss < self._best["validation_loss"]:
             self._best = {"epoch": row["epoch"], "validation_loss": loss}
             if self.accelerator.is_main_process:
-                self.store.save_best(to_cpu(self.task.model.state_dict()), dict(self._best))
+                self.store.save_best(self._weights(), dict(self._best))
 
     def _is_due(self) -> bool:
         every_steps, every_s = self.config.checkpoint_every_steps, self.config.checkpoint_every_s
@@ -383,14 +380,14 @@ class TrainingRun:
 
     def _save(self) -> None:
         self.guard.settle()
-        tensors = to_cpu(self.task.model.state_dict())
+        tensors = self._weights()
         self.guard.check_weights(tensors)
         scaler = self.accelerator.scaler
         state = {
-            "optimizer": to_cpu(self.optimizer.state_dict()),
+            "optimizer": send_to_device(self.optimizer.state_dict(), "cpu"),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "extra": {name: to_cpu(p) for name, p in self.extra.named_parameters() if p.requires_grad},
+            "extra": {name: p.detach().cpu() for name, p in self.extra.named_parameters() if p.requires_grad},
             "rows": self.rows,
             "best": self._best,
             "step": self._step,

@@ -72,6 +72,11 @@ def contrastive_loss(face: Tensor, speech: Tensor) -> Tensor:
     ------
     InputError
         The batch holds one pair, so there is no negative.
+
+    Examples
+    --------
+    >>> contrastive_loss(torch.eye(2), torch.eye(2))  # log(exp(0)) - 1
+    tensor(-1.)
     """
     similarity = _similarity(face, speech)  # row i holds q_i . v_j
     positive = similarity.diagonal()
@@ -95,6 +100,11 @@ class InfoNCE(nn.Module):
     ------
     InputError
         The batch holds one pair, so there is no negative.
+
+    Examples
+    --------
+    >>> InfoNCE(temperature=0.5)(torch.eye(2), torch.eye(2)).item()  # log(exp(2) + exp(0)) - 2
+    0.126928...
     """
 
     def __init__(self, *, temperature: float = 0.07) -> None:

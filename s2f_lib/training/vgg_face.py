@@ -120,13 +120,6 @@ def train_vgg_face(
     ------
     TrainingError
         The loss is not finite, or there are fewer faces than a batch.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> trained = train_vgg_face(Path(mkdtemp()), n_identities=2, renderings=4)  # doctest: +SKIP
-    >>> trained.weights.name  # doctest: +SKIP
-    'vgg_face.safetensors'
     """
     out = Path(out)
     faces, identities = render_identities(
