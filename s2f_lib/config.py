@@ -84,7 +84,7 @@ SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class SyntheticConfig(Settings):
-    """The generated population (design section 3.1)."""
+    """The generated population; see `sources.synthetic.people`."""
 
     n_train: int = Field(480, ge=1)
     """Number of training people, one clip each."""
