@@ -61,16 +61,6 @@ class SyntheticClips:
         """The clip list in AVSpeech's form."""
         return self.root / "clips.csv"
 
-    @property
-    def latents(self) -> Path:
-        """The exact latents, as Parquet."""
-        return self.root / "latents.parquet"
-
-    @property
-    def splits(self) -> Path:
-        """CSV `clip_id,split`."""
-        return self.root / "splits.csv"
-
 
 def make_synthetic_clips(
     config: SyntheticConfig,
@@ -164,18 +154,10 @@ def make_clip(person: Person, config: SyntheticConfig, media: Path) -> None:
 
 
 def write_clip(path: Path, frames: Iterable[np.ndarray], audio: np.ndarray, *, frame_rate_hz: float) -> None:
-    """Write frames and sound to an MP4 file (H.264 and AAC), atomically.
+    """Write an MP4 file (H.264 and AAC), atomically.
 
-    Parameters
-    ----------
-    path
-        Target file.
-    frames
-        Images, `(height, width, 3)` uint8 RGB, with even height and width.
-    audio
-        `(n,)` float32 in [-1, 1], mono, at `AUDIO_RATE_HZ`.
-    frame_rate_hz
-        Frames per second.
+    The frames are `(height, width, 3)` uint8 RGB with even height and width; the audio is `(n,)` float32 in
+    [-1, 1], mono, at `AUDIO_RATE_HZ`.
     """
     import av
 
@@ -212,16 +194,8 @@ def parallel_map(
 ) -> Iterator[tuple[int, Result]]:
     """Yield the index and the result of each item, in the order in which they finish.
 
-    Parameters
-    ----------
-    function
-        Picklable function: a function of a module, or a partial of one.
-    items
-        Arguments of the function.
-    workers
-        Number of processes. 0: one per core; 1: no other process.
-    what
-        Name of the results in the error message.
+    The function must be picklable: a function of a module, or a partial of one. The number of processes is
+    `workers`; 0: one per core; 1: no other process. `what` names the results in the error message.
 
     Raises
     ------
@@ -271,10 +245,10 @@ def _write_tables(population: Population, config: SyntheticConfig, clips: Synthe
         rows.append((person.video_id, "0.0", f"{person.duration_s:.6f}", f"{x:.6f}", f"{y:.6f}"))
     write_atomically(clips.csv, pd.DataFrame(rows).to_csv(index=False, header=False))
     table = population.table()
-    with atomic_path(clips.latents) as temporary:
+    with atomic_path(clips.root / "latents.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     write_atomically(clips.root / "latents.csv", table.to_csv(index=False, float_format="%.4f"))
-    write_atomically(clips.splits, table[["clip_id", "split"]].to_csv(index=False))
+    write_atomically(clips.root / "splits.csv", table[["clip_id", "split"]].to_csv(index=False))
 
 
 def _media_digest(config: SyntheticConfig) -> str:

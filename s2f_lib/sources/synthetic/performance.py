@@ -61,17 +61,7 @@ def face_centre(person: Person, *, seed: int) -> tuple[float, float]:
 def draw_poses(
     rng: np.random.Generator, audio: np.ndarray, *, n_frames: int, frame_rate_hz: float
 ) -> list[Pose]:
-    """Draw a slow movement of the head, with a mouth that follows the sound.
-
-    Parameters
-    ----------
-    rng
-        Random generator of the movement.
-    audio
-        `(n,)` float32 at `AUDIO_RATE_HZ`.
-    n_frames, frame_rate_hz
-        Number and rate of the video frames.
-    """
+    """Draw a slow movement of the head; the mouth follows the audio, `(n,)` float32 at `AUDIO_RATE_HZ`."""
     time_s = np.arange(n_frames) / frame_rate_hz
 
     def sway(offset: float, swing: float) -> np.ndarray:
@@ -104,14 +94,7 @@ def mouth_opening(audio: np.ndarray, *, n_frames: int, frame_rate_hz: float) -> 
 
 
 def perform(person: Person, config: SyntheticConfig) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Return the frames and the audio of a person's clip.
-
-    Returns
-    -------
-    frames, audio
-        Iterator of `(height_px, width_px, 3)` uint8 RGB at `frame_rate_hz`; and `(n,)` float32 at
-        `AUDIO_RATE_HZ`.
-    """
+    """Return the frames of a person's clip, `(height, width, 3)` uint8 RGB, and its audio, `(n,)` float32."""
     audio = utterance(person, seed=config.seed)
     size_px, scene = (config.width_px, config.height_px), clip_scene(person, seed=config.seed)
     portrait = draw_portrait(person.face, size_px=size_px, scene=scene)

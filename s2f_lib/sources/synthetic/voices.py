@@ -141,23 +141,10 @@ def speak_for(
 def synthesize(
     text: str, *, voice: str, rate_wpm: float = 175, pitch: int = 50, pitch_range: int = 50
 ) -> np.ndarray:
-    """Synthesise a text with espeak-ng; equal arguments give equal samples.
+    """Return a text spoken by espeak-ng, `(n,)` float32 in [-1, 1] at 22,050 Hz.
 
-    Parameters
-    ----------
-    text
-        Plain text.
-    voice
-        Name of an espeak-ng voice, for example "en-us".
-    rate_wpm
-        Words per minute, 80 to 450.
-    pitch, pitch_range
-        Pitch and intonation range on espeak-ng's own scales, 0 to 99.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n,)` float32 in [-1, 1], at 22,050 Hz.
+    The rate is 80 to 450 words per minute; pitch and intonation range are on espeak-ng's own scales, 0 to 99.
+    Equal arguments give equal samples.
 
     Raises
     ------

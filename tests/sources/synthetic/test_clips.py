@@ -41,7 +41,7 @@ def test_make_synthetic_clips_writes_h264_and_aac(made: SyntheticClips) -> None:
 
 def test_make_synthetic_clips_tables_agree(made: SyntheticClips) -> None:
     rows = pd.read_csv(made.csv, header=None)
-    latents, splits = pd.read_parquet(made.latents), pd.read_csv(made.splits)
+    latents, splits = pd.read_parquet(made.root / "latents.parquet"), pd.read_csv(made.root / "splits.csv")
     assert list(rows[0]) == list(latents["video_id"])
     assert rows[[3, 4]].to_numpy().min() > 0.2
     assert rows[[3, 4]].to_numpy().max() < 0.8
@@ -59,14 +59,16 @@ def test_make_synthetic_clips_processes_change_no_byte(made: SyntheticClips, tmp
     for name in files:
         if name.suffix != ".parquet":
             assert (made.root / name).read_bytes() == (tmp_path / name).read_bytes(), name
-    pd.testing.assert_frame_equal(pd.read_parquet(made.latents), pd.read_parquet(again.latents))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(made.root / "latents.parquet"), pd.read_parquet(again.root / "latents.parquet")
+    )
 
 
 def test_make_synthetic_clips_after_a_kill_resumes(made: SyntheticClips) -> None:
     files = sorted(made.media.iterdir())
     before = {path: path.read_bytes() for path in files}
     files[0].unlink()
-    made.splits.unlink()
+    (made.root / "splits.csv").unlink()
     kept = files[1].stat().st_mtime_ns
     seen: list[tuple[int, int]] = []
     again = make_synthetic_clips(SMALL, made.root, workers=1, progress=lambda *state: seen.append(state))
@@ -74,7 +76,7 @@ def test_make_synthetic_clips_after_a_kill_resumes(made: SyntheticClips) -> None
     assert seen == [(4, 5), (5, 5)]
     assert files[1].stat().st_mtime_ns == kept
     assert files[0].read_bytes() == before[files[0]]
-    assert made.splits.is_file()
+    assert (made.root / "splits.csv").is_file()
     assert make_synthetic_clips(SMALL, made.root, workers=1).n_made == 0
 
 
