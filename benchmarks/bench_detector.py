@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s2f_lib.faces.detector import Detection, DlibFaceDetector, FaceDetector
-from s2f_lib.faces.detector_agreement import compare_detections
+from benchmarks.detector_agreement import compare_detections
+from s2f_lib.faces.detection import Detection, FaceDetector
+from s2f_lib.faces.detector import DlibFaceDetector
 from s2f_lib.faces.dlib_port.detector import TorchFaceDetector
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"

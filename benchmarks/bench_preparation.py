@@ -130,7 +130,7 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
         if any(len(faces) != 1 for faces in found):
             continue
         best = max(range(len(frames)), key=lambda index: found[index][0].confidence)
-        face = align_face(frames[best], found[best][0], size_px=c.crop_px, margin=c.crop_margin).image
+        face = align_face(frames[best], found[best][0]).image
         features = extractor(face[None])[0]
         spectrum = librosa.stft(
             np.resize(audio, s.n_samples).astype(np.float32),

@@ -208,20 +208,12 @@ class PreparationConfig(Settings):
     """Positions of the frames that are searched for a face, as shares of the clip."""
     detection_width_px: int = Field(640, ge=80)
     """Width to which frames are scaled for the detector, in pixels."""
-    detection_threshold: float = 0.0
-    """Threshold on the detector's confidence; 0 is dlib's own."""
     detector: Literal["dlib", "torch"] = "torch"
     """Implementation of the same network: dlib itself is the slow reference."""
     faces: Literal["one", "at-xy"] = "one"
     """Accept exactly one face per frame, or the face nearest to the x, y of the clip list."""
     min_face_px: int = Field(32, ge=1)
     """Smallest accepted face width, in pixels of the file; smaller faces are all blur."""
-    crop_px: int = Field(224, ge=64)
-    """Side of the aligned face, in pixels; VGG-Face's input."""
-    crop_margin: float = Field(0.25, ge=0)
-    """Share of the face box added on each side: dlib's face-chip padding."""
-    jpeg_quality: int = Field(92, ge=50, le=100)
-    """JPEG quality of the stored faces."""
     clips_per_shard: int = Field(256, ge=1)
     """Clips per shard."""
     workers: int = Field(0, ge=0)

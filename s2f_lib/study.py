@@ -306,7 +306,7 @@ class Study:
 
     @functools.cache  # noqa: B019 - as above
     def _decoder(self, kind: DecoderKind) -> TrainedDecoder:
-        from s2f_lib.faces.utkface import load_utkface
+        from s2f_lib.faces.face_set import load_utkface
         from s2f_lib.training.decoder import train_face_decoder
 
         train = functools.partial(

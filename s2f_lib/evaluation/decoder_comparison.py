@@ -14,7 +14,7 @@ import pandas as pd
 from s2f_lib.config import StudyConfig
 from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions
 from s2f_lib.faces.extractor import make_extractor
-from s2f_lib.faces.utkface import load_utkface
+from s2f_lib.faces.face_set import load_utkface
 from s2f_lib.models.inference import render_faces
 from s2f_lib.models.voice_encoder import count_parameters
 from s2f_lib.training.decoder import train_face_decoder

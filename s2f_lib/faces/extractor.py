@@ -1,87 +1,290 @@
-"""What a face feature extractor is, and the choice of one by its name."""
+"""Face feature extractors: dlib's face network and VGG-Face, as functions of images or with gradients."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import copy
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from s2f_lib.config import FeatureConfig
 from s2f_lib.errors import ConfigError
+from s2f_lib.faces.detection import resolve_device
+from s2f_lib.storage import file_digest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 @runtime_checkable
 class FaceFeatureExtractor(Protocol):
-    """Aligned faces in, one vector each out.
+    """Interface of a feature extractor: aligned faces in, one vector per face out.
 
     Attributes
     ----------
     name
-        As in the settings.
+        Name in the settings.
     dimension
-        Length of a vector; encoder and decoder follow it.
+        Length of a vector. Encoder and decoder use it.
     fingerprint
-        Names the weights: the same fingerprint gives the same features.
+        Digest of the weights: the same fingerprint gives the same features.
     runs_in_workers
-        Whether it is light enough to be loaded once a worker process; else it runs
-        in the parent, a batch at a time, on the device there.
+        Whether each worker process loads the extractor. Otherwise the main process runs it, in batches.
     """
 
     name: str
     dimension: int
-    fingerprint: str
     runs_in_workers: bool
 
+    @property
+    def fingerprint(self) -> str: ...
+
     def __call__(self, faces: np.ndarray) -> np.ndarray:
-        """Compute the features.
+        """Compute the features of faces.
 
         Parameters
         ----------
         faces
-            (n, 224, 224, 3) uint8 RGB, aligned as `faces.alignment` does.
+            `(n, 224, 224, 3)` uint8 RGB, aligned by `align_face`.
 
         Returns
         -------
         numpy.ndarray
-            (n, dimension) float32, not normalised.
+            `(n, dimension)` float32, not normalised.
         """
         ...
 
 
+class _NetworkExtractor:
+    """Extractor that runs a network over batches of faces."""
+
+    dimension: int
+
+    def __init__(self, network: nn.Module, batch_size: int) -> None:
+        self._network = network
+        self.batch_size = batch_size
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that computes the features."""
+        return self._network
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network. To move the extractor, move its network."""
+        return next(self._network.parameters()).device
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        """Compute the features; see `FaceFeatureExtractor`."""
+        import torch
+
+        if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
+            raise ValueError(f"faces are {faces.shape} {faces.dtype}; expected (n, 224, 224, 3) uint8 RGB")
+        features = np.zeros((len(faces), self.dimension), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(faces), self.batch_size):
+                batch = torch.from_numpy(self._resized(faces[start : start + self.batch_size]))
+                pixels = batch.to(self.device).permute(0, 3, 1, 2).float()  # (batch, 3, size, size)
+                features[start : start + len(batch)] = self._forward(pixels).float().cpu().numpy()
+        return features
+
+    def _resized(self, faces: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(faces)
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """Return the features of pixels from 0 to 255."""
+        return self._network(pixels)
+
+
+class DlibResNet(_NetworkExtractor):
+    """dlib's face network: a residual network of 29 layers, 128 features per face.
+
+    It is the default, because its weights ship with the distribution `face_recognition_models`. Two faces
+    with a distance (L2) below 0.6 usually show the same person. The network runs in torch
+    (`dlib_port.resnet`), faster than dlib's own on a CPU and equal to it within 1e-5. All extractors in a
+    process share the network.
+
+    See Also
+    --------
+    make_extractor : Returns the extractor that the settings name.
+
+    Examples
+    --------
+    >>> extractor = DlibResNet()
+    >>> extractor(np.zeros((2, 224, 224, 3), np.uint8)).shape
+    (2, 128)
+    """
+
+    name = "dlib_resnet"
+    dimension = 128
+    runs_in_workers = True
+
+    def __init__(self) -> None:
+        from s2f_lib.faces.dlib_port.resnet import dlib_face_network
+
+        super().__init__(dlib_face_network(), batch_size=32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights file, 16 digits."""
+        from s2f_lib.faces.dlib_port.resnet import RESNET_FILE
+        from s2f_lib.faces.dlib_port.weights import dlib_weights
+
+        return file_digest(dlib_weights(RESNET_FILE), length=16)
+
+    def _resized(self, faces: np.ndarray) -> np.ndarray:
+        import cv2
+
+        size = (150, 150)  # input of the network in pixels
+        return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        return self._network(pixels / 255)
+
+
+class VGGFace(_NetworkExtractor):
+    """VGG-Face: the rectified fc7 layer of VGG16, 4096 features per face.
+
+    Parameters
+    ----------
+    network
+        torchvision's VGG16 with VGG-Face's identities, in RGB order.
+    device
+        A torch device; "auto" is a GPU if there is one.
+    batch_size
+        Number of faces per pass.
+    fingerprint
+        Digest of the weights. Default: computed from the weights.
+
+    See Also
+    --------
+    import_vgg_face : Converts a public file of the weights.
+    """
+
+    name = "vgg_face"
+    dimension = 4096
+    runs_in_workers = False  # the weights take 550 MB
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: str = "cpu",
+        batch_size: int = 32,
+        fingerprint: str | None = None,
+    ) -> None:
+        from s2f_lib.faces.vgg_face.network import VGGFaceFC7, fingerprint_of
+
+        self.fingerprint = fingerprint or fingerprint_of(network.state_dict())[:16]
+        self.vgg16 = network
+        super().__init__(VGGFaceFC7(network).to(resolve_device(device)), batch_size)
+
+    @classmethod
+    def from_file(cls, path: Path | None, *, device: str = "cpu", batch_size: int = 32) -> VGGFace:
+        """Load the weights from a safetensors file; see `load_vgg_face`."""
+        from s2f_lib.faces.vgg_face.network import load_vgg_face
+
+        return cls(load_vgg_face(path), device=device, batch_size=batch_size)
+
+
 def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeatureExtractor:
-    """Return the extractor that the settings name.
+    """Return the feature extractor that the settings name.
 
     Parameters
     ----------
     config
-        Name and weights.
+        Name, weights and batch size.
     device
-        A torch device; only `vgg_face` looks at it.
+        A torch device, or "auto". dlib's network ignores it and runs on the CPU.
+
+    Returns
+    -------
+    FaceFeatureExtractor
+        The extractor, with its weights loaded.
 
     Raises
     ------
     MissingFileError
-        The weights are not there; the message says what to type.
+        The weights do not exist; the message says what to do.
     ConfigError
         The name is unknown.
+
+    See Also
+    --------
+    differentiable : The same features with gradients.
+    align_face : Crops the faces that an extractor takes.
+
+    Examples
+    --------
+    >>> extractor = make_extractor(FeatureConfig())
+    >>> extractor.name, extractor.dimension
+    ('dlib_resnet', 128)
     """
     if config.extractor == "dlib_resnet":
-        from s2f_lib.faces.dlib_port.extractor import DlibResNet
-
         return DlibResNet()
     if config.extractor == "vgg_face":
-        from s2f_lib.faces.vgg_face.extractor import VGGFace
-
         return VGGFace.from_file(config.weights, device=device, batch_size=config.batch_size)
     raise ConfigError(f"unknown feature extractor {config.extractor!r}: expected dlib_resnet or vgg_face")
 
 
-def check_faces(faces: np.ndarray) -> None:
-    """Refuse anything but (n, height, width, 3) uint8."""
-    if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
-        raise ValueError(f"faces are {faces.shape} {faces.dtype}; expected (n, 224, 224, 3) uint8 RGB")
+def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:
+    """Return an extractor's network for losses, with gradients with respect to the faces.
+
+    The network is frozen and shares its weights with the extractor in memory. If it is moved to another
+    device, the extractor's own network stays.
+
+    Parameters
+    ----------
+    extractor
+        Extractor of `make_extractor`.
+
+    Returns
+    -------
+    torch.nn.Module
+        Network from `(batch, 3, 224, 224)` RGB in [0, 1] to `(batch, dimension)`.
+
+    Raises
+    ------
+    ConfigError
+        The extractor has no such network.
+
+    See Also
+    --------
+    make_extractor : Returns the extractor that the settings name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> faces = torch.full((1, 3, 224, 224), 0.5, requires_grad=True)
+    >>> differentiable(make_extractor(FeatureConfig()))(faces).sum().backward()
+    >>> bool(faces.grad.abs().max() > 0)
+    True
+    """
+    if isinstance(extractor, DlibResNet):
+        return _alias(extractor.network)
+    if isinstance(extractor, VGGFace):
+        from s2f_lib.faces.vgg_face.network import VGGFaceFC7
+
+        return VGGFaceFC7(_alias(extractor.vgg16), input_scale=255.0)
+    raise ConfigError(
+        f"extractor {extractor.name!r} has no gradients: set decoder_training.identity_weight to 0"
+    )
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Return `(n, dimension)` vectors scaled to length one, in their own dtype; zeros stay zeros."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _alias(network: nn.Module) -> nn.Module:
+    """Return a frozen network that shares the memory of another; moving it copies its weights."""
+    from torch import nn
+
+    shared: dict[int, object] = {
+        id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in network.parameters()
+    }
+    shared |= {id(tensor): tensor.detach() for tensor in network.buffers()}
+    return copy.deepcopy(network, shared)  # deepcopy takes these tensors as already copied

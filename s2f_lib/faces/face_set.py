@@ -1,12 +1,10 @@
-"""A set of aligned faces with their features, made once from picture files and kept on disk.
+"""Sets of aligned faces with features, made once from image files: UTKFace, and galleries for retrieval.
 
-It is to the decoder what prepared clips are, without voices: `training.decoder`
-takes either.
+A `FaceSet` is to the decoder what prepared clips are, without voices: `training.decoder` takes either.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -16,33 +14,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from s2f_lib.errors import InputError
-from s2f_lib.faces.alignment import align_face
-from s2f_lib.faces.detector import Detection
-from s2f_lib.faces.extractor import FaceFeatureExtractor
+from s2f_lib import paths
+from s2f_lib.config import FeatureConfig, PreparationConfig
+from s2f_lib.errors import InputError, MissingFileError
+from s2f_lib.faces.alignment import CROP_MARGIN, CROP_PX, align_face
+from s2f_lib.faces.detection import Detection
+from s2f_lib.faces.detector import make_detector
+from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
+from s2f_lib.media.jpeg import PackedJpegs, encode_jpeg
+from s2f_lib.sources.utkface import GALLERY, REPORT_TRAIN, RefusedFace, read_utkface, split_utkface
+from s2f_lib.storage import cached_arrays, cached_folder, digest, file_digest
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2  # of the files; another number makes them anew
-_CHUNK = 64  # faces in work at once
-_RIM = 0.25  # of a picture's side
+FORMAT_VERSION = 3  # version of the cached files; another number makes them again
+_BATCH = 64  # faces that are aligned and extracted together
+_BORDER = 0.25  # replicated border around an image, as a share of its longer side
+_SPLITS_FILE = "splits.csv"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+# the detection width of a run fits its clips, in which a face may fill half of the frame; in a gallery's
+# images faces may be smaller
+_MIN_GALLERY_WIDTH_PX = 640
 
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Aligned faces, 224 x 224, and their features.
+    """Aligned faces and their features.
 
     Attributes
     ----------
     clip_ids
-        A name a face.
+        Name of each face.
     video_ids
-        What validation may not divide: for single pictures, the name again.
+        Group of each face, which the validation split keeps together; for single images the name again.
     features
-        (n, dimension) float32.
+        `(n, dimension)` float32.
     images
-        (n, 224, 224, 3) uint8 RGB; may be mapped from disk.
+        `(n, 224, 224, 3)` uint8 RGB; may be mapped from the disk.
+
+    Examples
+    --------
+    >>> names = ["a.jpg", "b.jpg"]
+    >>> faces = FaceSet(names, names, np.eye(2, dtype=np.float32), np.zeros((2, 224, 224, 3), np.uint8))
+    >>> faces.subset(np.array([False, True])).clip_ids
+    ['b.jpg']
+    >>> faces.crops([1]).shape
+    (1, 224, 224, 3)
     """
 
     clip_ids: list[str]
@@ -55,17 +74,15 @@ class FaceSet:
 
     @cached_property
     def digest(self) -> str:
-        """Names these faces and their features, 16 hexadecimal digits."""
-        digest = hashlib.sha256("\n".join(self.clip_ids).encode())
-        digest.update(np.ascontiguousarray(self.features).data)
-        return digest.hexdigest()[:16]
+        """SHA-256 of the names and features, 16 hexadecimal digits."""
+        return digest("\n".join(self.clip_ids), self.features, length=16)
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return the faces at `indices`, all by default: (m, 224, 224, 3) uint8 RGB."""
+        """Return the faces at `indices`, default all: `(m, 224, 224, 3)` uint8 RGB."""
         return np.array(self.images if indices is None else self.images[np.asarray(indices)])
 
     def subset(self, mask: np.ndarray) -> FaceSet:
-        """Return the faces where a (n,) boolean mask is true, or at the given (m,) indices, in memory."""
+        """Return the faces that a `(n,)` bool mask selects, or those at `(m,)` indices, in memory."""
         mask = np.asarray(mask)
         rows = np.flatnonzero(mask) if mask.dtype == bool else mask
         return FaceSet(
@@ -76,81 +93,255 @@ class FaceSet:
         )
 
 
+@dataclass(frozen=True)
+class UTKFaceSets:
+    """UTKFace with its training and test split.
+
+    Attributes
+    ----------
+    train, test
+        Aligned faces with features; no face is in both.
+    table
+        All faces that were read: columns name, split, age_years, gender, race.
+    refused
+        Files that could not be used.
+    """
+
+    train: FaceSet
+    test: FaceSet
+    table: pd.DataFrame
+    refused: tuple[RefusedFace, ...]
+
+
 def face_set_from_files(
     files: Sequence[Path],
     extractor: FaceFeatureExtractor,
     *,
     contents: Sequence[str],
     cache: Path,
-    margin: float = 0.25,
-    size_px: int = 224,
     progress: Callable[..., Any] | None = None,
 ) -> FaceSet:
-    """Align the faces of picture files and compute their features, once.
+    """Align the faces of image files and compute their features, once.
 
     Parameters
     ----------
     files
-        Each shows one face that fills it, as UTKFace's cropped pictures do: the five-point
-        landmarks are sought within the middle of the picture, and no detector is asked.
+        Images that one face fills, as in UTKFace's cropped images. No detector runs: the landmarks are
+        searched in the middle of the image.
     extractor
-        Gives the features.
+        Extractor of the features.
     contents
-        The files' digests: they, the extractor's fingerprint and the crop decide the folder
-        in `cache` in which the result is kept.
+        Digest of each file. These digests, the names and the extractor's fingerprint name the cached folder.
     cache
-        A folder for such results.
-    margin, size_px
-        Of the crop; see `faces.alignment.align_face`.
+        Folder for such results.
     progress
-        Called with (done, total).
+        Function that is called with (done, total).
+
+    Returns
+    -------
+    FaceSet
+        Faces and features in the order of the files; the images are mapped from the disk.
 
     Raises
     ------
     InputError
-        A file is no picture.
+        A file is not an image.
+
+    See Also
+    --------
+    load_utkface : Reads UTKFace and its split.
+    read_gallery : Detects faces in images of any kind.
+
+    Examples
+    --------
+    >>> import cv2
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.faces.extractor import DlibResNet
+    >>> file = Path(mkdtemp()) / "face.png"
+    >>> _ = cv2.imwrite(str(file), np.full((200, 200, 3), 120, np.uint8))
+    >>> faces = face_set_from_files([file], DlibResNet(), contents=["1a2b"], cache=file.parent)
+    >>> faces.features.shape
+    (1, 128)
     """
     names = [path.name for path in files]
-    made_of = {
+    settings = {
         "form": FORMAT_VERSION,
-        "margin": margin,
-        "size_px": size_px,
+        "margin": CROP_MARGIN,
+        "size_px": CROP_PX,
         "extractor": extractor.fingerprint,
     }
-    text = json.dumps([made_of, names, list(contents)])
-    folder = Path(cache) / hashlib.sha256(text.encode()).hexdigest()[:12]
-    done = folder / "made.json"
-    if not done.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        shape = (len(files), size_px, size_px, 3)
+
+    def write(folder: Path) -> None:
+        shape = (len(files), CROP_PX, CROP_PX, 3)
         images = np.lib.format.open_memmap(folder / "faces.npy", mode="w+", dtype=np.uint8, shape=shape)
         features = np.zeros((len(files), extractor.dimension), np.float32)
-        for start in range(0, len(files), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            images[rows] = [_aligned(path, margin=margin, size_px=size_px) for path in files[rows]]
+        for start in range(0, len(files), _BATCH):
+            rows = slice(start, start + _BATCH)
+            images[rows] = [_align_whole_image(path) for path in files[rows]]
             features[rows] = extractor(np.array(images[rows]))
             if progress is not None:
-                progress(min(start + _CHUNK, len(files)), len(files))
+                progress(min(start + _BATCH, len(files)), len(files))
         images.flush()
         np.save(folder / "features.npy", features)
-        done.write_text(json.dumps(made_of), encoding="utf-8")
+
+    name = digest(json.dumps([settings, names, list(contents)]))
+    folder = cached_folder(Path(cache) / name, write)
     return FaceSet(
         names, names, np.load(folder / "features.npy"), np.load(folder / "faces.npy", mmap_mode="r")
     )
 
 
-def _aligned(path: Path, *, margin: float, size_px: int) -> np.ndarray:
+def load_utkface(
+    folder: Path,
+    extractor: FaceFeatureExtractor,
+    *,
+    cache: Path,
+    n_train: int = REPORT_TRAIN,
+    n_gallery: int = GALLERY,
+    fold: int = 0,
+    progress: Callable[..., Any] | None = None,
+) -> UTKFaceSets:
+    """Read UTKFace, split it, align its faces and compute their features, once.
+
+    Parameters
+    ----------
+    folder
+        Folder of the images; see `read_utkface`.
+    extractor
+        Extractor of the features.
+    cache
+        Folder for faces and features (150 kB per face) and for the split as CSV.
+    n_train, n_gallery, fold
+        Sizes and number of the split; see `split_utkface`.
+    progress
+        Function that is called with (done, total).
+
+    Returns
+    -------
+    UTKFaceSets
+        Training faces, test faces and the split.
+
+    Raises
+    ------
+    MissingFileError
+        The folder does not exist.
+    InputError
+        The folder has too few faces.
+
+    See Also
+    --------
+    face_set_from_files : Aligns the faces.
+    """
+    found = read_utkface(folder)
+    table = split_utkface(found.faces, n_train=n_train, n_gallery=n_gallery, fold=fold)
+    used = table["split"] != ""
+    chosen = [face for face, is_used in zip(found.faces, used, strict=True) if is_used]
+    faces = face_set_from_files(
+        [face.path for face in chosen],
+        extractor,
+        contents=[face.content for face in chosen],
+        cache=cache,
+        progress=progress,
+    )
+    table.to_csv(Path(cache) / _SPLITS_FILE, index=False)
+    splits = table.loc[used, "split"].to_numpy()
+    return UTKFaceSets(faces.subset(splits == "train"), faces.subset(splits == "test"), table, found.refused)
+
+
+def read_gallery(
+    folder: Path, *, preparation: PreparationConfig, features: FeatureConfig
+) -> tuple[tuple[str, ...], np.ndarray, tuple[bytes, ...]]:
+    """Detect and align the faces in a folder of images and compute their features, once.
+
+    Parameters
+    ----------
+    folder
+        Folder of images with one face each. If an image shows several faces, the most confident one is used;
+        an image without a face is skipped with a warning.
+    preparation
+        Settings of the detector.
+    features
+        Settings of the feature extractor.
+
+    Returns
+    -------
+    names : tuple of str
+        n file names.
+    vectors : numpy.ndarray
+        `(n, dimension)` float32 features.
+    images : tuple of bytes
+        n aligned faces as JPEG files.
+
+    Raises
+    ------
+    MissingFileError
+        The folder does not exist.
+    InputError
+        No image in it shows a face.
+
+    See Also
+    --------
+    make_detector : Returns the detector.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"no folder {folder}: expected images with one face each")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    settings = [FORMAT_VERSION, features.digest(), preparation.digest()]
+    name = digest(settings, *(path.name + file_digest(path) for path in files))
+    gallery = cached_arrays(
+        paths.data_dir() / "galleries" / f"{name}.npz",
+        lambda: _extract_gallery(files, folder, preparation, features),
+    )
+    images = PackedJpegs(gallery["pictures"], gallery["spans"])
+    return tuple(map(str, gallery["names"])), gallery["features"], tuple(images)
+
+
+def _extract_gallery(
+    files: list[Path], folder: Path, preparation: PreparationConfig, features: FeatureConfig
+) -> dict[str, np.ndarray]:
+    width_px = max(preparation.detection_width_px, _MIN_GALLERY_WIDTH_PX)
+    detector = make_detector(preparation.detector, width_px=width_px)
+    names, crops = [], []
+    for path in files:
+        try:
+            frame = _read_rgb(path)
+        except InputError as error:
+            logger.warning("%s", error)
+            continue
+        (faces,) = detector.detect([frame])
+        if not faces:
+            logger.warning("%s shows no face: skipped", path.name)
+            continue
+        names.append(path.name)
+        crops.append(align_face(frame, faces[0]).image)
+    if not names:
+        raise InputError(f"none of the {len(files)} images in {folder} shows a face: expected at least one")
+    images = PackedJpegs.pack(encode_jpeg(crop) for crop in crops)
+    vectors = make_extractor(features, device="auto")(np.stack(crops))
+    return {"names": np.array(names), "features": vectors, "pictures": images.data, "spans": images.spans}
+
+
+def _align_whole_image(path: Path) -> np.ndarray:
+    """Return the aligned face of an image that one face fills."""
+    import cv2
+
+    image = _read_rgb(path)
+    height, width = image.shape[:2]
+    # the crop may extend beyond a tightly cut image: replicate its edge instead of black
+    border = round(_BORDER * max(height, width))
+    image = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
+    # the face box is the middle of the image, without dlib's margin on each side
+    near, far = CROP_MARGIN / (1 + 2 * CROP_MARGIN), (1 + CROP_MARGIN) / (1 + 2 * CROP_MARGIN)
+    left, right, top, bottom = near * width, far * width, near * height, far * height
+    box = Detection(left + border, top + border, right + border, bottom + border, confidence=1.0)
+    return align_face(image, box).image
+
+
+def _read_rgb(path: Path) -> np.ndarray:
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise InputError(f"{path} is no picture: expected a JPEG file of a face")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    height, width = image.shape[:2]
-    near, far = margin / (1 + 2 * margin), (1 + margin) / (1 + 2 * margin)  # the face box within
-    # the crop may reach beyond a picture that was cut tightly: its edge goes on, instead of black
-    rim = round(_RIM * max(height, width))
-    image = cv2.copyMakeBorder(image, rim, rim, rim, rim, cv2.BORDER_REPLICATE)
-    left, right, top, bottom = near * width, far * width, near * height, far * height
-    box = Detection(left + rim, top + rim, right + rim, bottom + rim, confidence=1.0)
-    return align_face(image, box, size_px=size_px, margin=margin).image
+        raise InputError(f"{path.name} is not an image: expected a file such as JPEG or PNG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.faces.alignment import landmark_predictor
-from s2f_lib.faces.dlib_port.extractor import DlibResNet
+from s2f_lib.faces.alignment import CROP_MARGIN, landmark_predictor
+from s2f_lib.faces.extractor import DlibResNet
 from s2f_lib.media import decode
 from s2f_lib.storage import cached_rows, digest, file_digest
 from s2f_lib.voices.embedding import DURATION_S, SAMPLE_RATE_HZ
 
 _THRESHOLD = -0.3  # below dlib's 0: every image shows a face, only its position is unknown
-_MARGIN = 0.25  # dlib's padding, as in `faces.alignment.align_face`
 _SIDE, _TOP, _BOTTOM = 0.12, 0.2, 0.9  # fixed box, as shares of the width and the height
 _MIN_PX = 16
 _CHIP_PX = 150  # input of dlib's network
@@ -116,7 +115,7 @@ def align_image(pixels: np.ndarray, *, size_px: int) -> tuple[np.ndarray, bool]:
     pixels = np.ascontiguousarray(pixels)
     box, found = _find_face(pixels)
     landmarks = landmark_predictor()(pixels, box)
-    return np.asarray(dlib.get_face_chip(pixels, landmarks, size=size_px, padding=_MARGIN)), found
+    return np.asarray(dlib.get_face_chip(pixels, landmarks, size=size_px, padding=CROP_MARGIN)), found
 
 
 def extract_faces(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from s2f_lib.config import FeatureConfig, PairsConfig, PreparationConfig
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
+from s2f_lib.faces.alignment import CROP_PX
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.pairs.data import find_and_split
@@ -31,7 +32,6 @@ from s2f_lib.voices.embedding import SAMPLE_RATE_HZ
 logger = logging.getLogger(__name__)
 
 _DONE = "pairs.json"  # written last: the summary and the names of the shards
-_CROP_PX = 224
 
 
 def prepare_pairs(
@@ -141,7 +141,7 @@ def _read_done(out: Path, settings_digest: str) -> PreparationSummary | None:
 def _prepare_row(pair: Pair, split: str, *, audio_s: float) -> PreparedRow:
     audio, n_samples = read_voice(pair.audio, duration_s=audio_s)
     pixels = read_image(pair.face)
-    face, found = align_image(pixels, size_px=_CROP_PX)
+    face, found = align_image(pixels, size_px=CROP_PX)
     height, width = pixels.shape[:2]
     return PreparedRow(
         clip_id=pair.clip_id,

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
-from s2f_lib.faces.detector import Detection, FaceDetector, make_detector
+from s2f_lib.faces.alignment import align_face
+from s2f_lib.faces.detection import Detection, FaceDetector
+from s2f_lib.faces.detector import make_detector
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.preparation.shards import PreparedRow
 from s2f_lib.preparation.stages import (
     DecodedClip,
-    cut_face,
     decode_clip,
     find_speaker,
     make_row,
@@ -199,7 +200,7 @@ def align(work: ClipWork, config: PreparationConfig) -> None:
         return
     decoded, work.decoded = work.decoded, None
     with _stage(work, "align"):
-        crop = cut_face(decoded.frames[0], work.detection, config)
+        crop = align_face(decoded.frames[0], work.detection)
         work.row = make_row(work.clip, config, decoded=decoded, index=0, detection=work.detection, crop=crop)
 
 
@@ -253,7 +254,6 @@ def _fail(work: ClipWork, error: Exception) -> None:
 def _detector(config: PreparationConfig, *, device: str) -> FaceDetector:
     return make_detector(
         config.detector,
-        threshold=config.detection_threshold,
         width_px=config.detection_width_px,
         device=device,
     )

@@ -14,8 +14,8 @@ import numpy as np
 
 from s2f_lib.config import PreparationConfig
 from s2f_lib.errors import ClipRefused, RefusalReason
-from s2f_lib.faces.alignment import FaceCrop, align_face, choose_face
-from s2f_lib.faces.detector import Detection
+from s2f_lib.faces.alignment import FaceCrop, choose_face
+from s2f_lib.faces.detection import Detection
 from s2f_lib.faces.extractor import FaceFeatureExtractor
 from s2f_lib.media import decode as media
 from s2f_lib.media.jpeg import decode_jpeg, encode_jpeg
@@ -135,11 +135,6 @@ def find_speaker(
     return index, detection
 
 
-def cut_face(frame: np.ndarray, detection: Detection, config: PreparationConfig) -> FaceCrop:
-    """Cut the aligned face out of its frame."""
-    return align_face(frame, detection, size_px=config.crop_px, margin=config.crop_margin)
-
-
 def make_row(
     clip: ClipRef,
     config: PreparationConfig,
@@ -162,7 +157,7 @@ def make_row(
         media=Path(clip.media).name,
         audio=media.repeat_to(decoded.audio, n_samples),
         n_audio_samples=min(len(decoded.audio), n_samples),
-        crop=encode_jpeg(crop.image, quality=config.jpeg_quality),
+        crop=encode_jpeg(crop.image),
         box=(detection.left, detection.top, detection.right, detection.bottom),
         detection_confidence=detection.confidence,
         eye_angle_deg=crop.eye_angle_deg,

@@ -30,8 +30,8 @@ from typing import Any
 
 from s2f_lib.config import PreparationConfig, StudyConfig
 from s2f_lib.errors import RefusalReason
+from s2f_lib.faces.detection import torch_threads
 from s2f_lib.preparation.clip import AlignAndEmbed, ClipWork, ClipWorker, GpuStages, Outcome, decode
-from s2f_lib.preparation.torch_threads import torch_threads
 from s2f_lib.sources.clip import ClipRef
 
 logger = logging.getLogger(__name__)

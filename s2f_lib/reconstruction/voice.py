@@ -166,9 +166,11 @@ def reconstruct_audio(
     features, face = _predict_and_reconstruct(audio, kit)
     names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
-        from s2f_lib.faces.gallery import read_gallery
+        from s2f_lib.faces.face_set import read_gallery
 
-        names, gallery_features, images = read_gallery(Path(gallery), kit.config)
+        names, gallery_features, images = read_gallery(
+            Path(gallery), preparation=kit.config.preparation, features=kit.config.features
+        )
     found = nearest_faces(features, names, gallery_features, images, top_k=top_k)
     guesses = tuple(_guess(probe, features) for probe in kit.probes)
     return Reconstruction(face, features, guesses, found, len(names))

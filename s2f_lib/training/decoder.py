@@ -14,8 +14,7 @@ from torch.nn.functional import l1_loss
 
 from s2f_lib.config import DecoderTrainingConfig, FaceDecoderConfig
 from s2f_lib.errors import ConfigError
-from s2f_lib.faces.differentiable import differentiable
-from s2f_lib.faces.extractor import FaceFeatureExtractor
+from s2f_lib.faces.extractor import FaceFeatureExtractor, differentiable
 from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder, make_decoder
 from s2f_lib.models.inference import render_faces
 from s2f_lib.storage import digest

@@ -26,7 +26,7 @@ class DecoderLoss(nn.Module):
     config
         Weights of the terms.
     extractor
-        Extractor with gradients, from `faces.differentiable`. None if the identity has no weight.
+        Extractor with gradients, from `faces.extractor.differentiable`. None if the identity has no weight.
     mean_features
         `(dimension,)`, mean of the training faces, because what all faces share does not tell identities
         apart.

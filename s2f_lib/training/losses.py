@@ -229,7 +229,7 @@ def make_speech2face_loss(
     MissingFileError
         There are no weights; the message says where to get them.
     """
-    from s2f_lib.faces.vgg_face.extractor import load_vgg_face
+    from s2f_lib.faces.vgg_face.network import load_vgg_face
 
     network = load_vgg_face(weights)
     if decoder is None:

@@ -2,7 +2,7 @@
 
 The public weights of VGG-Face cannot be shipped. Trained in the same way on faces of the generated
 population, the same network gives 4096-D features of the same form, so every later step can run. The
-weights are written in the form that `faces.vgg_face.extractor.load_vgg_face` reads. These features know
+weights are written in the form that `faces.vgg_face.network.load_vgg_face` reads. These features know
 only synthetic faces: with the public weights use those instead.
 """
 
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from s2f_lib.config import LoopConfig
-from s2f_lib.faces.vgg_face.extractor import N_IDENTITIES
-from s2f_lib.faces.vgg_face.network import MEAN_RGB
+from s2f_lib.faces.vgg_face.network import MEAN_RGB, N_IDENTITIES
 from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 from s2f_lib.storage import cached_folder, digest, write_atomically

@@ -1,30 +1,31 @@
-"""Two drawn clips for the extractors that run in the pipeline."""
+"""Drawn faces and two drawn clips."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from s2f_lib.sources.clip import ClipRef
+from tests.preparation.conftest import draw_portraits, tone, write_media
+
+
+@pytest.fixture(scope="session")
+def portrait() -> np.ndarray:
+    """(240, 320, 3) uint8 RGB with one drawn face at its centre."""
+    return draw_portraits(((160, 120),))
 
 
 @pytest.fixture(scope="session")
 def portrait_clips(tmp_path_factory) -> list[ClipRef]:
-    """Two clips of a second, each with a drawn face and a tone."""
-    location = Path(__file__).parents[1] / "preparation" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("preparation_media", location)
-    drawing = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drawing)
+    """Two clips of 1.2 s, each with a drawn face and a tone."""
     folder = tmp_path_factory.mktemp("portraits")
     clips = []
     for number, x in enumerate((140, 180)):
-        media = drawing.write_media(
+        media = write_media(
             folder / f"{number}.mp4",
             duration_s=1.2,
-            picture=drawing.draw_portraits(((x, 120),)),
-            sound=drawing.tone(1.2),
+            picture=draw_portraits(((x, 120),)),
+            sound=tone(1.2),
         )
         clips.append(
             ClipRef(f"clip-{number}", f"video-{number}", 0.0, 1.2, 0.5, 0.5, media=media, split="train")

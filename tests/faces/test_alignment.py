@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from s2f_lib.errors import ClipRefused, InputError, RefusalReason
-from s2f_lib.faces.alignment import align_face, choose_face, measure_eyes
-from s2f_lib.faces.detector import (
-    Detection,
-    DlibFaceDetector,
-    dlib_weights,
-    make_detector,
-    scale_to_width,
-)
+from s2f_lib.faces.alignment import align_face, choose_face
+from s2f_lib.faces.detection import Detection, scale_to_width
+from s2f_lib.faces.detector import DlibFaceDetector, make_detector
+from s2f_lib.faces.dlib_port.weights import dlib_weights
+from tests.faces_tools import measure_eyes
+from tests.preparation.conftest import draw_portraits
 
 
 def _face(x: float, y: float, confidence: float = 1.0) -> Detection:
@@ -95,8 +93,8 @@ def test_bad_arguments_of_detectors():
 
 
 @pytest.mark.parametrize("tilt_deg", [-20, 0, 20])
-def test_a_tilted_face_is_levelled_and_fills_its_crop(portrait_drawer, tilt_deg):
-    frame = portrait_drawer(((160, 120),), tilt_deg=tilt_deg)
+def test_a_tilted_face_is_levelled_and_fills_its_crop(tilt_deg):
+    frame = draw_portraits(((160, 120),), tilt_deg=tilt_deg)
     ((face,),) = make_detector("torch", width_px=320).detect([frame])
     crop = align_face(frame, face)
     assert crop.image.shape == (224, 224, 3)

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from s2f_lib.config import FeatureConfig
-from s2f_lib.faces.differentiable import differentiable
-from s2f_lib.faces.extractor import make_extractor
-from s2f_lib.faces.vgg_face.extractor import VGGFace
+from s2f_lib.faces.extractor import VGGFace, differentiable, make_extractor
 from s2f_lib.training.vgg_face import make_vgg16
 
 NAMES = ("vgg_face", "dlib_resnet")

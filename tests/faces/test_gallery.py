@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from s2f_lib.config import load_config
-from s2f_lib.faces.gallery import read_gallery
+from s2f_lib.faces.face_set import read_gallery
 from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
@@ -22,7 +22,7 @@ def test_a_small_face_is_found_whatever_width_the_run_looks_at(tmp_path, monkeyp
     cv2.imwrite(str(folder / "small.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     config = load_config("quick")
     assert config.preparation.detection_width_px == 240  # at which the face is some 25 px wide
-    names, features, images = read_gallery(folder, config)
+    names, features, images = read_gallery(folder, preparation=config.preparation, features=config.features)
     assert names == ("small.png",)
     assert features.shape == (1, 128)
     assert decode_jpeg(images[0]).shape == (224, 224, 3)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from s2f_lib.config import PreparationConfig, StudyConfig
-from s2f_lib.faces.alignment import measure_eyes
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.media.decode import read_frames
 from s2f_lib.preparation.ledger import Ledger
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.sources.avspeech import load_clips
+from tests.faces_tools import measure_eyes
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 
 from s2f_lib.config import PreparationConfig
 from s2f_lib.errors import ClipRefused, MissingFileError, RefusalReason
-from s2f_lib.faces.alignment import measure_eyes
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.preparation.clip import prepare_clip
 from s2f_lib.preparation.stages import locate_clip
 from s2f_lib.sources.clip import ClipRef, make_clip_id
+from tests.faces_tools import measure_eyes
 
 CONFIG = PreparationConfig(detection_width_px=320, frame_positions=(0.25, 0.75), audio_s=6.0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from s2f_lib.config import load_config
 from s2f_lib.errors import ConfigError
-from s2f_lib.faces.dlib_port.extractor import DlibResNet
+from s2f_lib.faces.extractor import DlibResNet
 from s2f_lib.faces.face_set import FaceSet
 from s2f_lib.models.inference import render_faces
 from s2f_lib.training.decoder import TrainedDecoder, train_face_decoder

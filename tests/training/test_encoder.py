@@ -103,7 +103,7 @@ def test_train_encoder_speech2face_needs_weights(tmp_path, clips):
 def test_train_encoder_speech2face_with_its_parts_learns(tmp_path):
     from safetensors.torch import save_model
 
-    from s2f_lib.faces.vgg_face.extractor import random_vgg_face
+    from tests.faces_tools import random_vgg_face
 
     weights = tmp_path / "vgg_face.safetensors"
     save_model(random_vgg_face(0), str(weights))

@@ -11,9 +11,10 @@ import torch
 
 from s2f_lib.config import LoopConfig, with_changes
 from s2f_lib.errors import ConfigError, DataError
-from s2f_lib.faces.alignment import measure_eyes
-from s2f_lib.faces.vgg_face.extractor import VGGFace, load_vgg_face
+from s2f_lib.faces.extractor import VGGFace
+from s2f_lib.faces.vgg_face.network import load_vgg_face
 from s2f_lib.training.vgg_face import make_vgg16, render_identity, train_vgg_face
+from tests.faces_tools import measure_eyes
 
 DEBUG = LoopConfig(
     epochs=6, batch_size=9, learning_rate=2e-3, weight_decay=0.0, clip_norm=1.0, validation_share=0.25,

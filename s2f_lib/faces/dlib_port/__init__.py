@@ -1,1 +1,1 @@
-"""dlib's face networks in torch, read from dlib's own files."""
+"""dlib's face networks in torch, with the weights of dlib's own files."""

@@ -1,64 +1,56 @@
-"""dlib's CNN face detector run by torch: the same faces, many times faster, in batches.
+"""dlib's CNN face detector in torch: the same faces, many times faster, in batches.
 
-The steps are those of dlib 20: `input_rgb_image_pyramid` (tiled_pyramid),
-the network (mmod_network), and `loss_mmod_::to_label` in dlib/dnn/loss.h, which
-turns scores into boxes (here).
+The steps are those of dlib 20: `input_rgb_image_pyramid` and the network (both in `network`), and
+`loss_mmod_::to_label` of dlib/dnn/loss.h, which converts scores to boxes (here).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 
 from s2f_lib.errors import ConfigError, InputError
-from s2f_lib.faces.detector import Detection, dlib_weights, scale_to_width
-from s2f_lib.faces.dlib_port.network import MmodNetwork
-from s2f_lib.faces.dlib_port.pyramid import PyramidLayout, pyramid_layout
-from s2f_lib.faces.dlib_port.serialization import read_mmod_weights
-from s2f_lib.preparation.torch_threads import torch_threads
+from s2f_lib.faces.detection import Detection, resolve_device, scale_to_width, torch_threads
+from s2f_lib.faces.dlib_port.network import MmodNetwork, PyramidLayout, pyramid_layout
+from s2f_lib.faces.dlib_port.weights import dlib_weights, read_mmod_weights
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchFaceDetector:
-    """The network of `mmod_human_face_detector.dat`, in torch.
+    """The network of `mmod_human_face_detector.dat` in torch.
 
-    Boxes are whole pixels of the scaled frame, as dlib's are, before they are
-    scaled back to the frame that was given.
+    Boxes are whole pixels of the scaled frame, as in dlib, before they are scaled back to the given frame.
 
     Parameters
     ----------
     threshold
-        Confidence that a face has to exceed; dlib's own is 0.  Below 0, weaker
-        faces are reported too, which dlib cannot.
+        Confidence that a face must exceed; dlib's own is 0. Below 0, weaker faces are reported too.
     width_px
-        Frames are scaled to this width, aspect kept, before the network sees them.
+        Width in pixels to which frames are scaled for the network; the aspect ratio is kept.
     device
-        A torch device; "auto" is a GPU where there is one.
+        A torch device; "auto" is a GPU if there is one.
     batch_size
-        Frames of one size that go through the network together; by default 1 on
-        a CPU, where more only costs cache, and 32 on a GPU.
+        Number of frames of one size per pass. Default: 1 on a CPU, where more is slower, and 32 on a GPU.
     precision
-        "fp32", or "bf16": all layers but the last in bfloat16, faster on CPUs with AMX.
-        Confidence is then off by some thousandths, and a box, now and then, by one step of the network.
+        "fp32", or "bf16" for all layers except the last one, which is faster on CPUs with AMX. Confidence
+        then differs by some thousandths, and rarely a box by one step of the network.
     threads
-        CPU threads of the network; torch's own number is put back after each
-        call.  With 1, processes side by side do not wait for each other, and
-        that is how many frames are to be detected fastest.
+        CPU threads of the network; torch's own number is restored after each call. With 1, several processes
+        do not compete for cores, which detects the most frames per second.
 
     Raises
     ------
     ConfigError
-        A parameter is out of its range, or the device is not there.
+        A parameter is out of range, or the device is not available.
     MissingFileError
-        The network's file is not installed.
+        The file of the network is not installed.
     DataError
-        The network's file is damaged.
+        The file of the network is damaged.
     """
 
     def __init__(
@@ -78,25 +70,20 @@ class TorchFaceDetector:
                 raise ConfigError(f"{name} of the face detector is {value}: expected 1 or more")
         self.threshold = threshold
         self.width_px = width_px
-        self.device = _resolve_device(device)
+        self.device = resolve_device(device)
         self.batch_size = batch_size or (32 if self.device.type == "cuda" else 1)
         self.threads = threads
         self._weights = read_mmod_weights(dlib_weights("mmod_human_face_detector.dat"))
         network = MmodNetwork(self._weights, feature_dtype=_DTYPES[precision])
-        self._network = network.to(self.device, memory_format=torch.channels_last).eval()
-        self._layout = partial(
-            pyramid_layout,
-            padding=self._weights.pyramid_padding_px,
-            outer_padding=self._weights.pyramid_outer_padding_px,
-        )
+        self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Find the faces of each frame; see `FaceDetector.detect`.
+        """Find the faces in each frame; see `FaceDetector.detect`.
 
         Raises
         ------
         InputError
-            A frame is not (height, width, 3) uint8.
+            A frame is not `(height, width, 3)` uint8.
         """
         for index, frame in enumerate(frames):
             _check_frame(frame, index)
@@ -116,21 +103,27 @@ class TorchFaceDetector:
 
     def _detect_batch(self, images: list[np.ndarray]) -> list[list[Detection]]:
         """Find the faces of images of one size, in pixels of those images."""
-        layout = self._layout(images[0].shape[1], images[0].shape[0])
-        if not self._network.reaches(layout):
+        height, width = images[0].shape[:2]
+        layout = pyramid_layout(
+            width,
+            height,
+            padding=self._weights.pyramid_padding_px,
+            outer_padding=self._weights.pyramid_outer_padding_px,
+        )
+        if not self._network.fits(layout):
             return [[] for _ in images]
         pixels = torch.from_numpy(np.stack(images)).to(self.device)
         scores = self._network(self._network.draw_canvas(pixels, layout)).float()  # (batch, rows, columns)
-        cells = torch.nonzero(scores > self.threshold)  # (hits, 3): image, row, column
-        confidences = scores[tuple(cells.T)].cpu().numpy()
-        cells = cells.cpu().numpy()
+        hits = torch.nonzero(scores > self.threshold)  # (hits, 3): image, row, column
+        confidences = scores[tuple(hits.T)].cpu().numpy()
+        cells = hits.cpu().numpy()
         return [
             self._boxes(cells[mine, 1:], confidences[mine], layout)
             for mine in (cells[:, 0] == index for index in range(len(images)))
         ]
 
     def _boxes(self, cells: np.ndarray, confidences: np.ndarray, layout: PyramidLayout) -> list[Detection]:
-        """Turn the cells (n, 2: row, column) of one image that exceed the threshold into faces."""
+        """Convert the cells (n, 2: row, column) of one image that exceed the threshold to faces."""
         weights = self._weights
         # (n, 2) x and y, in pixels of the canvas
         centres = cells[:, ::-1] * self._network.step_px + self._network.offset_px
@@ -138,39 +131,38 @@ class TorchFaceDetector:
         boxes = np.floor(np.abs(boxes) + 0.5) * np.sign(boxes)  # C's lround: halves away from zero
         order = np.argsort(-confidences, kind="stable")
         boxes, confidences = boxes[order], confidences[order]
-        kept = suppress_overlaps(boxes, iou=weights.nms_iou, covered=weights.nms_covered)
-        return [Detection(*boxes[i].tolist(), float(confidences[i])) for i in kept]
+        faces = []
+        for index in suppress_overlaps(boxes, iou=weights.nms_iou, covered=weights.nms_covered):
+            left, top, right, bottom = boxes[index].tolist()
+            faces.append(Detection(left, top, right, bottom, float(confidences[index])))
+        return faces
 
 
 def suppress_overlaps(boxes: np.ndarray, *, iou: float, covered: float) -> list[int]:
-    """Return which boxes are left where each drops the weaker ones that it overlaps.
+    """Drop each box that overlaps a better one (non-maximum suppression).
 
     Parameters
     ----------
     boxes
-        (n, 4) left, top, right, bottom in pixels, both edges part of the box; the best first.
+        `(n, 4)` left, top, right, bottom in pixels, both edges included; the best first.
     iou
-        The most that a box may share with a better one: their common area over
-        the area of the smallest box around both, which is what dlib's
-        `test_box_overlap` takes for the union.
+        Largest accepted overlap: the common area divided by the area of the smallest box around both, which
+        dlib's `test_box_overlap` uses in place of the union.
     covered
-        The most of either box that the other may cover.
+        Largest accepted share of either box that the other covers.
 
     Returns
     -------
     list of int
-        Rows of `boxes`, the best first.
+        Indices of the boxes that remain, the best first.
     """
     kept: list[int] = []
     areas = _areas(boxes)
     for index, box in enumerate(boxes):
         better = boxes[kept]
-        common = _areas(
-            np.concatenate([np.maximum(better[:, :2], box[:2]), np.minimum(better[:, 2:], box[2:])], axis=1)
-        )
-        around = _areas(
-            np.concatenate([np.minimum(better[:, :2], box[:2]), np.maximum(better[:, 2:], box[2:])], axis=1)
-        )
+        top_left, bottom_right = (better[:, :2], box[:2]), (better[:, 2:], box[2:])
+        common = _areas(np.concatenate([np.maximum(*top_left), np.minimum(*bottom_right)], axis=1))
+        around = _areas(np.concatenate([np.minimum(*top_left), np.maximum(*bottom_right)], axis=1))
         smaller = np.minimum(areas[kept], areas[index])
         if not np.any((common > 0) & ((common > iou * around) | (common > covered * smaller))):
             kept.append(index)
@@ -178,25 +170,13 @@ def suppress_overlaps(boxes: np.ndarray, *, iou: float, covered: float) -> list[
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    """Return the area of each box (n, 4), both edges counted; 0 for an empty one."""
+    """Return the area of each box (n, 4), both edges included; 0 for an empty one."""
     return np.clip(boxes[:, 2] - boxes[:, 0] + 1, 0, None) * np.clip(boxes[:, 3] - boxes[:, 1] + 1, 0, None)
 
 
 def _check_frame(frame: np.ndarray, index: int) -> None:
-    shape, dtype = getattr(frame, "shape", None), getattr(frame, "dtype", type(frame).__name__)
-    if dtype != np.uint8 or len(shape or ()) != 3 or shape[2] != 3 or 0 in shape:
+    shape, dtype = np.shape(frame), getattr(frame, "dtype", type(frame).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(
             f"frame {index} has shape {shape} and type {dtype}: expected (height, width, 3) uint8, RGB"
         )
-
-
-def _resolve_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}: expected auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} asked for, but torch sees no GPU here; use cpu or auto")
-    return device

@@ -1,1 +1,1 @@
-"""VGG-Face: the network and the forms of its weights."""
+"""VGG-Face: the network and the public files of its weights."""

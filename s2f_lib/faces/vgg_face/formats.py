@@ -1,21 +1,20 @@
-"""The three public forms of VGG-Face, read into one: layers by name, tensors in torch's order.
+"""Readers of the three public files of VGG-Face: one network, in torch's order of tensors.
 
-| form | file | made by | channels | fc6 sees the last map as |
+| format | file | author | channels | order of the last map in fc6 |
 |---|---|---|---|---|
 | pytorch | `vgg_face_dag.pth` | Samuel Albanie, from MatConvNet's file | RGB | channels, rows, columns |
-| torch7 | `VGG_FACE.t7` | Omkar Parkhi, of the authors | BGR | channels, rows, columns |
+| torch7 | `VGG_FACE.t7` | Omkar Parkhi, one of the authors | BGR | channels, rows, columns |
 | keras | `vgg_face_weights.h5` | DeepFace, from MatConvNet's file | RGB | rows, columns, channels |
 
-The mean colour is one and the same, (129.1863, 104.7624, 93.5940) for red, green
-and blue: the authors' Matlab demos subtract it before any reordering.  (Copies of
-their torch7 demo swap the channels first and then subtract the numbers in the
-old order, which takes red's mean from blue; that is not followed here.)  DeepFace
-feeds BGR to its file as it does to all of its networks; but the public scripts
-that made such files copy MatConvNet's weights unpermuted, and those expect RGB.
-Who knows better says so by `channel_order` of `vgg_face_weights.import_vgg_face`.
+The mean colour is the same for all: (129.1863, 104.7624, 93.5940) for red, green and blue. The authors'
+Matlab demos subtract it before any reordering. (Copies of their torch7 demo swap the channels first and then
+subtract the numbers in the old order, which subtracts the mean of red from blue; this is not followed here.)
+DeepFace feeds BGR images to its file, as to all of its networks; but the public scripts that made such files
+copy MatConvNet's weights without a permutation, and those expect RGB. `channel_order` of `import_vgg_face`
+overrides the order of a format.
 
-Nothing in a file is run: torch reads with `weights_only=True`, `.t7` by
-`torch7`, and of an HDF5 file only plain datasets inside it are read.
+No code in a file is run: torch reads with `weights_only=True`, `torch7` skips functions, and only plain
+datasets inside an HDF5 file are read.
 """
 
 from __future__ import annotations
@@ -26,22 +25,15 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from s2f_lib.errors import DataError, InputError
-from s2f_lib.faces.vgg_face.keras import read_keras
-from s2f_lib.faces.vgg_face.network import (
-    LAYERS,
-    ChannelOrder,
-    Tensors,
-    VggShape,
-    expect_names,
-    expect_shape,
-)
+from s2f_lib.faces.vgg_face.network import CANONICAL_NAMES, LAYERS, ChannelOrder, Tensors, VggShape
 from s2f_lib.faces.vgg_face.torch7 import TorchObject, looks_like_torch7, read_torch7
 
-_PASSIVE_MODULES = {  # of torch7: without weights, or not used in evaluation
+_PASSIVE_MODULES = {  # torch7 modules without weights or without effect in evaluation
     "ReLU",
     "Threshold",
     "SpatialMaxPooling",
@@ -56,17 +48,17 @@ _CONVOLUTIONS = {"SpatialConvolution", "SpatialConvolutionMM"}
 
 
 @dataclass(frozen=True)
-class SourceForm:
-    """One public form of the weights.
+class WeightsFormat:
+    """One public format of the weights.
 
     Attributes
     ----------
     name
         "pytorch", "torch7" or "keras".
     channel_order
-        Of the pictures that the first convolution expects.
+        Colour order of the images that the first convolution expects.
     read
-        Reads such a file: path and shape in, tensors out.
+        Reader of such a file, from path and shape to tensors.
     """
 
     name: str
@@ -74,27 +66,68 @@ class SourceForm:
     read: Callable[[Path, VggShape], Tensors]
 
 
-def detect_form(path: Path) -> SourceForm:
-    """Return which form a file is, by what it holds: its name is not looked at.
+def detect_format(path: Path) -> WeightsFormat:
+    """Return the format of a file by its content; the name of the file does not matter.
 
     Raises
     ------
     InputError
-        It is none of the three; the message says what it seems to be.
+        The file has none of the three formats; the message says what it seems to be.
     """
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return KERAS
-    # a zip archive, or a pickle of protocol 2 and later: the new and the old form of torch.save
+    # a zip archive, or a pickle of protocol 2 or later: the new and the old format of torch.save
     if head.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", head):
         return PYTORCH
     if looks_like_torch7(head):
         return TORCH7
     raise InputError(
-        f"{path} is none of the public forms of VGG-Face ({_guess(head)}); expected vgg_face_dag.pth "
+        f"{path} is not a public file of VGG-Face ({_guess(head)}); expected vgg_face_dag.pth "
         "(PyTorch), VGG_FACE.t7 (torch7, binary) or vgg_face_weights.h5 (Keras)"
     )
+
+
+def to_canonical(
+    tensors: Tensors, *, channel_order: ChannelOrder, shape: VggShape, name: str
+) -> dict[str, np.ndarray]:
+    """Return torchvision's VGG16 state for RGB images.
+
+    Parameters
+    ----------
+    tensors
+        Tensors that `WeightsFormat.read` returned.
+    channel_order
+        Colour order that the first convolution expects.
+    shape
+        Expected layer sizes.
+    name
+        Name of the file in error messages.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        float32 tensor of each name.
+
+    Raises
+    ------
+    DataError
+        A tensor has another shape, or numbers that are not finite.
+    """
+    state = {}
+    for layer, wanted in shape.weights().items():
+        weight, bias = tensors[layer]
+        _expect_shape(name, layer, weight.shape, wanted)
+        _expect_shape(name, f"{layer}'s bias", bias.shape, wanted[:1])
+        if layer == "conv1_1" and channel_order == "bgr":
+            weight = weight[:, ::-1]
+        for part, values in (("weight", weight), ("bias", bias)):
+            values = np.ascontiguousarray(values, dtype=np.float32)
+            if not np.isfinite(values).all():
+                raise DataError(f"{name}: the {part} of {layer} holds numbers that are not finite")
+            state[f"{CANONICAL_NAMES[layer]}.{part}"] = values
+    return state
 
 
 def _read_pytorch(path: Path, shape: VggShape) -> Tensors:
@@ -106,21 +139,21 @@ def _read_pytorch(path: Path, shape: VggShape) -> Tensors:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:200]
         raise DataError(
-            f"{path.name} holds more than tensors, and was not loaded: nothing in it was run ({reason}); "
+            f"{path.name} holds more than tensors. It was not loaded, and nothing in it was run ({reason}); "
             "get vgg_face_dag.pth from its authors' page"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"{path.name} is no whole PyTorch file ({reason}); download it again") from None
+        raise DataError(f"{path.name} is not a complete PyTorch file ({reason}); download it again") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise DataError(f"{path.name} holds a {type(state).__name__}; expected a state dict of VGG-Face")
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise DataError(f"{path.name}: {key!r} is no tensor of floating point numbers")
+            raise DataError(f"{path.name}: {key!r} is not a tensor of floating point numbers")
     expected = {f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
-    expect_names(path.name, {str(key) for key in state}, expected)
+    _expect_names(path.name, {str(key) for key in state}, expected)
     return {
         layer: (state[f"{layer}.weight"].float().numpy(), state[f"{layer}.bias"].float().numpy())
         for layer in LAYERS
@@ -128,12 +161,9 @@ def _read_pytorch(path: Path, shape: VggShape) -> Tensors:
 
 
 def _read_torch7(path: Path, shape: VggShape) -> Tensors:
-    """Read an `nn.Sequential`, whose layers have no names: their order tells them apart."""
+    """Read an `nn.Sequential`. Its layers have no names: they are identified by their order."""
     modules = list(_weighted_modules(read_torch7(path), path.name))
-    if len(modules) != len(LAYERS):
-        raise DataError(
-            f"{path.name} has {len(modules)} layers with weights; expected {len(LAYERS)}, as VGG16"
-        )
+    _expect_count(path.name, len(modules))
     tensors: Tensors = {}
     for (layer, wanted), module in zip(shape.weights().items(), modules, strict=True):
         kind = module.class_name.rpartition(".")[2]
@@ -144,16 +174,16 @@ def _read_torch7(path: Path, shape: VggShape) -> Tensors:
         weight, bias = module.fields.get("weight"), module.fields.get("bias")
         if not isinstance(weight, np.ndarray) or not isinstance(bias, np.ndarray):
             raise DataError(f"{path.name}: {layer} lacks its weight or bias")
-        # SpatialConvolutionMM keeps its filters as rows: (out, in * rows * columns)
+        # SpatialConvolutionMM stores its filters as rows: (out, in * rows * columns)
         if weight.ndim == 2 and layer.startswith("conv"):
-            expect_shape(path.name, layer, weight.shape, (wanted[0], int(np.prod(wanted[1:]))))
+            _expect_shape(path.name, layer, weight.shape, (wanted[0], int(np.prod(wanted[1:]))))
             weight = weight.reshape(wanted)
         tensors[layer] = weight, bias
     return tensors
 
 
 def _weighted_modules(value: object, name: str) -> Iterator[TorchObject]:
-    """Walk containers in order; yield the modules that have weights."""
+    """Yield the modules with weights, in order, from nested containers."""
     if not isinstance(value, TorchObject):
         raise DataError(f"{name} holds a {type(value).__name__}; expected a torch7 nn.Sequential")
     kind = value.class_name.rpartition(".")[2]
@@ -169,18 +199,123 @@ def _weighted_modules(value: object, name: str) -> Iterator[TorchObject]:
         raise DataError(f"{name}: a module of class {value.class_name}, which VGG-Face does not have")
 
 
+def _read_keras(path: Path, shape: VggShape) -> Tensors:
+    """Read HDF5 weights: kernels are (rows, columns, in, out), fully connected layers may be convolutions."""
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(
+            f"reading {path.name} needs the package h5py: run `pip install h5py`, or give vgg_face_dag.pth"
+        ) from None
+    try:
+        with h5py.File(path, "r") as file:
+            layers = _keras_layers(file, path.name)
+            return {
+                layer: _from_keras(path.name, layer, *layers[layer], shape=shape) for layer in shape.weights()
+            }
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(f"{path.name} is not a complete HDF5 file ({error}); download it again") from None
+
+
+def _keras_layers(file: Any, name: str) -> dict[str, tuple[Any, Any]]:
+    """Return kernel and bias dataset of each of VGG16's layers, without their contents."""
+    import h5py
+
+    root = file["model_weights"] if _is_inside(file, "model_weights") else file
+    names = [
+        text.decode() if isinstance(text, bytes) else str(text) for text in root.attrs.get("layer_names", [])
+    ]
+    found: dict[str, tuple[Any, Any]] = {}
+    for layer in names or sorted(root, key=_natural_order):
+        group = root[layer] if _is_inside(root, layer) else None
+        if not isinstance(group, h5py.Group):
+            continue
+        datasets: list[Any] = []
+
+        def add(_: str, item: object, datasets: list[Any] = datasets) -> None:
+            if isinstance(item, h5py.Dataset):
+                datasets.append(item)
+
+        group.visititems(add)  # it follows only hard links, never a link to another file
+        if not datasets:
+            continue
+        kernel = [item for item in datasets if item.ndim > 1]
+        bias = [item for item in datasets if item.ndim == 1]
+        if len(kernel) != 1 or len(bias) != 1 or any(item.external or item.is_virtual for item in datasets):
+            raise DataError(
+                f"{name}: layer {layer} has {len(datasets)} tensors; expected a kernel and a bias"
+            )
+        found[layer] = kernel[0], bias[0]
+    if set(found) >= set(LAYERS):
+        _expect_names(name, set(found), set(LAYERS))
+        return found
+    _expect_count(name, len(found))
+    # layers without VGG16's names (conv2d_1, ...) are identified by their order
+    return dict(zip(LAYERS, found.values(), strict=True))
+
+
+def _from_keras(
+    name: str, layer: str, kernel: Any, bias: Any, *, shape: VggShape
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read one layer and reorder it as torch does."""
+    wanted = shape.weights()[layer]
+    out = wanted[0]
+    shapes: list[tuple[int, ...]]
+    if layer.startswith("conv"):
+        shapes = [(3, 3, wanted[1], out)]
+    else:
+        side = shape.map_px if layer == "fc6" else 1
+        # a convolution over the whole map, or a dense layer after Keras' Flatten
+        shapes = [(side, side, wanted[1] // side**2, out), (wanted[1], out)]
+    if kernel.shape not in shapes:
+        raise DataError(f"{name}: {layer} has shape {kernel.shape}; expected {' or '.join(map(str, shapes))}")
+    values = np.asarray(kernel).reshape(shapes[0])  # Keras flattens rows, columns, channels
+    values = values.transpose(3, 2, 0, 1)  # out, in, rows, columns
+    return values.reshape(wanted), np.asarray(bias)
+
+
+def _is_inside(group: Any, key: str) -> bool:
+    """Return whether a group holds a member itself, not as a link to another file."""
+    import h5py
+
+    return isinstance(group.get(key, getlink=True), h5py.HardLink)
+
+
+def _natural_order(text: str) -> list[int | str]:
+    """Return a sorting key that puts conv2d_2 before conv2d_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def _expect_shape(name: str, what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(wanted):
+        raise DataError(f"{name}: {what} has shape {tuple(found)}; expected {tuple(wanted)} as in VGG-Face")
+
+
+def _expect_count(name: str, found: int) -> None:
+    if found != len(LAYERS):
+        raise DataError(f"{name} has {found} layers with weights; expected {len(LAYERS)} as in VGG16")
+
+
+def _expect_names(name: str, found: set[str], wanted: set[str]) -> None:
+    for kind, names in (("lacks", wanted - found), ("has the unknown", found - wanted)):
+        if names:
+            raise DataError(
+                f"{name} {kind} {', '.join(sorted(names)[:3])}; expected exactly VGG16's conv1_1 to fc8"
+            )
+
+
 def _guess(head: bytes) -> str:
     if not head:
         return "it is empty"
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
-        return "it is a safetensors file already: give it as features.weights"
+        return "it is a safetensors file already: set features.weights to it"
     if head.lstrip()[:1] == b"<":
-        return "it is a web page, not the download itself"
+        return "it is a web page, not the downloaded file"
     if re.match(rb"[34]\r?\n1\r?\n", head):
         return "it is an ASCII torch7 file: save it again in binary"
     return f"it starts with {head[:8]!r}"
 
 
-PYTORCH = SourceForm("pytorch", "rgb", _read_pytorch)
-TORCH7 = SourceForm("torch7", "bgr", _read_torch7)
-KERAS = SourceForm("keras", "rgb", read_keras)
+PYTORCH = WeightsFormat("pytorch", "rgb", _read_pytorch)
+TORCH7 = WeightsFormat("torch7", "bgr", _read_torch7)
+KERAS = WeightsFormat("keras", "rgb", _read_keras)

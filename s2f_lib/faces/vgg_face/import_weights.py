@@ -1,36 +1,29 @@
-"""Convert a public file of VGG-Face once, into the safetensors that `vgg_face` loads.
+"""Conversion of a public file of VGG-Face into the safetensors file that `load_vgg_face` reads.
 
-`vgg_face_forms` reads the three forms; here they are told apart, checked,
-fingerprinted and written, with a small card beside them that says where they
-came from.
+A card, a small JSON file next to the safetensors file, says where the weights came from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from s2f_lib.errors import DataError, InputError, MissingFileError
-from s2f_lib.faces.vgg_face.formats import detect_form
-from s2f_lib.faces.vgg_face.network import MEAN_RGB, VGG_FACE_SHAPE, ChannelOrder, VggShape, to_canonical
+from s2f_lib.faces.vgg_face.formats import detect_format, to_canonical
+from s2f_lib.faces.vgg_face.network import MEAN_RGB, VGG_FACE_SHAPE, ChannelOrder, VggShape, fingerprint_of
+from s2f_lib.storage import atomic_path, file_digest, write_atomically
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-
-WHERE_FROM = (
+_WHERE_FROM = (
     "vgg_face_dag.pth (PyTorch) from Samuel Albanie's pytorch-mcn page at Oxford, "
     "VGG_FACE.t7 (torch7) from the Visual Geometry Group's VGG Face Descriptor page, "
     "or vgg_face_weights.h5 (Keras) from the deepface_models releases of the DeepFace project"
 )
-LICENCE_NOTE = (
+_LICENCE_NOTE = (
     "VGG-Face (Parkhi, Vedaldi, Zisserman: Deep Face Recognition, BMVC 2015). Its authors release the "
     "weights for non-commercial research; read the terms on the page that the file came from. "
     "Not part of this project."
@@ -40,26 +33,25 @@ _CARD_VERSION = 1
 
 @dataclass(frozen=True)
 class WeightsCard:
-    """What a converted file is, and where it came from.
+    """Description and origin of a converted file.
 
     Attributes
     ----------
     fingerprint
-        SHA-256, hexadecimal, over names and float32 values of the converted tensors:
-        equal for equal networks, whatever form they came in.  `vgg_face`'s
-        fingerprint of the loaded network is its first 16 digits.
+        SHA-256 of the names and float32 values of the converted tensors, 64 hexadecimal digits. It is the
+        same for all formats of a network; the fingerprint of the extractor is its first 16 digits.
     source_form
-        "pytorch", "torch7" or "keras".
+        Format of the source: "pytorch", "torch7" or "keras".
     source_file, source_sha256
-        The file that was converted.
+        Name and SHA-256 of the source.
     source_channel_order
-        "rgb" or "bgr": what the source's first convolution expects.
+        Colour order of the source's first convolution: "rgb" or "bgr".
     channel_order, mean_rgb
-        What the converted network expects: RGB, on 0 to 255, less this mean.
+        Input of the converted network: RGB from 0 to 255, minus this mean.
     feature_dimension, classes
         Units of fc7 and of fc8.
     licence
-        A note for people.
+        Note on the licence.
     """
 
     fingerprint: str
@@ -74,10 +66,6 @@ class WeightsCard:
     licence: str
     version: int = _CARD_VERSION
 
-    def to_json(self) -> str:
-        """Return the card as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
 
 def import_vgg_face(
     path: Path,
@@ -87,118 +75,101 @@ def import_vgg_face(
     expected_fingerprint: str | None = None,
     shape: VggShape = VGG_FACE_SHAPE,
 ) -> WeightsCard:
-    """Convert a public file of VGG-Face into safetensors, with a card beside it.
-
-    The new files appear whole or not at all: they are written under a temporary
-    name, synchronised, and renamed.
+    """Convert a public file of VGG-Face to safetensors, with a card next to it.
 
     Parameters
     ----------
     path
-        One of the three public files, whatever its name.
+        One of the three public files. Its format is detected by its content.
     out
-        The `.safetensors` file to write, or an existing folder for it; beside
-        `path` by default.  The card is `out` with the ending `.json`.
+        Path of the `.safetensors` file, or an existing folder for it. Default: next to `path`. The card has
+        the same name with the suffix `.json`.
     channel_order
-        Of the source, where it is known to differ from its form's usual one.
+        Colour order of the source, if it differs from the usual order of its format.
     expected_fingerprint
-        The first digits that the fingerprint must have, at least 8.
+        First digits that the fingerprint must have, at least 8.
     shape
-        Sizes of the network.
+        Layer sizes of the network.
 
     Returns
     -------
     WeightsCard
-        What was written.
+        Content of the card.
 
     Raises
     ------
     MissingFileError
-        Nothing is at `path`; the message says where people get the file.
+        There is no file at `path`; the message says where to get it.
     InputError
-        The file is none of the three forms, or `out` does not fit.
+        The file has none of the three formats, or `out` does not fit.
     DataError
-        The file is damaged, holds something else than VGG-Face, or has another fingerprint.
+        The file is damaged, holds another network, or has another fingerprint.
+
+    See Also
+    --------
+    make_extractor : Loads the converted file for `features.extractor = vgg_face`.
+
+    Examples
+    --------
+    >>> import_vgg_face(Path("missing/vgg_face_dag.pth"))
+    Traceback (most recent call last):
+    s2f_lib.errors.MissingFileError: no VGG-Face weights at missing/vgg_face_dag.pth: get vgg_face_dag.pth ...
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(
-            f"no file of VGG-Face weights at {path}: get {WHERE_FROM}; then type `s2f weights import PATH`"
+            f"no VGG-Face weights at {path}: get {_WHERE_FROM}; then run `s2f weights import PATH`"
         )
     out = converted_path(path, out)
-    form = detect_form(path)
-    order = channel_order or form.channel_order
-    state = to_canonical(form.read(path, shape), channel_order=order, shape=shape, name=path.name)
+    source = detect_format(path)
+    order = channel_order or source.channel_order
+    state = to_canonical(source.read(path, shape), channel_order=order, shape=shape, name=path.name)
     card = WeightsCard(
-        fingerprint=fingerprint_of_state(state),
-        source_form=form.name,
+        fingerprint=fingerprint_of(state),
+        source_form=source.name,
         source_file=path.name,
-        source_sha256=_sha256(path),
+        source_sha256=file_digest(path),
         source_channel_order=order,
         channel_order="rgb",
         mean_rgb=MEAN_RGB,
         feature_dimension=shape.hidden,
         classes=shape.classes,
-        licence=LICENCE_NOTE,
+        licence=_LICENCE_NOTE,
     )
     _check_fingerprint(card.fingerprint, expected_fingerprint, path)
-    _write(state, card, out)
-    log.info("converted %s (%s) to %s, fingerprint %s", path, form.name, out, card.fingerprint[:16])
+
+    import safetensors.numpy
+
+    with atomic_path(out) as temporary:
+        metadata = {"format": "pt", "fingerprint": card.fingerprint}
+        safetensors.numpy.save_file(state, temporary, metadata=metadata)
+    write_atomically(card_path(out), json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    logger.info("converted %s (%s) to %s, fingerprint %s", path, source.name, out, card.fingerprint[:16])
     return card
 
 
 def card_path(weights: Path) -> Path:
-    """Return where the card of a converted file is."""
+    """Return the path of the card of a converted file."""
     return Path(weights).with_suffix(".json")
 
 
-def read_card(weights: Path) -> WeightsCard:
-    """Read the card beside a converted file.
-
-    Raises
-    ------
-    MissingFileError
-        There is no card.
-    DataError
-        It cannot be read; the message says why.
-    """
-    path = card_path(weights)
-    if not path.is_file():
-        raise MissingFileError(f"no card at {path}: convert the weights with `s2f weights import PATH`")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        card = WeightsCard(**{**values, "mean_rgb": tuple(values["mean_rgb"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is no card of weights ({error}); convert the weights again") from None
-    if card.version != _CARD_VERSION:
-        raise DataError(
-            f"{path} is of version {card.version}, expected {_CARD_VERSION}; convert the weights again"
-        )
-    return card
-
-
-def fingerprint_of_state(state: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 over names and values, in the order of the names.
+def converted_path(path: Path, out: Path | None) -> Path:
+    """Return the path of the file that `import_vgg_face` writes.
 
     Parameters
     ----------
-    state
-        Name to float32 tensor.
-    """
-    digest = hashlib.sha256()
-    for name, values in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values, dtype=np.float32).data)
-    return digest.hexdigest()
+    path, out
+        Arguments of `import_vgg_face`.
 
-
-def converted_path(path: Path, out: Path | None) -> Path:
-    """Return the file that `import_vgg_face` writes.
+    Returns
+    -------
+    pathlib.Path
+        Path of the `.safetensors` file.
 
     Raises
     ------
     InputError
-        `out` ends otherwise, is the file itself, or its folder is not there.
+        `out` has another suffix, is the source itself, or lies in a folder that does not exist.
     """
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.is_dir():
@@ -206,9 +177,9 @@ def converted_path(path: Path, out: Path | None) -> Path:
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: expected a name that ends in .safetensors, or an existing folder")
     if out.exists() and out.samefile(path):
-        raise InputError(f"{out} is the file to be converted: give another name for the converted one")
+        raise InputError(f"{out} is the file to convert: give another name for the converted file")
     if not out.parent.is_dir():
-        raise InputError(f"{out}: no folder {out.parent}; make it first")
+        raise InputError(f"{out}: there is no folder {out.parent}; create it first")
     return out
 
 
@@ -220,31 +191,5 @@ def _check_fingerprint(found: str, expected: str | None, path: Path) -> None:
     if not found.startswith(expected.lower()):
         raise DataError(
             f"{path} has the fingerprint {found[:16]}..., expected {expected}: it holds another network, "
-            "or one with its colour channels in another order"
+            "or one with another order of the colour channels"
         )
-
-
-def _write(state: dict[str, np.ndarray], card: WeightsCard, out: Path) -> None:
-    """Write the tensors, then the card, each under its name only once it is whole."""
-    import safetensors.numpy
-
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        metadata = {"format": "pt", "fingerprint": card.fingerprint}
-        safetensors.numpy.save_file(state, partial, metadata=metadata)
-        _publish(partial, out)
-        partial.write_text(card.to_json(), encoding="utf-8")
-        _publish(partial, card_path(out))
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _publish(partial: Path, final: Path) -> None:
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(final)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,19 +1,30 @@
-"""The sizes and names of VGG16's layers, and the one form that all weights are brought into."""
+"""VGG-Face: VGG16 with 2,622 identities, whose fc7 layer gives the report's 4096 features.
+
+The weights cannot be shipped. They are read from a safetensors file with torchvision's VGG16 names, in RGB
+order; `import_weights` writes such a file from one of the public files.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from s2f_lib.errors import DataError
+from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.storage import digest
 
 ChannelOrder = Literal["rgb", "bgr"]
 
-MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of VGG-Face's training faces, on 0-255 (the authors' demos)
+N_IDENTITIES = 2_622  # Parkhi et al. 2015
+MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of VGG-Face's training faces, from 0 to 255 (the authors' demos)
 
-# VGG16's layers, and the places of torchvision's modules that hold them
+# VGG16's layers, and the torchvision modules that hold them
 CANONICAL_NAMES = {
     "conv1_1": "features.0",
     "conv1_2": "features.2",
@@ -36,27 +47,33 @@ LAYERS = tuple(CANONICAL_NAMES)
 
 Tensors = dict[str, tuple[np.ndarray, np.ndarray]]  # layer to weight and bias
 
+_HELP = (
+    "the weights of VGG-Face cannot be shipped: get vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, "
+    "run `s2f weights import PATH`, and set features.weights to the .safetensors file that it writes; "
+    "or set features.extractor to dlib_resnet"
+)
+
 
 @dataclass(frozen=True)
 class VggShape:
-    """The sizes of a VGG16; the defaults are VGG-Face's (Parkhi et al. 2015).
+    """Layer sizes of a VGG16; the defaults are VGG-Face's (Parkhi et al. 2015).
 
     Attributes
     ----------
     channels
         Filters of the thirteen convolutions.
     map_px
-        Side of the last feature map, which fc6 sees.
+        Side of the last feature map, the input of fc6, in pixels.
     hidden
         Units of fc6 and fc7: the dimension of the feature.
     classes
-        Identities of fc8.
+        Number of identities: the units of fc8.
     """
 
     channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
     map_px: int = 7
     hidden: int = 4096
-    classes: int = 2622
+    classes: int = N_IDENTITIES
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each layer's weight: (out, in, rows, columns), or (out, in) for fc."""
@@ -73,52 +90,128 @@ class VggShape:
 VGG_FACE_SHAPE = VggShape()
 
 
-def to_canonical(
-    tensors: Tensors, *, channel_order: ChannelOrder, shape: VggShape, name: str
-) -> dict[str, np.ndarray]:
-    """Return torchvision's VGG16 state for RGB pictures, all float32.
+class VGGFaceFC7(nn.Module):
+    """A VGG16 up to the rectified activations of fc7.
 
     Parameters
     ----------
-    tensors
-        What a form's `read` returned.
-    channel_order
-        What the first convolution expects.
-    shape
-        The sizes that the network has to have.
-    name
-        The file, for errors.
+    network
+        torchvision's VGG16, in RGB order. It is shared, not copied.
+    input_scale
+        Factor from the input to pixel values from 0 to 255.
+    """
+
+    mean: Tensor
+
+    def __init__(self, network: nn.Module, *, input_scale: float = 1.0) -> None:
+        super().__init__()
+        self.network = network
+        self.input_scale = input_scale
+        mean = torch.tensor(MEAN_RGB, dtype=torch.float32).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute the features of faces.
+
+        Parameters
+        ----------
+        pixels
+            `(batch, 3, 224, 224)` RGB, aligned by `align_face`; from 0 to 255 after `input_scale`.
+
+        Returns
+        -------
+        torch.Tensor
+            `(batch, 4096)`, at least 0, not normalised.
+        """
+        network: Any = self.network
+        maps = network.features(pixels * self.input_scale - self.mean)
+        hidden = network.avgpool(maps).flatten(1)  # (batch, 512 * 7 * 7)
+        return network.classifier[:5](hidden)  # fc6, ReLU, dropout (off), fc7, ReLU
+
+    def train(self, mode: bool = True) -> VGGFaceFC7:
+        """Stay in evaluation mode, because the dropout of VGG16 must stay off."""
+        return super().train(False)
+
+
+def empty_vgg16() -> nn.Module:
+    """Return torchvision's VGG16 for VGG-Face's identities, without memory for its weights."""
+    import torchvision
+
+    with torch.device("meta"):
+        return torchvision.models.vgg16(weights=None, num_classes=N_IDENTITIES)
+
+
+def load_vgg_face(path: Path | None) -> nn.Module:
+    """Load VGG-Face from a safetensors file.
+
+    Parameters
+    ----------
+    path
+        State of torchvision's `vgg16(num_classes=2622)`, in RGB order; None raises an error with
+        instructions.
+
+    Returns
+    -------
+    torch.nn.Module
+        torchvision's VGG16, on the CPU.
 
     Raises
     ------
+    MissingFileError
+        The path is not set or does not exist; the message says where to get weights.
     DataError
-        A tensor has another shape, or numbers that are not finite.
+        The file is not safetensors, or a tensor is missing or has another shape; the message names it.
     """
-    state = {}
-    for layer, wanted in shape.weights().items():
-        weight, bias = tensors[layer]
-        expect_shape(name, layer, weight.shape, wanted)
-        expect_shape(name, f"{layer}'s bias", bias.shape, wanted[:1])
-        if layer == "conv1_1" and channel_order == "bgr":
-            weight = weight[:, ::-1]
-        for part, values in (("weight", weight), ("bias", bias)):
-            values = np.ascontiguousarray(values, dtype=np.float32)
-            if not np.isfinite(values).all():
-                raise DataError(f"{name}: the {part} of {layer} holds numbers that are not finite")
-            state[f"{CANONICAL_NAMES[layer]}.{part}"] = values
-    return state
+    import safetensors.torch
+    from safetensors import SafetensorError
 
-
-def expect_shape(name: str, what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise `DataError` where a tensor of the file `name` has another shape."""
-    if tuple(found) != tuple(wanted):
-        raise DataError(f"{name}: {what} has shape {tuple(found)}; expected {tuple(wanted)}, VGG-Face's")
-
-
-def expect_names(name: str, found: set[str], wanted: set[str]) -> None:
-    """Raise `DataError` where the file `name` lacks layers or has others."""
-    for kind, names in (("lacks", wanted - found), ("has the unknown", found - wanted)):
-        if names:
+    if path is None:
+        raise MissingFileError(f"features.weights is not set: {_HELP}")
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no weights at {path}: {_HELP}")
+    try:
+        state = safetensors.torch.load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise DataError(
+            f"{path} is not a safetensors file ({error}); run `s2f weights import {path}`"
+        ) from None
+    network = empty_vgg16()
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        found = tuple(state[name].shape) if name in state else None
+        if found != tuple(tensor.shape):
             raise DataError(
-                f"{name} {kind} {', '.join(sorted(names)[:3])}; expected VGG16's conv1_1 to fc8, and no more"
+                f"{path}: {name} is {found or 'missing'}; expected {tuple(tensor.shape)} as in VGG16"
             )
+    extra = sorted(set(state) - set(wanted))
+    if extra:
+        raise DataError(
+            f"{path}: unknown tensors {', '.join(extra[:3])}; expected only VGG16's {len(wanted)} tensors"
+        )
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def fingerprint_of(state: Mapping[str, Tensor | np.ndarray]) -> str:
+    """Return a SHA-256 of a network's weights, the same for every file that holds them.
+
+    Parameters
+    ----------
+    state
+        Tensor of each name, hashed as float32 in the order of the names.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits. The fingerprint of the extractor is the first 16.
+    """
+    arrays = ((name, _as_float32(values)) for name, values in sorted(state.items()))
+    return digest(*chain.from_iterable(arrays), length=64)
+
+
+def _as_float32(values: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(values, Tensor):
+        return values.detach().float().cpu().numpy()
+    return np.asarray(values, np.float32)

@@ -1,10 +1,9 @@
-"""Read torch7's binary `.t7` files: tables, numbers, texts and tensors, and nothing that runs.
+"""Reader of torch7's binary `.t7` files: tables, numbers, texts and tensors.
 
-The format is that of torch7's `File.lua`, in its little-endian binary form with 64-bit longs: each
-object starts with an int32 that says what it is; tables and torch objects carry
-an index, by which later mentions refer back.  A class is kept as its name and
-its fields; no class is looked up, no Lua bytecode is run (functions are skipped as
-bytes).  Every length is checked against what is left of the file.
+The format is that of torch7's `File.lua`, little-endian and with 64-bit longs: each object starts with an
+int32 that gives its kind; tables and torch objects have an index, to which later copies refer. An object of
+a class is returned as the name of the class and its fields. No class is looked up and no Lua bytecode is
+run: functions are skipped as bytes. Every length is checked against the rest of the file.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import mmap
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from s2f_lib.errors import DataError
 
 _NIL, _NUMBER, _STRING, _TABLE, _TORCH, _BOOLEAN = 0, 1, 2, 3, 4, 5
 _FUNCTION, _LEGACY_RECURSIVE_FUNCTION, _RECURSIVE_FUNCTION = 6, 7, 8
-_MAX_DEPTH = 100  # of objects in objects; VGG-Face has about 6
-_MAX_NAME_BYTES = 200  # of a version or class name
+_MAX_DEPTH = 100  # levels of nested objects; VGG-Face has about 6
+_MAX_NAME_BYTES = 200  # length of a version or a class name
 
 _ELEMENTS = {
     "Byte": "u1",
@@ -32,37 +32,37 @@ _ELEMENTS = {
     "Long": "<i8",
     "Float": "<f4",
     "Double": "<f8",
-    "Cuda": "<f4",  # what cutorch calls its float32
+    "Cuda": "<f4",  # cutorch's float32
     "CudaDouble": "<f8",
 }
 
 
 @dataclass(eq=False)
 class TorchObject:
-    """An object of some torch7 class, as data.
+    """An object of a torch7 class.
 
     Attributes
     ----------
     class_name
-        For example "nn.SpatialConvolution".
+        Name of the class, for example "nn.SpatialConvolution".
     fields
-        What the object holds, by name.
+        Value of each field.
     """
 
     class_name: str
-    fields: dict = field(default_factory=dict)
+    fields: dict[Any, Any] = field(default_factory=dict)
 
 
 def looks_like_torch7(head: bytes) -> bool:
-    """Return whether a file's first bytes start a binary torch7 object or table."""
+    """Return whether the first bytes of a file start a binary torch7 object or table."""
     if len(head) < 8:
         return False
     kind, index = struct.unpack("<ii", head[:8])
     return kind in (_TABLE, _TORCH) and index == 1
 
 
-def read_torch7(path: Path) -> object:
-    """Read the one object that a `.t7` file holds.
+def read_torch7(path: Path) -> Any:
+    """Read the object that a `.t7` file holds.
 
     Parameters
     ----------
@@ -72,33 +72,33 @@ def read_torch7(path: Path) -> object:
     Returns
     -------
     object
-        Of None, bool, float, str, dict (a table), `TorchObject`, or a NumPy array
-        (a tensor or storage: a read-only view into the file).
+        None, bool, float, str, dict (a table), `TorchObject`, or a NumPy array (a tensor or storage: a
+        read-only view into the file).
 
     Raises
     ------
     DataError
-        The file is damaged or of another form; the message says where.
+        The file is damaged or has another format; the message gives the position.
     """
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise DataError(f"{path.name} is empty; expected a torch7 file")
-        # the arrays keep the map alive: the file itself is paged in as they are read
+        # the arrays keep the mapping open, and pages are read when an array is used
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return _Reader(data, path.name).value(0)
 
 
 class _Reader:
-    """Reads one object after the other."""
+    """Reader of one object after the other."""
 
     def __init__(self, data: mmap.mmap, name: str) -> None:
         self._data = data
         self._name = name
-        self._at = 0
-        self._seen: dict[int, object] = {}
+        self._position = 0
+        self._seen: dict[int, Any] = {}
 
-    def value(self, depth: int) -> object:
-        """Return the next object, `depth` objects deep."""
+    def value(self, depth: int) -> Any:
+        """Return the next object, which lies `depth` levels deep."""
         if depth > _MAX_DEPTH:
             raise self._error(f"objects nested more than {_MAX_DEPTH} deep")
         kind = self._int()
@@ -115,14 +115,15 @@ class _Reader:
         if kind == _TORCH:
             return self._object(depth)
         if kind in (_FUNCTION, _LEGACY_RECURSIVE_FUNCTION, _RECURSIVE_FUNCTION):
-            return self._skip_function(kind, depth)
+            self._skip_function(kind, depth)
+            return None
         raise self._error(f"unknown kind of object {kind}")
 
-    def _table(self, depth: int) -> dict:
+    def _table(self, depth: int) -> dict[Any, Any]:
         index = self._int()
         if index in self._seen:
             return self._seen[index]
-        table: dict = {}
+        table: dict[Any, Any] = {}
         self._seen[index] = table
         count = self._int()
         if not 0 <= count <= self._left() // 8:  # a key and a value take at least four bytes each
@@ -133,12 +134,12 @@ class _Reader:
                 table[key] = value
         return table
 
-    def _object(self, depth: int) -> object:
+    def _object(self, depth: int) -> Any:
         index = self._int()
         if index in self._seen:
             return self._seen[index]
         name = self._name_text()
-        if name.startswith("V "):  # a version first, then the class
+        if name.startswith("V "):  # a version stands before the class
             name = self._name_text()
         package, _, kind = name.partition(".")
         element = _ELEMENTS.get(kind.removesuffix("Tensor").removesuffix("Storage"))
@@ -147,11 +148,11 @@ class _Reader:
         elif package == "torch" and element and kind.endswith("Tensor"):
             self._seen[index] = self._tensor(element, depth)
         else:
-            made = self._seen[index] = TorchObject(name)
+            found = self._seen[index] = TorchObject(name)
             fields = self.value(depth + 1)
             if not isinstance(fields, dict):
                 raise self._error(f"an object of class {name} without fields")
-            made.fields = fields
+            found.fields = fields
         return self._seen[index]
 
     def _storage(self, element: str) -> np.ndarray:
@@ -159,8 +160,8 @@ class _Reader:
         size = np.dtype(element).itemsize
         if not 0 <= count <= self._left() // size:
             raise self._error(f"a storage of {count} numbers, with {self._left()} bytes left")
-        values = np.frombuffer(self._data, dtype=element, count=count, offset=self._at)
-        self._at += count * size
+        values = np.frombuffer(self._data, dtype=element, count=count, offset=self._position)
+        self._position += count * size
         return values
 
     def _tensor(self, element: str, depth: int) -> np.ndarray:
@@ -185,7 +186,7 @@ class _Reader:
         )
 
     def _skip_function(self, kind: int, depth: int) -> None:
-        """Step over Lua bytecode and the values that it closes over."""
+        """Skip Lua bytecode and the values that it closes over."""
         index = self._int() if kind != _FUNCTION else None
         if index is not None and index in self._seen:
             return
@@ -209,20 +210,20 @@ class _Reader:
     def _long(self) -> int:
         return self._unpack("<q", 8)
 
-    def _unpack(self, form: str, size: int):
-        return struct.unpack(form, self._take(size))[0]
+    def _unpack(self, layout: str, size: int) -> Any:
+        return struct.unpack(layout, self._take(size))[0]
 
     def _take(self, size: int) -> bytes:
         if not 0 <= size <= self._left():
-            raise self._error(f"the file ends early ({size} bytes wanted, {self._left()} left)")
-        self._at += size
-        return self._data[self._at - size : self._at]
+            raise self._error(f"the file ends early ({size} bytes expected, {self._left()} left)")
+        self._position += size
+        return self._data[self._position - size : self._position]
 
     def _left(self) -> int:
-        return len(self._data) - self._at
+        return len(self._data) - self._position
 
     def _error(self, what: str) -> DataError:
         return DataError(
-            f"{self._name}: {what} near byte {self._at}; expected a whole binary torch7 file, "
+            f"{self._name}: {what} near byte {self._position}; expected a complete binary torch7 file, "
             "little-endian with 64-bit longs; download it again"
         )

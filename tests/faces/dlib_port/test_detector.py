@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.detector_agreement import compare_detections, intersection_over_union
 from s2f_lib.errors import ConfigError, DataError, InputError
-from s2f_lib.faces.detector import Detection, DlibFaceDetector, dlib_weights, make_detector
-from s2f_lib.faces.detector_agreement import compare_detections, intersection_over_union
+from s2f_lib.faces.detection import Detection
+from s2f_lib.faces.detector import DlibFaceDetector, make_detector
 from s2f_lib.faces.dlib_port.detector import TorchFaceDetector, suppress_overlaps
-from s2f_lib.faces.dlib_port.pyramid import pyramid_layout
-from s2f_lib.faces.dlib_port.serialization import DlibReader, read_mmod_weights
+from s2f_lib.faces.dlib_port.network import pyramid_layout
+from s2f_lib.faces.dlib_port.weights import DlibReader, dlib_weights, read_mmod_weights
 
 WEIGHTS_FILE = "mmod_human_face_detector.dat"
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from s2f_lib.config import FeatureConfig
-from s2f_lib.faces.detector import dlib_weights
-from s2f_lib.faces.dlib_port.extractor import DlibResNet
-from s2f_lib.faces.extractor import make_extractor
+from s2f_lib.faces.dlib_port.weights import dlib_weights
+from s2f_lib.faces.extractor import DlibResNet, make_extractor
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from s2f_lib.errors import DataError
-from s2f_lib.faces.detector import dlib_weights
 from s2f_lib.faces.dlib_port.resnet import area_resize, dlib_face_network, load_dlib_face_network
+from s2f_lib.faces.dlib_port.weights import dlib_weights
 
 NAME = "dlib_face_recognition_resnet_model_v1.dat"
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from s2f_lib.config import FeatureConfig, PreparationConfig, StudyConfig
 from s2f_lib.errors import DataError, MissingFileError
-from s2f_lib.faces.extractor import make_extractor
-from s2f_lib.faces.vgg_face.extractor import VGGFace, fingerprint_of, load_vgg_face, random_vgg_face
-from s2f_lib.faces.vgg_face.network import MEAN_RGB
+from s2f_lib.faces.extractor import VGGFace, make_extractor
+from s2f_lib.faces.vgg_face.network import MEAN_RGB, fingerprint_of, load_vgg_face
+from tests.faces_tools import random_vgg_face
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_batch_size_and_the_file_change_nothing(network, weights, faces):
     expected = VGGFace(network, batch_size=3)(faces)
     from_file = make_extractor(FeatureConfig(extractor="vgg_face", weights=weights, batch_size=2))
     np.testing.assert_allclose(from_file(faces), expected, rtol=1e-4, atol=1e-4 * expected.max())
-    assert from_file.fingerprint == fingerprint_of(network)
+    assert from_file.fingerprint == fingerprint_of(network.state_dict())[:16]
     assert from_file(faces[:0]).shape == (0, 4096)
 
 

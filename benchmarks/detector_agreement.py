@@ -1,29 +1,29 @@
-"""How far two face detectors find the same faces."""
+"""Agreement of two face detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from s2f_lib.faces.detector import Detection
+from s2f_lib.faces.detection import Detection
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Faces of one detector held against those of a reference.
+    """Faces of one detector compared with those of a reference.
 
     Attributes
     ----------
     frames
-        How many frames were looked at.
+        Number of frames.
     reference
-        Faces that the reference found.
+        Number of faces that the reference found.
     matched
-        Those of them that the other found too.
+        Number of these faces that the other detector found, too.
     extra
-        Faces that only the other found.
+        Number of faces that only the other detector found.
     worst_iou, worst_confidence_gap
-        Over the matched faces; 1 and 0 where there are none.
+        Worst values of the matched faces; 1 and 0 if there are none.
     """
 
     frames: int
@@ -35,17 +35,17 @@ class Agreement:
 
     @property
     def matched_share(self) -> float:
-        """Matched faces as a share of the reference's; 1 where it found none."""
+        """Matched faces as a share of the reference's; 1 if it found none."""
         return self.matched / self.reference if self.reference else 1.0
 
     @property
     def extra_share(self) -> float:
-        """Extra faces as a share of the reference's (of one face, where it found none)."""
+        """Extra faces as a share of the reference's, which count as 1 if there are none."""
         return self.extra / max(self.reference, 1)
 
 
 def intersection_over_union(first: Detection, second: Detection) -> float:
-    """Return the common area of two boxes over the area that either covers, in [0, 1]."""
+    """Return the common area of two boxes divided by the area of their union, in [0, 1]."""
     width = min(first.right, second.right) - max(first.left, second.left)
     height = min(first.bottom, second.bottom) - max(first.top, second.top)
     if width <= 0 or height <= 0:
@@ -66,14 +66,14 @@ def compare_detections(
     Parameters
     ----------
     reference, found
-        A list of faces a frame.
+        One list of faces per frame.
     min_iou, max_confidence_gap
-        What makes two faces the same.
+        Limits within which two faces are the same.
 
     Raises
     ------
     ValueError
-        The two hold different numbers of frames.
+        The numbers of frames differ.
     """
     matched = extra = 0
     worst_iou, worst_gap = 1.0, 0.0
