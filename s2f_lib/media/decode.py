@@ -355,13 +355,7 @@ def _upright_rgb(frame: Any) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path, formats: str = _FORMATS) -> Iterator[Any]:
-    """Open a media file.
-
-    Raises
-    ------
-    ClipRefused
-        The file is missing, or cannot be read.
-    """
+    """Open a media file, or raise `ClipRefused` with the reason."""
     import av
 
     if not path.is_file():

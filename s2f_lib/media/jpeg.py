@@ -25,10 +25,6 @@ def encode_jpeg(image: np.ndarray, *, quality: int = 92) -> bytes:
     bytes
         Content of a JPEG file.
 
-    See Also
-    --------
-    decode_jpeg : The inverse, up to the compression's error.
-
     Examples
     --------
     >>> data = encode_jpeg(np.full((8, 8, 3), 120, np.uint8))
@@ -57,7 +53,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
     See Also
     --------
-    encode_jpeg : The inverse.
+    encode_jpeg : The inverse, up to the compression's error.
 
     Examples
     --------
@@ -100,18 +96,7 @@ class PackedJpegs(Sequence[bytes]):
 
     @classmethod
     def pack(cls, images: Iterable[bytes]) -> PackedJpegs:
-        """Copy JPEG images into one array.
-
-        Parameters
-        ----------
-        images
-            Contents of JPEG files.
-
-        Returns
-        -------
-        PackedJpegs
-            The images in the same order.
-        """
+        """Copy the contents of JPEG files into one array."""
         images = list(images)
         lengths = np.array([len(image) for image in images], np.int64)
         spans = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)

@@ -38,15 +38,7 @@ class SpeechMeasures:
 
 
 def measure_speech(audio: np.ndarray, *, sample_rate_hz: int) -> SpeechMeasures:
-    """Measure loudness and voicing, and how much they vary.
-
-    Parameters
-    ----------
-    audio
-        `(n,)` int16 mono, at least 0.1 s.
-    sample_rate_hz
-        Sample rate of the audio.
-    """
+    """Measure loudness and voicing, and how much they vary, of `(n,)` int16 mono of at least 0.1 s."""
     samples = audio.astype(np.float64) / 32768
     duration_s = len(samples) / sample_rate_hz
     size = round(_FRAME_S * sample_rate_hz)

@@ -12,14 +12,7 @@ INSTALL = 'install the extra with `pip install "s2f_lib[pretrained]"`'
 
 
 def distribution_file(distribution: str, suffix: str) -> Path:
-    """Return a file of an installed distribution.
-
-    Parameters
-    ----------
-    distribution
-        Name of the distribution, as in `pip install`.
-    suffix
-        End of the file's path, for example "data/config.json".
+    """Return the file of an installed distribution whose path ends with `suffix`.
 
     Raises
     ------
