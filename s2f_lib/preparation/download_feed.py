@@ -90,10 +90,7 @@ class DownloadFeed:
     def tasks(self) -> Iterator[Task | Known | None]:
         """Yield clips with their positions, outcomes of failed downloads, and None while nothing is ready.
 
-        Raises
-        ------
-        StudyError
-            The download ended with an error, such as a full disk or an invalid cookies file.
+        An error that ended the download, such as a full disk, is raised here.
         """
         while True:
             try:

@@ -1,6 +1,5 @@
 from .avspeech import BadRow as BadRow
 from .avspeech import load_clips as load_clips
-from .avspeech import read_clip_list as read_clip_list
 from .clip import ClipRef as ClipRef
 from .public_pairs import FoundPairs as FoundPairs
 from .public_pairs import Pair as Pair

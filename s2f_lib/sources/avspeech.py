@@ -45,41 +45,13 @@ class BadRow:
 
 
 def read_clip_list(path: Path) -> Iterator[ClipRef | BadRow]:
-    """Read an AVSpeech CSV, row by row and in bounded memory.
+    """Read an AVSpeech CSV, row by row and in bounded memory; `media` and `split` of the clips are None.
 
-    Parameters
-    ----------
-    path
-        The CSV. A header may name the columns in another order.
-
-    Returns
-    -------
-    iterator of ClipRef or BadRow
-        Rows in the order of the file; `media` and `split` of the clips are None.
-
-    Raises
-    ------
-    MissingFileError
-        The file does not exist.
-    InputError
-        The file is empty or is not a text file.
-
-    See Also
-    --------
-    load_clips : Adds media files and splits.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import mkdtemp
-    >>> csv = Path(mkdtemp()) / "clips.csv"
-    >>> _ = csv.write_text("AAAAAAAAAAA,1,4.5,0.5,0.5\\nAAAAAAAAAAA,9,8,0.5,0.5\\n")
-    >>> clip, bad = read_clip_list(csv)
-    >>> clip.clip_id, bad.message
-    ('AAAAAAAAAAA_001.000000-004.500000', 'row 2: end 8 s is not after start 9 s')
+    A header may name the columns in another order. The call itself fails if the file is missing
+    (MissingFileError), empty or not text (InputError).
     """
     path = Path(path)
-    _check_is_text(path)  # here and not in the generator, so that the call itself fails
+    _check_is_text(path)
     return _rows(path)
 
 
@@ -88,11 +60,6 @@ def find_media(clips: Iterable[ClipRef | BadRow], media_dir: Path) -> Iterator[C
 
     The file may hold the clip or the whole video; the preparation finds out which by its length. A clip
     without a file keeps `media=None`, and bad rows pass through.
-
-    Raises
-    ------
-    MissingFileError
-        `media_dir` is not a folder.
     """
     media_dir = Path(media_dir)
     if not media_dir.is_dir():
@@ -145,10 +112,6 @@ def load_clips(
     ------
     InputError
         A file is missing or malformed. All files are checked before the first row is returned.
-
-    See Also
-    --------
-    s2f_lib.sources.splits.split_of_video : The rule that draws the split.
 
     Examples
     --------

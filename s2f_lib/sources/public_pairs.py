@@ -82,13 +82,7 @@ def identify(clip_id: str) -> tuple[str, str]:
 
 
 def find_root(root: Path) -> Path:
-    """Return the folder that holds `avspeech_res` or `voxceleb`: `root` itself, or `figures` in a clone.
-
-    Raises
-    ------
-    MissingFileError
-        Neither folder exists.
-    """
+    """Return the folder that holds `avspeech_res` or `voxceleb`: `root` itself, or `figures` in a clone."""
     root = Path(root)
     for folder in (root, root / "figures"):
         if any((folder / name).is_dir() for name in SET_FOLDERS.values()):

@@ -116,21 +116,10 @@ def draw_splits(
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """Read a stored split: a CSV `clip_id,split`, with or without a header and a byte order mark.
+    """Read a stored split: clip id to "train" or "test", in the order of the file.
 
-    Returns
-    -------
-    dict of str to str
-        Clip id to "train" or "test", in the order of the file.
-
-    Raises
-    ------
-    InputError
-        The file does not exist or is not text, has no row or a malformed row, or gives a clip two splits.
-
-    See Also
-    --------
-    read_video_split, read_pair_split : Check that no video or person is divided.
+    The file is a CSV `clip_id,split`, with or without a header and a byte order mark. An InputError says
+    which row is malformed or gives a clip a second split.
 
     Examples
     --------
@@ -166,13 +155,7 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def read_video_split(path: Path) -> dict[str, str]:
-    """Read a stored split and return video id (the first 11 characters of a clip id) to split.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read as a split, or a video is in both splits.
-    """
+    """Read a stored split that divides no video: video id (first 11 characters of a clip id) to split."""
     split_of: dict[str, str] = {}
     for clip_id, split in read_split(path).items():
         if split_of.setdefault(clip_id[:11], split) != split:
@@ -254,12 +237,7 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
 
 
 def write_split(path: Path, split_of: Mapping[str, str]) -> None:
-    """Write clip id to "train" or "test" as a CSV `clip_id,split` with a header.
-
-    See Also
-    --------
-    read_split : Reads the file; has an example.
-    """
+    """Write clip id to "train" or "test" as a CSV `clip_id,split` with a header; see `read_split`."""
     rows = [_HEADER, *split_of.items()]
     write_atomically(path, "".join(f"{clip_id},{split}\n" for clip_id, split in rows))
 

@@ -230,15 +230,7 @@ def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
 
 
 def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
-    """Return the checked file of a clip and the number of attempts; 0 if the file existed.
-
-    Raises
-    ------
-    DownloadRefused
-        The clip could not be downloaded.
-    LocalFailure
-        This machine failed: the disk is full, or the folder cannot be written.
-    """
+    """Return the checked file of a clip and the number of attempts (0 if the file existed), or refuse it."""
     if (existing := finished_file(clip, out_dir)) is not None:
         return existing, 0
     work_dir = _work_dir(clip, out_dir, config)
@@ -261,9 +253,7 @@ def _fetch_with_retries(
 
     def pause_all(state: RetryCallState) -> None:
         failure = _failure_of(state)
-        logger.debug(
-            "%s, attempt %d: %s: %s", clip.clip_id, state.attempt_number, failure.reason, failure.detail
-        )
+        logger.debug("%s, attempt %d: %s", clip.clip_id, state.attempt_number, failure.detail)
         if failure.reason == RefusalReason.THROTTLED:  # the server limits the address, not the clip
             pacer.pause(state.upcoming_sleep)
 

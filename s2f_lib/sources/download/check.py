@@ -26,12 +26,8 @@ FINISHED_SUFFIXES = (".mp4", *_SUFFIXES.values())
 def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
     """Return the suffix that a downloaded file should have: ".mp4", or the one of another container.
 
-    With `whole_file`, the file may be the clip or the whole video that contains it.
-
-    Raises
-    ------
-    AttemptFailed
-        The file is damaged or is not the clip.
+    With `whole_file`, the file may be the clip or the whole video that contains it. Other files are an
+    AttemptFailed.
     """
     import av
 

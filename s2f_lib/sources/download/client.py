@@ -78,14 +78,8 @@ def takes_whole_file(config: DownloadConfig) -> bool:
 def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: Callable[[], None]) -> Path:
     """Download a clip into `work_dir`, or resume the partial file that an earlier attempt left there.
 
-    `check` is called repeatedly. An exception that it raises ends the download.
-
-    Raises
-    ------
-    AttemptFailed
-        The clip could not be downloaded.
-    LocalFailure
-        This machine failed.
+    `check` is called repeatedly. An exception that it raises ends the download. A fault of the clip or the
+    server is an AttemptFailed, a fault of this machine a LocalFailure.
     """
     url = clip_url(clip, config)
     FFmpegPostProcessor._ffmpeg_location.set(get_ffmpeg_exe())  # a context variable: each thread has its own

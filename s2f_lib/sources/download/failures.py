@@ -109,13 +109,7 @@ def http_status(message: str) -> int | None:
 
 
 def classify_message(message: str) -> AttemptFailed:
-    """Return the failure that a message of yt-dlp reports.
-
-    Raises
-    ------
-    LocalFailure
-        This machine failed; every further clip would be refused, too.
-    """
+    """Return the failure that a message of yt-dlp reports; raise it if this machine failed."""
     line = one_line(message)
     text = _PREFIX.sub("", line).lower().replace("’", "'")  # YouTube writes curly apostrophes
     if _LOCAL.search(text):

@@ -51,13 +51,7 @@ def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> 
 
 
 class DownloadLedger:
-    """The ledger of one folder, a SQLite file that is created if needed; several threads may use it.
-
-    Raises
-    ------
-    DataError
-        The file is not a ledger.
-    """
+    """The ledger of one folder, a SQLite file that is created if needed; several threads may use it."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -101,14 +95,6 @@ class DownloadLedger:
         """Return the size of a finished clip's file; None if the clip is not finished."""
         found = self._rows("SELECT size_bytes FROM downloads WHERE clip_id = ?", clip_id)
         return found[0][0] if found else None
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of clips per outcome ("done" or a reason), the most frequent first."""
-        return dict(
-            self._rows(
-                "SELECT COALESCE(reason, 'done'), COUNT(*) FROM downloads GROUP BY 1 ORDER BY 2 DESC, 1"
-            )
-        )
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._lock:
