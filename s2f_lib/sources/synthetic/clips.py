@@ -28,6 +28,7 @@ import pandas as pd
 
 from s2f_lib.config import SyntheticConfig
 from s2f_lib.errors import DataError, InputError
+from s2f_lib.sources.splits import write_split
 from s2f_lib.sources.synthetic.people import Person, Population, draw_population
 from s2f_lib.sources.synthetic.performance import AUDIO_RATE_HZ, face_centre, perform
 from s2f_lib.storage import atomic_path, write_atomically
@@ -248,7 +249,7 @@ def _write_tables(population: Population, config: SyntheticConfig, clips: Synthe
     with atomic_path(clips.root / "latents.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     write_atomically(clips.root / "latents.csv", table.to_csv(index=False, float_format="%.4f"))
-    write_atomically(clips.root / "splits.csv", table[["clip_id", "split"]].to_csv(index=False))
+    write_split(clips.root / "splits.csv", dict(zip(table["clip_id"], table["split"], strict=True)))
 
 
 def _media_digest(config: SyntheticConfig) -> str:
