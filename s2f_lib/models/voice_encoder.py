@@ -179,7 +179,7 @@ def summarize(encoder: VoiceEncoder, spectrogram: SpectrogramConfig) -> list[Lay
     >>> with torch.device("meta"):
     ...     encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=128)
     >>> summarize(encoder, SpectrogramConfig())[0]
-    LayerSummary(layer='Conv2d', output='4 x 595 x 254', parameters=132, mega_flops=38.68832)
+    LayerSummary(layer='Conv2d', output='4 x 595 x 254', parameters=132, mega_flops=38.68928)
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -243,7 +243,7 @@ def validation_mask(video_ids: Sequence[str], *, share: float, seed: int) -> np.
     Examples
     --------
     >>> validation_mask(["a", "a", "b", "c"], share=0.5, seed=0)
-    array([False, False, False,  True])
+    array([ True,  True, False,  True])
     """
     limit = int(share * 2**32)
     hashes = (int(digest(f"validation-{seed}-{video}", length=8), 16) for video in video_ids)
