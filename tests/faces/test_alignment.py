@@ -1,4 +1,4 @@
-"""Which face is taken, and how it lies in its crop."""
+"""Choice and alignment of a face."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = [(100, 200)] * 3  # height, width
 ANYWHERE = {"x": 0.5, "y": 0.5}
 
 
-def test_one_face_in_each_frame_gives_the_most_confident():
+def test_choose_face_one_returns_the_most_confident():
     found = [[_face(50, 50, 0.9)], [_face(52, 50, 1.1)], [_face(54, 50, 1.0)]]
     assert choose_face(found, faces="one", frame_sizes=SIZES, **ANYWHERE) == (1, found[1][0])
 
@@ -36,14 +36,14 @@ def test_one_face_in_each_frame_gives_the_most_confident():
         ((0, 2, 1), RefusalReason.SEVERAL_FACES),
     ],
 )
-def test_anything_but_one_face_in_each_frame_is_refused(counts, reason):
+def test_choose_face_one_refuses_other_counts(counts, reason):
     found = [[_face(50 + 40 * i, 50) for i in range(count)] for count in counts]
     with pytest.raises(ClipRefused, match=", ".join(map(str, counts))) as caught:
         choose_face(found, faces="one", frame_sizes=SIZES, **ANYWHERE)
     assert caught.value.reason == reason
 
 
-def test_at_xy_takes_the_nearest_face_then_the_most_confident_frame():
+def test_choose_face_at_xy_nearest_then_most_confident():
     # (0.75, 0.5) of 200 x 100 is (150, 50)
     found = [
         [_face(50, 50, 1.5), _face(140, 50, 0.7)],
@@ -54,19 +54,19 @@ def test_at_xy_takes_the_nearest_face_then_the_most_confident_frame():
     assert choose_face(found, faces="at-xy", x=0.25, y=0.5, frame_sizes=SIZES) == (0, found[0][0])
 
 
-def test_at_xy_measures_in_pixels_not_in_shares():
+def test_choose_face_at_xy_measures_in_pixels():
     # from (100, 20): 50 px down (0.50 of the height) is nearer than 60 px to the right (0.30 of the width)
     found = [[_face(160, 20), _face(100, 70)]]
     assert choose_face(found, faces="at-xy", x=0.5, y=0.2, frame_sizes=[(100, 200)])[1] == found[0][1]
 
 
-def test_at_xy_without_any_face_is_refused():
+def test_choose_face_at_xy_without_faces_is_refused():
     with pytest.raises(ClipRefused) as caught:
         choose_face([[], [], []], faces="at-xy", frame_sizes=SIZES, **ANYWHERE)
     assert caught.value.reason == RefusalReason.NO_FACE
 
 
-def test_frames_are_scaled_with_their_aspect_and_boxes_scaled_back():
+def test_scale_to_width_keeps_aspect_and_boxes():
     frame = np.zeros((300, 400, 3), np.uint8)
     scaled, factor = scale_to_width(frame, 100)
     assert scaled.shape == (75, 100, 3)
@@ -74,7 +74,7 @@ def test_frames_are_scaled_with_their_aspect_and_boxes_scaled_back():
     assert Detection(1, 2, 3, 4, 0.5).scaled(1 / factor) == Detection(4, 8, 12, 16, 0.5)
 
 
-def test_the_reference_detector_finds_a_drawn_face_where_it_is(portrait):
+def test_dlib_detector_finds_a_drawn_face(portrait):
     large = np.ascontiguousarray(portrait.repeat(2, 0).repeat(2, 1))  # 640 x 480, looked at as 320 x 240
     ((face,),) = DlibFaceDetector(width_px=320).detect([large])
     assert face.centre == pytest.approx((320, 240), abs=16)
@@ -83,7 +83,7 @@ def test_the_reference_detector_finds_a_drawn_face_where_it_is(portrait):
     assert DlibFaceDetector(width_px=320, threshold=face.confidence + 0.1).detect([large]) == [[]]
 
 
-def test_bad_arguments_of_detectors():
+def test_detectors_bad_arguments_raise():
     with pytest.raises(InputError, match="reports no face below 0"):
         DlibFaceDetector(threshold=-0.5)
     with pytest.raises(InputError, match="unknown face detector 'haar'"):
@@ -93,7 +93,7 @@ def test_bad_arguments_of_detectors():
 
 
 @pytest.mark.parametrize("tilt_deg", [-20, 0, 20])
-def test_a_tilted_face_is_levelled_and_fills_its_crop(tilt_deg):
+def test_align_face_tilted_face_is_level_and_fills_the_crop(tilt_deg):
     frame = draw_portraits(((160, 120),), tilt_deg=tilt_deg)
     ((face,),) = make_detector("torch", width_px=320).detect([frame])
     crop = align_face(frame, face)

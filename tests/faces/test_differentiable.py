@@ -1,4 +1,4 @@
-"""Extractors with gradients: the same numbers, and a device of their own."""
+"""Extractors with gradients: same features, own device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _tensor(faces: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_describes_as_the_extractor_does_and_the_gradient_reaches_the_faces(faces, name):
+def test_differentiable_equals_extractor_and_has_gradients(faces, name):
     extractor, pixels = _extractor(name), _tensor(faces).requires_grad_()
     found, expected = differentiable(extractor)(pixels), extractor(faces)
     # dlib's faces are scaled down as bytes there, as numbers here
@@ -40,7 +40,7 @@ def test_it_describes_as_the_extractor_does_and_the_gradient_reaches_the_faces(f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_moves_alone(faces, name):
+def test_differentiable_moved_leaves_the_extractor(faces, name):
     extractor = _extractor(name)
     before, network = extractor(faces), differentiable(extractor)
     own = {tensor.data_ptr() for tensor in network.parameters()}
@@ -51,7 +51,7 @@ def test_it_moves_alone(faces, name):
     np.testing.assert_array_equal(extractor(faces), before)
 
 
-def test_vgg_face_is_where_its_network_is():
+def test_vgg_face_device_follows_its_network():
     extractor = VGGFace(make_vgg16(classes=2, width=1 / 64, hidden=8), fingerprint="random")
     assert extractor.device.type == "cpu"
     extractor.network.to("meta")
@@ -61,7 +61,7 @@ def test_vgg_face_is_where_its_network_is():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loss_on_a_gpu_leaves_the_extractor_usable(faces, name):
+def test_differentiable_on_gpu_leaves_the_extractor_usable(faces, name):
     extractor = _extractor(name)
     before = extractor(faces)
     on_gpu = differentiable(extractor).to("cuda")(_tensor(faces).cuda()).cpu()

@@ -1,4 +1,4 @@
-"""Galleries of a user's own pictures."""
+"""Galleries of a user's own images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2f_lib.sources.synthetic.people import draw_face
 from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
 
-def test_a_small_face_is_found_whatever_width_the_run_looks_at(tmp_path, monkeypatch):
+def test_read_gallery_small_face_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path / "workspace"))
     rng = np.random.default_rng(3)
     portrait = draw_portrait(draw_face(rng), size_px=(480, 360), scene=draw_scene(rng)).frame(Pose())

@@ -44,7 +44,7 @@ def detector() -> TorchFaceDetector:
 # dlib's file
 
 
-def test_weights_are_the_network_that_dlib_documents():
+def test_mmod_weights_match_dlibs_documentation():
     weights = read_mmod_weights(dlib_weights(WEIGHTS_FILE))
 
     shapes = [(layer.weight.shape, layer.stride, layer.padding, layer.relu) for layer in weights.layers]
@@ -64,7 +64,7 @@ def test_weights_are_the_network_that_dlib_documents():
 
 
 @pytest.mark.parametrize("cut", [0, 3, 90, 137, 5_000, 100_000, -1])
-def test_a_cut_off_file_is_refused_with_its_name(tmp_path: Path, cut: int):
+def test_mmod_weights_truncated_file_raises(tmp_path: Path, cut: int):
     data = dlib_weights(WEIGHTS_FILE).read_bytes()
     path = tmp_path / "cut.dat"
     path.write_bytes(data[:cut])
@@ -72,19 +72,19 @@ def test_a_cut_off_file_is_refused_with_its_name(tmp_path: Path, cut: int):
         read_mmod_weights(path)
 
 
-def test_a_file_with_bytes_left_over_is_refused(tmp_path: Path):
+def test_mmod_weights_extra_bytes_raise(tmp_path: Path):
     path = tmp_path / "long.dat"
     path.write_bytes(dlib_weights(WEIGHTS_FILE).read_bytes() + b"\x00")
     with pytest.raises(DataError, match="1 bytes more"):
         read_mmod_weights(path)
 
 
-def test_another_dlib_network_is_refused():
+def test_mmod_weights_other_network_raises():
     with pytest.raises(DataError, match="expected loss_mmod_"):
         read_mmod_weights(dlib_weights("dlib_face_recognition_resnet_model_v1.dat"))
 
 
-def test_reader_reads_numbers_as_dlib_writes_them():
+def test_reader_reads_dlibs_numbers():
     # control byte: sign and size; then the size's bytes; a float is mantissa, exponent
     reader = DlibReader(b"\x01\x07" + b"\x82\x00\x01" + b"\x01\x03\x81\x02" + b"1" + b"\x01\x02ok", "made")
     assert reader.integer() == 7
@@ -95,7 +95,7 @@ def test_reader_reads_numbers_as_dlib_writes_them():
     assert reader.remaining == 0
 
 
-def test_a_tensor_that_claims_more_than_the_file_holds_is_refused():
+def test_reader_tensor_larger_than_file_raises():
     huge = b"\x01\x02" + b"\x04\xff\xff\xff\x7f" * 2 + b"\x01\x01" * 2 + struct.pack("<f", 1.0)
     with pytest.raises(DataError, match="ends early"):
         DlibReader(huge, "made").tensor()
@@ -104,7 +104,7 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused():
 # the pyramid
 
 
-def test_layout_of_a_small_image_worked_out_by_hand():
+def test_pyramid_layout_small_image_by_hand():
     # levels: 60x40, 50x33, 41x27, 34x22, 28x18, 23x15, 19x12, 15x10, 12x8, 10x6, 8x5
     # (floor of 5/6 each; below 5 rows none). All with their gaps are 196 + 11 * 10 - 20 = 286 high.
     # Beside the one before it, 23x15 does not fit yet (28 + 23 + 10 > 60), 19x12 does (23 + 19 + 10 <= 60).
@@ -124,7 +124,7 @@ def test_layout_of_a_small_image_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("size", [(640, 360), (640, 640), (333, 777), (1280, 720), (80, 45)])
-def test_tiles_lie_on_the_canvas_and_do_not_touch(size: tuple[int, int]):
+def test_pyramid_tiles_do_not_overlap(size: tuple[int, int]):
     layout = pyramid_layout(*size)
     taken = np.zeros((layout.height, layout.width), int)
     for tile in layout.tiles:
@@ -135,7 +135,7 @@ def test_tiles_lie_on_the_canvas_and_do_not_touch(size: tuple[int, int]):
     assert not taken[:, -11:].any()
 
 
-def test_boxes_go_back_through_the_levels():
+def test_pyramid_boxes_map_back_to_the_image():
     layout = pyramid_layout(640, 360)
     first, third = layout.tiles[0], layout.tiles[2]
     centres = np.array([(first.left + 100, first.top + 90), (third.left + 100, third.top + 90)])
@@ -146,7 +146,7 @@ def test_boxes_go_back_through_the_levels():
     np.testing.assert_allclose(boxes[1], expected)
 
 
-def test_a_point_between_tiles_belongs_to_the_nearer_one():
+def test_pyramid_point_between_tiles_takes_the_nearer():
     layout = pyramid_layout(640, 360)
     below_first = layout.tiles[0].bottom + 3
     above_second = layout.tiles[1].top - 3
@@ -157,7 +157,7 @@ def test_a_point_between_tiles_belongs_to_the_nearer_one():
 # suppression
 
 
-def test_overlaps_are_dropped_by_the_box_around_both():
+def test_suppress_overlaps_uses_the_box_around_both():
     # two 10x10 boxes, shifted by 5: common 50, around both 150, so 1/3
     boxes = np.array([[0, 0, 9, 9], [5, 0, 14, 9], [20, 0, 29, 9]])
     assert suppress_overlaps(boxes, iou=0.34, covered=1.0) == [0, 1, 2]
@@ -165,20 +165,20 @@ def test_overlaps_are_dropped_by_the_box_around_both():
     assert suppress_overlaps(boxes, iou=0.34, covered=0.49) == [0, 2]
 
 
-def test_a_dropped_box_drops_no_other():
+def test_suppress_overlaps_dropped_box_drops_no_other():
     # the third overlaps the second, which the first has dropped
     boxes = np.array([[0, 0, 9, 9], [4, 0, 13, 9], [9, 0, 18, 9]])
     assert suppress_overlaps(boxes, iou=0.2, covered=1.0) == [0, 2]
 
 
-def test_no_boxes_give_none():
+def test_suppress_overlaps_without_boxes_is_empty():
     assert suppress_overlaps(np.zeros((0, 4)), iou=0.3, covered=1.0) == []
 
 
 # agreement
 
 
-def test_agreement_counts_each_face_once():
+def test_compare_detections_counts_each_face_once():
     one = Detection(0, 0, 10, 10, 1.0)
     shifted = Detection(1, 0, 11, 10, 0.95)  # common 90, either 110
     assert intersection_over_union(one, shifted) == pytest.approx(90 / 110)
@@ -195,7 +195,7 @@ def test_agreement_counts_each_face_once():
 # the detector
 
 
-def test_generated_faces_are_found_as_dlib_finds_them(portraits, detector):
+def test_torch_detector_equals_dlib(portraits, detector):
     reference = DlibFaceDetector(width_px=320).detect(portraits)
     result = compare_detections(reference, detector.detect(portraits))
     assert result.reference >= 5
@@ -205,7 +205,7 @@ def test_generated_faces_are_found_as_dlib_finds_them(portraits, detector):
     assert result.worst_confidence_gap < 1e-3
 
 
-def test_several_faces_of_several_sizes_come_best_first(portraits):
+def test_torch_detector_several_faces_best_first(portraits):
     wide = np.concatenate([portraits[0], portraits[2]], axis=1)  # (240, 600, 3)
     lower = np.concatenate([portraits[4], portraits[0]], axis=1)
     frames = [wide, np.concatenate([wide, lower], axis=0)]
@@ -219,7 +219,7 @@ def test_several_faces_of_several_sizes_come_best_first(portraits):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_a_batch_gives_what_single_frames_give(portraits, detector):
+def test_torch_detector_batch_equals_single_frames(portraits, detector):
     single = [detector.detect([frame])[0] for frame in portraits]
     batched = TorchFaceDetector(width_px=320, device="cpu", batch_size=4).detect(portraits)
     result = compare_detections(single, batched)
@@ -228,7 +228,7 @@ def test_a_batch_gives_what_single_frames_give(portraits, detector):
     assert result.worst_confidence_gap < 1e-4
 
 
-def test_boxes_are_in_the_given_frame_whatever_the_width(portraits):
+def test_torch_detector_boxes_are_in_the_given_frame(portraits):
     frame = portraits[1]
     (near,) = TorchFaceDetector(width_px=320, device="cpu").detect([frame])[0]
     (scaled,) = TorchFaceDetector(width_px=480, device="cpu").detect([frame])[0]
@@ -237,7 +237,7 @@ def test_boxes_are_in_the_given_frame_whatever_the_width(portraits):
     assert 0 < near.centre[1] < frame.shape[0]
 
 
-def test_blank_and_tiny_frames_hold_no_face(detector):
+def test_torch_detector_blank_or_tiny_frame_has_no_face(detector):
     frames = [np.full((180, 320, 3), level, np.uint8) for level in (0, 127, 255)]
     frames += [np.zeros((1, 320, 3), np.uint8), np.zeros((180, 2, 3), np.uint8)[:3]]
     assert detector.detect(frames) == [[]] * len(frames)
@@ -245,7 +245,7 @@ def test_blank_and_tiny_frames_hold_no_face(detector):
     assert detector.detect([]) == []
 
 
-def test_threshold_decides_what_is_a_face(portraits, detector):
+def test_torch_detector_threshold_selects_faces(portraits, detector):
     (face,) = detector.detect([portraits[0]])[0]
     above = TorchFaceDetector(threshold=face.confidence + 0.01, width_px=320, device="cpu")
     assert above.detect([portraits[0]]) == [[]]
@@ -254,13 +254,13 @@ def test_threshold_decides_what_is_a_face(portraits, detector):
     assert below[0] == face
 
 
-def test_bfloat16_stays_close(portraits, detector):
+def test_torch_detector_bfloat16_finds_the_same_faces(portraits, detector):
     quick = TorchFaceDetector(width_px=320, device="cpu", precision="bf16")
     result = compare_detections(detector.detect(portraits), quick.detect(portraits))
     assert (result.matched, result.extra) == (result.reference, 0)
 
 
-def test_threads_of_torch_are_put_back(portraits):
+def test_torch_detector_restores_torch_threads(portraits):
     import torch
 
     before = torch.get_num_threads()
@@ -277,7 +277,7 @@ def test_threads_of_torch_are_put_back(portraits):
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_what_is_no_frame_is_refused_by_its_place(detector, frame: np.ndarray):
+def test_torch_detector_invalid_frame_raises_with_index(detector, frame: np.ndarray):
     good = np.zeros((180, 320, 3), np.uint8)
     with pytest.raises(InputError, match=r"frame 1 has shape .*expected \(height, width, 3\) uint8"):
         detector.detect([good, frame])
@@ -287,19 +287,19 @@ def test_what_is_no_frame_is_refused_by_its_place(detector, frame: np.ndarray):
     "setting",
     [{"precision": "fp8"}, {"width_px": 0}, {"threads": 0}, {"batch_size": -1}, {"device": "abacus"}],
 )
-def test_settings_out_of_range_are_refused(setting: dict):
+def test_torch_detector_setting_out_of_range_raises(setting: dict):
     with pytest.raises(ConfigError, match=str(next(iter(setting.values())))):
         TorchFaceDetector(**setting)
 
 
-def test_the_choice_by_name_runs_on_the_cpu(portraits):
+def test_make_detector_torch_runs_on_the_cpu(portraits):
     chosen = make_detector("torch", width_px=320, device="cpu")
     assert chosen.device.type == "cpu"
     assert len(chosen.detect(portraits[:1])[0]) == 1
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_the_same_faces(portraits, detector):
+def test_torch_detector_gpu_finds_the_same_faces(portraits, detector):
     import torch
 
     if not torch.cuda.is_available():
@@ -309,7 +309,7 @@ def test_a_gpu_finds_the_same_faces(portraits, detector):
     assert (result.matched, result.extra) == (result.reference, 0)
 
 
-def test_real_clips_and_faces_are_found_as_dlib_finds_them(shared_data: Path):
+def test_torch_detector_real_images_equal_dlib(shared_data: Path):
     import av
     import cv2
 

@@ -1,4 +1,4 @@
-"""The port of dlib's descriptor against dlib itself, and its gradients."""
+"""The port of dlib's face network against dlib itself, and its gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def test_it_agrees_with_dlib(images):
+def test_resnet_equals_dlib(images):
     model = dlib.face_recognition_model_v1(str(dlib_weights(NAME)))
     expected = np.array(model.compute_face_descriptor(list(images)))
     with torch.no_grad():
@@ -37,14 +37,14 @@ def test_it_agrees_with_dlib(images):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_larger_faces_are_scaled_by_area_as_opencv_does(images):
+def test_area_resize_equals_opencv(images):
     large = cv2.resize(images[1], (224, 224), interpolation=cv2.INTER_LINEAR)
     expected = cv2.resize(large.astype(np.float32) / 255, (150, 150), interpolation=cv2.INTER_AREA)
     found = area_resize(_tensor(large[None]), 150)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_gradients_reach_the_picture_and_follow_the_difference(images):
+def test_resnet_gradient_matches_finite_difference(images):
     face = _tensor(images[1:2]).requires_grad_()
     network = dlib_face_network()
     direction = torch.ones(network.dimension)
@@ -58,13 +58,13 @@ def test_gradients_reach_the_picture_and_follow_the_difference(images):
 
 
 @pytest.mark.parametrize("kept", [20, 300, 50_000])
-def test_a_damaged_file_is_refused_with_the_place(tmp_path, kept):
+def test_resnet_damaged_file_raises_with_position(tmp_path, kept):
     damaged = tmp_path / NAME
     damaged.write_bytes(dlib_weights(NAME).read_bytes()[:kept])
     with pytest.raises(DataError, match="near byte"):
         load_dlib_face_network(damaged)
 
 
-def test_another_network_is_refused(tmp_path):
+def test_resnet_other_network_raises(tmp_path):
     with pytest.raises(DataError, match=r"expected loss_metric_2"):
         load_dlib_face_network(dlib_weights("mmod_human_face_detector.dat"))

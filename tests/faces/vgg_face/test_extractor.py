@@ -1,4 +1,4 @@
-"""VGG-Face's fc7 with random weights: the same numbers as layer by layer, and files that do not fit."""
+"""VGG-Face with random weights: features equal to a computation layer by layer, and wrong files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def faces() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 
 
-def test_fc7_layer_by_layer(network, faces):
+def test_vgg_face_equals_fc7_layer_by_layer(network, faces):
     from torch.nn.functional import conv2d, linear, max_pool2d, relu
 
     state = network.state_dict()
@@ -57,7 +57,7 @@ def test_fc7_layer_by_layer(network, faces):
     np.testing.assert_allclose(computed[0], hidden[0], rtol=1e-4, atol=1e-4 * float(hidden.max()))
 
 
-def test_the_batch_size_and_the_file_change_nothing(network, weights, faces):
+def test_vgg_face_batch_size_and_file_change_nothing(network, weights, faces):
     expected = VGGFace(network, batch_size=3)(faces)
     from_file = make_extractor(FeatureConfig(extractor="vgg_face", weights=weights, batch_size=2))
     np.testing.assert_allclose(from_file(faces), expected, rtol=1e-4, atol=1e-4 * expected.max())
@@ -65,13 +65,13 @@ def test_the_batch_size_and_the_file_change_nothing(network, weights, faces):
     assert from_file(faces[:0]).shape == (0, 4096)
 
 
-def test_another_seed_is_another_network(network):
+def test_random_vgg_face_other_seed_differs(network):
     first = next(iter(network.parameters()))
     assert torch.equal(first, next(iter(random_vgg_face(0).parameters())))
     assert not torch.equal(first, next(iter(random_vgg_face(1).parameters())))
 
 
-def test_the_pipeline_stores_its_features(weights, tmp_path, portrait_clips):
+def test_pipeline_stores_vgg_face_features(weights, tmp_path, portrait_clips):
     from s2f_lib.preparation.pipeline import prepare
     from s2f_lib.preparation.shards import read_prepared
 
@@ -89,14 +89,14 @@ def test_the_pipeline_stores_its_features(weights, tmp_path, portrait_clips):
     np.testing.assert_allclose(clips.features, expected, rtol=2e-3, atol=1e-3 * expected.max())  # float16
 
 
-def test_missing_weights_say_what_to_type(tmp_path):
+def test_load_vgg_face_missing_weights_say_what_to_do(tmp_path):
     with pytest.raises(MissingFileError, match=r"features.weights is not set.*s2f weights import PATH"):
         make_extractor(FeatureConfig(extractor="vgg_face"))
     with pytest.raises(MissingFileError, match=r"no weights at .*none.safetensors.*s2f weights import"):
         load_vgg_face(tmp_path / "none.safetensors")
 
 
-def test_files_that_do_not_fit_are_named(tmp_path):
+def test_load_vgg_face_wrong_file_raises(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"\x80\x04 a pickle, say")
     with pytest.raises(DataError, match="is not a safetensors file"):

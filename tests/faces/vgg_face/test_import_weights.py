@@ -1,4 +1,4 @@
-"""The public forms of VGG-Face: one network, three files, the same features; and bad files."""
+"""The public formats of VGG-Face: one network, three files, the same features; and bad files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from s2f_lib.faces.vgg_face.torch7 import read_torch7
 
 
 def _load_writers():
-    """Import the writers beside this file; the tests are no package."""
+    """Import the writers in the same folder."""
     spec = importlib.util.spec_from_file_location(
         "vgg_face_files", Path(__file__).with_name("vgg_face_files.py")
     )
@@ -49,7 +49,7 @@ def images() -> np.ndarray:
 
 
 def write(form: str, path: Path, network) -> None:
-    """Write one network in one form."""
+    """Write one network in one format."""
     if form == "pytorch":
         files.write_pytorch(path, network)
     elif form == "pytorch-legacy":
@@ -82,8 +82,8 @@ def features_of_canonical(path: Path, images: np.ndarray) -> np.ndarray:
 
 def _features(x, tensors, functional) -> np.ndarray:
     for block in ("1_1 1_2", "2_1 2_2", "3_1 3_2 3_3", "4_1 4_2 4_3", "5_1 5_2 5_3"):
-        for place in block.split():
-            x = functional.conv2d(x, *tensors(f"conv{place}"), padding=1).relu()
+        for position in block.split():
+            x = functional.conv2d(x, *tensors(f"conv{position}"), padding=1).relu()
         x = functional.max_pool2d(x, 2)
     x = functional.linear(x.flatten(1), *tensors("fc6")).relu()
     return functional.linear(x, *tensors("fc7")).relu().numpy()
@@ -100,8 +100,8 @@ def features_of_keras_file(path: Path, images: np.ndarray) -> np.ndarray:
 
         x = images - np.array(MEAN_RGB, np.float32)  # (n, rows, columns, RGB)
         for block in ("1_1 1_2", "2_1 2_2", "3_1 3_2 3_3", "4_1 4_2 4_3", "5_1 5_2 5_3"):
-            for place in block.split():
-                kernel, bias = layer(f"conv{place}")
+            for position in block.split():
+                kernel, bias = layer(f"conv{position}")
                 padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
                 windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
                 x = np.maximum(np.einsum("nyxcij,ijco->nyxo", windows, kernel, optimize=True) + bias, 0)
@@ -116,7 +116,7 @@ def features_of_keras_file(path: Path, images: np.ndarray) -> np.ndarray:
 # one network, whatever the form
 
 
-def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network, images):
+def test_import_all_formats_give_the_same_features(tmp_path: Path, network, images):
     features, fingerprints = {}, set()
     for form in FORMS:
         source = tmp_path / f"{form}.bin"  # the name says nothing
@@ -133,9 +133,7 @@ def test_all_forms_of_one_network_give_the_same_features(tmp_path: Path, network
     assert (features["pytorch"] > 0).mean() > 0.1  # alive
 
 
-def test_each_form_computes_by_its_own_rules_what_the_converted_network_computes(
-    tmp_path: Path, network, images
-):
+def test_import_features_equal_those_of_the_source(tmp_path: Path, network, images):
     import torch
     from torch.nn import functional
 
@@ -160,7 +158,7 @@ def test_each_form_computes_by_its_own_rules_what_the_converted_network_computes
     np.testing.assert_allclose(features_of_canonical(out, images), theirs, atol=1e-4, rtol=1e-5)
 
 
-def test_channel_order_and_flattening_matter_to_the_features(tmp_path: Path, network, images):
+def test_import_wrong_order_changes_the_features(tmp_path: Path, network, images):
     """The comparison above would see a wrong order: each mistake moves the features far more than 1e-4."""
     files.write_torch7(tmp_path / "t", network)
     import_vgg_face(tmp_path / "t", tmp_path / "right.safetensors", shape=NARROW)
@@ -176,7 +174,7 @@ def test_channel_order_and_flattening_matter_to_the_features(tmp_path: Path, net
     assert np.abs(features_of_canonical(tmp_path / "flat.safetensors", images) - right).max() > 1
 
 
-def test_full_shapes_are_those_of_torchvision():
+def test_vgg_shape_equals_torchvision():
     import torch
     import torchvision
 
@@ -192,7 +190,7 @@ def test_full_shapes_are_those_of_torchvision():
 # the converted file and its card
 
 
-def test_card_says_what_was_converted(tmp_path: Path, network):
+def test_card_describes_the_source(tmp_path: Path, network):
     source = tmp_path / "VGG_FACE.t7"
     files.write_torch7(source, network)
     card = import_vgg_face(source, shape=NARROW)
@@ -213,7 +211,7 @@ def test_card_says_what_was_converted(tmp_path: Path, network):
     ]
 
 
-def test_fingerprint_is_the_one_that_the_extractor_reports(tmp_path: Path, network):
+def test_fingerprint_equals_that_of_the_converted_file(tmp_path: Path, network):
     from safetensors.torch import load_file
 
     from s2f_lib.faces.vgg_face.network import fingerprint_of
@@ -223,7 +221,7 @@ def test_fingerprint_is_the_one_that_the_extractor_reports(tmp_path: Path, netwo
     assert card.fingerprint == fingerprint_of(load_file(tmp_path / "a.safetensors"))
 
 
-def test_fingerprint_is_checked_when_expected(tmp_path: Path, network):
+def test_fingerprint_unexpected_raises(tmp_path: Path, network):
     files.write_pytorch(tmp_path / "a.pth", network)
     card = import_vgg_face(tmp_path / "a.pth", shape=NARROW)
     import_vgg_face(tmp_path / "a.pth", shape=NARROW, expected_fingerprint=card.fingerprint[:12].upper())
@@ -235,7 +233,7 @@ def test_fingerprint_is_checked_when_expected(tmp_path: Path, network):
         import_vgg_face(tmp_path / "a.pth", out, shape=NARROW, expected_fingerprint="0")
 
 
-def test_other_weights_have_another_fingerprint(tmp_path: Path):
+def test_fingerprint_other_weights_differs(tmp_path: Path):
     prints = []
     for seed in (1, 1, 2):
         files.write_pytorch(tmp_path / "a.pth", files.random_network(seed))
@@ -243,7 +241,7 @@ def test_other_weights_have_another_fingerprint(tmp_path: Path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_network_of_another_width_is_refused(tmp_path: Path, network):
+def test_import_other_width_raises(tmp_path: Path, network):
     for form in ("pytorch", "torch7", "torch7-rows", "keras"):
         write(form, tmp_path / "narrow", network)
         with pytest.raises(DataError, match=r"conv1_1 has shape \(.*4.*\); expected \("):
@@ -254,7 +252,7 @@ def test_a_network_of_another_width_is_refused(tmp_path: Path, network):
 # bad files
 
 
-def test_a_missing_file_says_where_to_get_it_and_what_to_type(tmp_path: Path):
+def test_import_missing_file_says_where_to_get_it(tmp_path: Path):
     with pytest.raises(MissingFileError) as caught:
         import_vgg_face(tmp_path / "vgg_face_dag.pth")
     for part in ("vgg_face_dag.pth", "pytorch-mcn", "VGG_FACE.t7", "DeepFace", "s2f weights import PATH"):
@@ -272,7 +270,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("how", ["plain pickle", "torch zip", "torch legacy"])
-def test_no_pickled_code_is_run(tmp_path: Path, how: str):
+def test_import_pickled_code_is_not_run(tmp_path: Path, how: str):
     import torch
 
     touched = tmp_path / "touched"
@@ -302,7 +300,7 @@ def test_no_pickled_code_is_run(tmp_path: Path, how: str):
         (b"GIF89a..........", "GIF89a"),
     ],
 )
-def test_other_files_are_refused_for_what_they_are(tmp_path: Path, content: bytes, message: str):
+def test_import_other_files_raise(tmp_path: Path, content: bytes, message: str):
     source = tmp_path / "vgg_face_weights.h5"
     source.write_bytes(content)
     with pytest.raises(InputError, match=message):
@@ -311,7 +309,7 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path, content: byte
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.99])
-def test_a_cut_off_file_is_refused(tmp_path: Path, network, form: str, share: float):
+def test_import_truncated_file_raises(tmp_path: Path, network, form: str, share: float):
     source = tmp_path / "cut"
     write(form, source, network)
     data = source.read_bytes()
@@ -321,7 +319,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, network, form: str, share: fl
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 
-def test_missing_and_unknown_layers_are_named(tmp_path: Path, network):
+def test_import_missing_or_unknown_layer_is_named(tmp_path: Path, network):
     fewer = {name: tensors for name, tensors in network.items() if name != "fc7"}
     files.write_pytorch(tmp_path / "p", fewer)
     with pytest.raises(DataError, match=r"lacks fc7\.bias, fc7\.weight"):
@@ -331,7 +329,7 @@ def test_missing_and_unknown_layers_are_named(tmp_path: Path, network):
         import_vgg_face(tmp_path / "p", shape=NARROW)
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, network):
+def test_import_numbers_not_finite_raise(tmp_path: Path, network):
     weight, bias = network["conv3_2"]
     broken = weight.copy()
     broken[0, 0, 0, 0] = np.nan
@@ -340,7 +338,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, network):
         import_vgg_face(tmp_path / "t", shape=NARROW)
 
 
-def test_a_whole_module_instead_of_a_state_dict_is_refused(tmp_path: Path):
+def test_import_module_in_place_of_state_dict_raises(tmp_path: Path):
     import torch
 
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
@@ -351,7 +349,7 @@ def test_a_whole_module_instead_of_a_state_dict_is_refused(tmp_path: Path):
         import_vgg_face(tmp_path / "list.pth", shape=NARROW)
 
 
-def test_keras_links_to_other_files_are_not_followed(tmp_path: Path, network):
+def test_keras_external_links_are_not_followed(tmp_path: Path, network):
     import h5py
 
     files.write_keras(tmp_path / "whole.h5", network, named=True)
@@ -364,13 +362,13 @@ def test_keras_links_to_other_files_are_not_followed(tmp_path: Path, network):
 
 
 @pytest.mark.parametrize("out", ["weights.bin", "nowhere/weights.safetensors"])
-def test_targets_that_do_not_fit_are_refused(tmp_path: Path, network, out: str):
+def test_import_invalid_target_raises(tmp_path: Path, network, out: str):
     files.write_pytorch(tmp_path / "a.pth", network)
     with pytest.raises(InputError, match=Path(out).name):
         import_vgg_face(tmp_path / "a.pth", tmp_path / out, shape=NARROW)
 
 
-def test_a_source_named_like_the_target_is_not_overwritten(tmp_path: Path, network):
+def test_import_does_not_overwrite_its_source(tmp_path: Path, network):
     source = tmp_path / "a.safetensors"
     files.write_pytorch(source, network)
     before = source.read_bytes()
@@ -389,7 +387,7 @@ def _t7(*values: object) -> bytes:
     return bytes(writer.out)
 
 
-def test_torch7_values_come_back(tmp_path: Path):
+def test_torch7_round_trip(tmp_path: Path):
     values = {
         "a": 1.5,
         "b": "text",
@@ -405,7 +403,7 @@ def test_torch7_values_come_back(tmp_path: Path):
     assert detect_format(path).name == "torch7"
 
 
-def test_torch7_strides_and_shared_storages_are_followed(tmp_path: Path):
+def test_torch7_strides_and_shared_storages(tmp_path: Path):
     # a 2x3 view, column by column, of a storage that is mentioned twice
     storage = (
         struct.pack("<ii", 4, 3)
@@ -468,13 +466,13 @@ def test_torch7_functions_are_skipped_as_bytes(tmp_path: Path):
         (struct.pack("<iii", 4, 1, 9) + b"nn.Linear" + struct.pack("<i", 0), "without fields"),
     ],
 )
-def test_damaged_torch7_files_are_refused(tmp_path: Path, data: bytes, message: str):
+def test_torch7_damaged_file_raises(tmp_path: Path, data: bytes, message: str):
     (tmp_path / "bad.t7").write_bytes(data)
     with pytest.raises(DataError, match=rf"bad\.t7: .*{message}"):
         read_torch7(tmp_path / "bad.t7")
 
 
-def test_torch7_networks_of_other_kinds_are_refused(tmp_path: Path):
+def test_torch7_other_network_raises(tmp_path: Path):
     writer = files.Torch7Writer()
     writer.module("nn.SpatialBatchNormalization", {"weight": np.ones(2, np.float32)})
     (tmp_path / "other.t7").write_bytes(writer.out)

@@ -1,4 +1,4 @@
-"""Write one network in the three public forms of VGG-Face, as other programs do."""
+"""Write one network in the three public formats of VGG-Face, as other programs do."""
 
 from __future__ import annotations
 

@@ -1,0 +1,14 @@
+from .alignment import FaceCrop as FaceCrop
+from .alignment import align_face as align_face
+from .alignment import choose_face as choose_face
+from .detection import Detection as Detection
+from .detection import FaceDetector as FaceDetector
+from .detector import make_detector as make_detector
+from .extractor import FaceFeatureExtractor as FaceFeatureExtractor
+from .extractor import differentiable as differentiable
+from .extractor import make_extractor as make_extractor
+from .face_set import FaceSet as FaceSet
+from .face_set import face_set_from_files as face_set_from_files
+from .face_set import load_utkface as load_utkface
+from .face_set import read_gallery as read_gallery
+from .vgg_face.import_weights import import_vgg_face as import_vgg_face
