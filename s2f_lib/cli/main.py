@@ -23,7 +23,7 @@ from s2f_lib.cli.faces import faces_command
 from s2f_lib.cli.pairs import pairs_command
 from s2f_lib.cli.prepare import prepare_command
 from s2f_lib.cli.publish import publish_command
-from s2f_lib.cli.reconstruct import reconstruct
+from s2f_lib.cli.reconstruct import reconstruct_command
 from s2f_lib.cli.train import train_command
 from s2f_lib.cli.weights import train_vgg_face_command, weights_app
 from s2f_lib.errors import InputError, MissingFileError, StudyError
@@ -39,7 +39,7 @@ app.add_typer(weights_app, name="weights")
 app.command("prepare")(prepare_command)
 app.command("pairs")(pairs_command)
 app.command("faces")(faces_command)
-app.command()(reconstruct)
+app.command("reconstruct")(reconstruct_command)
 app.command("publish")(publish_command)
 app.command("train")(train_command)
 app.command("train-vgg-face")(train_vgg_face_command)

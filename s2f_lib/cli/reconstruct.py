@@ -1,4 +1,4 @@
-"""The command `s2f reconstruct`: a recording of a voice to a drawn face."""
+"""The command `s2f reconstruct`: from a recording of a voice to the image of a face."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from s2f_lib.cli.common import console
 from s2f_lib.errors import ConfigError
 
 
-def reconstruct(
+def reconstruct_command(
     voice: Annotated[
-        Path, typer.Argument(help="Any file with sound that FFmpeg reads: at least 1 s of speech.")
+        Path, typer.Argument(help="Any file with sound that FFmpeg reads; at least 1 s of speech.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The .png file to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")],
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="A run's folder. [default: runs/quick, left by make book]", show_default=False
+            "--run", help="Run folder. [default: runs/quick, made by `make book`]", show_default=False
         ),
     ] = None,
     gallery: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures to retrieve from. [default: the run's people]", show_default=False
+            help="Folder of face images to retrieve from. [default: the run's people]", show_default=False
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=10, help="Faces to retrieve.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, max=10, help="Number of faces to retrieve.")] = 5,
 ) -> None:
-    """Draw a face from a voice, guess attributes, and find the nearest faces of a gallery."""
-    from s2f_lib.reconstruction.voice import reconstruct as reconstruct_voice
+    """Reconstruct a face from a voice, guess attributes, and find the nearest faces of a gallery."""
+    from s2f_lib.reconstruction.voice import reconstruct
+    from s2f_lib.storage import atomic_path
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}: expected a .png file")
-    result = reconstruct_voice(voice, run=run, gallery=gallery, top_k=top_k)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result.figure().savefig(out, format="png", dpi=150)
+    result = reconstruct(voice, run=run, gallery=gallery, top_k=top_k)
+    with atomic_path(out) as temporary:
+        result.figure().savefig(temporary, format="png", dpi=150)
     for guess in result.attributes:
         console.print(f"  {guess.format_guess()}", highlight=False, soft_wrap=True)
     for rank, found in enumerate(result.found, start=1):
         line = f"  {rank}. {found.name}, cosine {found.similarity:.3f}"
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"  {out}: drawn from a voice, no portrait of the speaker", soft_wrap=True, markup=False)
+    console.print(f"  {out}: not a portrait of the speaker", soft_wrap=True, markup=False)

@@ -1,1 +1,5 @@
-"""Distances, retrieval, statistics and reconstruction, as tables."""
+"""Evaluation: retrieval, intervals and tests, tables, probes, decoders, and audits of published tables."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,21 +1,16 @@
-"""All that a voice needs to become a face, out of a finished run: the kit of `s2f reconstruct`.
+"""The kit of `s2f reconstruct`: everything from a finished run that a voice needs to become a face.
 
-A kit is made once from a run's trained models and people, and kept in the run's
-folder: the models' files, straight-line probes for attributes, how far these were off
-on the test people's voices, and the people's faces to retrieve from.  Reading it
-takes a fraction of a second, where opening the study reads and checks all clips.
+A kit is made once from a run's trained models and people, and stored in the run folder: the paths of the
+models, linear probes for attributes with their errors on test voices, and the people's faces. Reading it
+takes a fraction of a second; opening the study reads and checks all clips.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -23,35 +18,42 @@ from pydantic import ValidationError
 
 from s2f_lib.config import StudyConfig
 from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.faces.extractor import unit_rows
+from s2f_lib.media.jpeg import PackedJpegs
 from s2f_lib.paths import RunPaths
+from s2f_lib.storage import cached_arrays, digest
 from s2f_lib.study import Study
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1  # of the files; another number makes them anew
-_INTERVAL = 0.8  # of the people lie in the interval that is given with a number
-_NUMBERS = "numbers.npz"
-_TEXTS = "kit.json"
+FORMAT_VERSION = 2  # of the file; kits of other versions are made again
+_COVERAGE = 0.8  # share of test people inside the interval of a guessed number
+_PARTS = ("weight", "bias", "error")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A straight line from unit features to an attribute.
+    """Linear map from unit features to an attribute.
 
     Attributes
     ----------
     name
-        "gender", "age_years" and so on.
+        Name of the attribute, such as "gender" or "age_years".
     classes
-        What it chooses from; empty for a number.
+        Names of the classes; empty for a number.
     weight, bias
-        (d, c) and (c,): scores are `unit(features) @ weight + bias`; a class's score is a
-        logit, two classes have one, that of the second.
+        `(d, c)` and `(c,)`; `unit(features) @ weight + bias` are logits for classes. Two classes have one
+        logit, that of the second.
     error
-        Numbers: (2,) quantiles of truth less guess on the test people's voices.
-        Classes: (c,) how often a guess of each class was right on the test people's voices.
+        For a number: `(2,)` quantiles of truth minus guess on the voices of the test people. For classes:
+        `(c,)` share of right guesses of each class on these voices.
     n
-        Test people that `error` is from.
+        Number of test people behind `error`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> age = Probe("age_years", (), np.array([[10.0], [0.0]]), np.array([30.0]), np.array([-9.0, 9.0]), 20)
+    >>> age.scores(np.array([[2.0, 0.0]]))
+    array([[40.]])
     """
 
     name: str
@@ -62,9 +64,8 @@ class Probe:
     n: int
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Return `(n, c)`, probabilities for classes, numbers else, of `(n, d)` features."""
-        unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        raw = unit @ self.weight + self.bias
+        """Return `(n, c)` probabilities of the classes, or `(n, 1)` numbers, for `(n, d)` features."""
+        raw = unit_rows(features) @ self.weight + self.bias
         if not self.classes:
             return raw
         if len(self.classes) == 2:
@@ -76,7 +77,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class ReconstructionKit:
-    """What `reconstruct` works with.
+    """Models, probes and gallery of a run.
 
     Attributes
     ----------
@@ -85,9 +86,9 @@ class ReconstructionKit:
     encoder, decoder
         Files of the trained models.
     probes
-        Of the attributes that are known of the run's people; none of real clips.
+        Probes of the attributes that are known of the run's people; none for real clips.
     names, features, images
-        The gallery: n names, (n, d) features, n JPEG files.
+        The gallery: `n` names, `(n, d)` features and `n` JPEG files.
     """
 
     config: StudyConfig
@@ -96,11 +97,11 @@ class ReconstructionKit:
     probes: tuple[Probe, ...]
     names: tuple[str, ...]
     features: np.ndarray
-    images: tuple[bytes, ...]
+    images: Sequence[bytes]
 
 
 def kit_of_run(run_dir: Path) -> ReconstructionKit:
-    """Read the kit of a run; where it is missing or of other settings, make it.
+    """Return the kit of a run folder; make it if it is missing, damaged or of other settings.
 
     Raises
     ------
@@ -113,79 +114,86 @@ def kit_of_run(run_dir: Path) -> ReconstructionKit:
             f"no run at {run.root} (it has no {run.settings.name}): type `make book` or `s2f run` first, "
             "or give a run's folder with --run"
         )
-    config = _settings(run.settings)
-    kit = _read(run, config)
-    return kit if kit is not None else make_kit(Study(config, run))
+    config = _read_settings(run.settings)
+    kit = _kit(config, run, cached_arrays(_path(config, run), lambda: _arrays(Study(config, run))))
+    if kit.encoder.is_file() and kit.decoder.is_file():
+        return kit
+    return make_kit(Study(config, run))
 
 
 def make_kit(study: Study) -> ReconstructionKit:
-    """Make the kit of a run and keep it in the run's folder; models that are not trained yet are trained."""
+    """Make the kit of a run and store it in the run folder; models that do not exist yet are trained."""
+    path = _path(study.config, study.paths)
+    path.unlink(missing_ok=True)
+    return _kit(study.config, study.paths, cached_arrays(path, lambda: _arrays(study)))
+
+
+def _arrays(study: Study) -> dict[str, np.ndarray]:
+    """Return the content of a kit's file."""
     from s2f_lib.training.checkpoint import MODEL_FILE
 
-    train, predictions = study.split("train"), study.features("test")
+    probes = _fit_probes(study, study.split("train").features, study.features("test").predicted)
     people = study.clips
-    folder = _folder(study.paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    probes = _probes(study, train.features, predictions.predicted)
-    offsets = np.cumsum([0, *map(len, people.crops_jpeg)])
-    numbers = {
-        "features": people.features,
-        "pictures": np.frombuffer(b"".join(people.crops_jpeg), np.uint8),
-        "offsets": offsets,
-    }
-    for index, probe in enumerate(probes):
-        numbers |= {f"{part}_{index}": getattr(probe, part) for part in ("weight", "bias", "error")}
-    files = {
-        "encoder": study.encoder().folder / MODEL_FILE,
-        "decoder": study.decoder().folder / MODEL_FILE,
-    }
+    images = PackedJpegs.pack(people.crops_jpeg)
+    encoder, decoder = study.encoder().folder / MODEL_FILE, study.decoder().folder / MODEL_FILE
     texts = {
-        "form": FORMAT_VERSION,
-        "settings": _digest(study.config),
         "names": list(people.clip_ids),
         "probes": [{"name": probe.name, "classes": probe.classes, "n": probe.n} for probe in probes],
-    } | {name: path.relative_to(study.paths.root).as_posix() for name, path in files.items()}
-    (folder / _TEXTS).unlink(missing_ok=True)  # a kit without it is none
-    np.savez(folder / _NUMBERS, **numbers)
-    (folder / _TEXTS).write_text(json.dumps(texts) + "\n", encoding="utf-8")
+        "encoder": encoder.relative_to(study.paths.root).as_posix(),
+        "decoder": decoder.relative_to(study.paths.root).as_posix(),
+    }
+    arrays = {"texts": np.array(json.dumps(texts)), "features": people.features}
+    arrays |= {"jpeg_data": images.data, "jpeg_spans": images.spans}
+    for index, probe in enumerate(probes):
+        arrays |= {f"{part}_{index}": getattr(probe, part) for part in _PARTS}
+    return arrays
+
+
+def _kit(config: StudyConfig, run: RunPaths, arrays: Mapping[str, np.ndarray]) -> ReconstructionKit:
+    texts = json.loads(str(arrays["texts"]))
+    probes = (
+        Probe(
+            about["name"],
+            tuple(about["classes"]),
+            *(arrays[f"{part}_{index}"] for part in _PARTS),
+            about["n"],
+        )
+        for index, about in enumerate(texts["probes"])
+    )
     return ReconstructionKit(
-        study.config,
-        files["encoder"],
-        files["decoder"],
-        probes,
-        tuple(people.clip_ids),
-        people.features,
-        tuple(people.crops_jpeg),
+        config,
+        run.root / texts["encoder"],
+        run.root / texts["decoder"],
+        tuple(probes),
+        tuple(texts["names"]),
+        arrays["features"],
+        PackedJpegs(arrays["jpeg_data"], arrays["jpeg_spans"]),
     )
 
 
-def _probes(study: Study, features: np.ndarray, predicted: np.ndarray) -> tuple[Probe, ...]:
-    """Fit a probe an attribute on true features of training people; see how far off it is on test voices."""
+def _fit_probes(study: Study, features: np.ndarray, predicted: np.ndarray) -> tuple[Probe, ...]:
+    """Fit one linear probe per attribute on training faces, and measure its error on test voices."""
     if study.config.source.kind != "synthetic":
-        return ()  # nothing is known of real people
+        return ()  # attributes of real people are not known
     from s2f_lib.sources.synthetic.people import draw_population
 
     known = draw_population(study.config.source.synthetic).table().set_index("clip_id")
-    ids = {split: study.split(split).clip_ids for split in ("train", "test")}
-    columns = {"gender": {"f": "female", "m": "male"}, "age_years": None, "group": None}
-    probes = []
-    for name, words in columns.items():
-        values = {}
-        for split, chosen in ids.items():
-            column = known.loc[chosen, name]
-            values[split] = (column.map(words) if words else column).to_numpy()
-        probes.append(_probe(name, features, values["train"], predicted, values["test"]))
-    return tuple(probes)
+    known["gender"] = known["gender"].map({"f": "female", "m": "male"})
+    train, test = (known.loc[study.split(split).clip_ids] for split in ("train", "test"))
+    return tuple(
+        _fit_probe(name, features, train[name].to_numpy(), predicted, test[name].to_numpy())
+        for name in ("gender", "age_years", "group")
+    )
 
 
-def _probe(
+def _fit_probe(
     name: str, features: np.ndarray, values: np.ndarray, test_features: np.ndarray, test_values: np.ndarray
 ) -> Probe:
     from s2f_lib.evaluation.probes import fit_probe
 
     scaler, model = (step for _, step in fit_probe(features, values).steps)
     classes = tuple(str(word) for word in getattr(model, "classes_", ()))
-    # the scaler and the model are one straight line
+    # the scaler and the model together are one linear map
     weight = np.atleast_2d(model.coef_).T / scaler.scale_[:, None]
     bias = np.atleast_1d(model.intercept_) - scaler.mean_ @ weight
     probe = Probe(name, classes, weight, bias, np.zeros(0), len(test_values))
@@ -193,50 +201,13 @@ def _probe(
     if classes:
         guess = np.array(classes)[scores.argmax(axis=1)]
         right = guess == test_values
-        error = np.array(
-            [right[guess == word].mean() if (guess == word).any() else np.nan for word in classes]
-        )
-    else:
-        tail = (1 - _INTERVAL) / 2
-        error = np.quantile(test_values - scores[:, 0], [tail, 1 - tail])
-    return Probe(name, classes, weight, bias, error, len(test_values))
+        shares = [right[guess == word].mean() if (guess == word).any() else np.nan for word in classes]
+        return replace(probe, error=np.array(shares))
+    tail = (1 - _COVERAGE) / 2
+    return replace(probe, error=np.quantile(test_values - scores[:, 0], [tail, 1 - tail]))
 
 
-def _read(run: RunPaths, config: StudyConfig) -> ReconstructionKit | None:
-    """Return the kit in the run's folder; None where there is none of these settings."""
-    folder = _folder(run)
-    try:
-        texts: Mapping[str, Any] = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
-        if texts["form"] != FORMAT_VERSION or texts["settings"] != _digest(config):
-            logger.info("the kit in %s is of other settings: made anew", folder)
-            return None
-        encoder, decoder = run.root / texts["encoder"], run.root / texts["decoder"]
-        if not (encoder.is_file() and decoder.is_file()):
-            return None
-        with np.load(folder / _NUMBERS) as numbers:
-            offsets, data = numbers["offsets"], numbers["pictures"].tobytes()
-            images = tuple(data[a:b] for a, b in itertools.pairwise(offsets))
-            probes = tuple(
-                Probe(
-                    about["name"],
-                    tuple(about["classes"]),
-                    numbers[f"weight_{index}"],
-                    numbers[f"bias_{index}"],
-                    numbers[f"error_{index}"],
-                    about["n"],
-                )
-                for index, about in enumerate(texts["probes"])
-            )
-            names = tuple(texts["names"])
-            return ReconstructionKit(config, encoder, decoder, probes, names, numbers["features"], images)
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
-        logger.warning("the kit in %s is damaged (%s): made anew", folder, type(error).__name__)
-        return None
-
-
-def _settings(path: Path) -> StudyConfig:
+def _read_settings(path: Path) -> StudyConfig:
     try:
         return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
@@ -245,9 +216,6 @@ def _settings(path: Path) -> StudyConfig:
         ) from None
 
 
-def _digest(config: StudyConfig) -> str:
-    return config.model_copy(update={"profile": ""}).digest()
-
-
-def _folder(run: RunPaths) -> Path:
-    return run.models / "reconstruction-kit"
+def _path(config: StudyConfig, run: RunPaths) -> Path:
+    name = digest(FORMAT_VERSION, config.digest(exclude={"profile"}))
+    return run.models / f"reconstruction-kit-{name}.npz"

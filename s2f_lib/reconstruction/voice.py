@@ -1,11 +1,13 @@
-"""From any recording of a voice to a drawn face, guessed attributes and the nearest faces of a gallery.
+"""Reconstruction of a face, attributes and the nearest gallery faces from a recording of a voice.
 
-What comes out is what people with such a voice look like to the model: no
-portrait of the speaker, and no ground to identify anyone.
+The result shows what people with such a voice look like to the model. It is not a portrait of the
+speaker, and does not serve to identify anyone.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,27 +22,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP_K = 5
-SAMPLE_RATE_HZ = 16_000  # of the check whether it is speech at all
+SAMPLE_RATE_HZ = 16_000
+_FACE_IN, _SMALL_IN, _GAP_IN = 2.6, 1.25, 0.12
+_WARNING = "Made from a voice by a trained model: not a portrait of the speaker, not to identify anyone."
 
 
 @dataclass(frozen=True, slots=True)
 class AttributeGuess:
-    """One attribute, as the predicted features have it.
+    """Guess of one attribute from the predicted features.
 
     Attributes
     ----------
     name
-        "gender", "age_years", "group".
+        "gender", "age_years" or "group".
     value
-        The likeliest class, or the number.
+        The most probable class, or the number.
     probability
-        Of the class, by the probe; None for a number.
+        Probability of the class by the probe; None for a number.
     interval
-        In which 80% of the test people's true numbers lay around such a guess; None for a class.
+        Range that contains the true numbers of 80% of the test people with such a guess; None for a class.
     right_share
-        How often a guess of this class was right on test people's voices; None for a number.
+        Share of the guesses of this class that are right on test voices; None for a number.
     n
-        Test people behind interval and share.
+        Number of test people behind `interval` and `right_share`.
+
+    Examples
+    --------
+    >>> AttributeGuess("age_years", 41.2, None, (29.0, 55.3), None, 120).format_guess()
+    'age: 41 years, 80% of test people within 29 to 55'
     """
 
     name: str
@@ -51,7 +60,7 @@ class AttributeGuess:
     n: int
 
     def format_guess(self) -> str:
-        """Return one line for a person."""
+        """Return one line of text for readers."""
         label = self.name.removesuffix("_years")
         if self.interval is not None:
             low, high = self.interval
@@ -67,11 +76,11 @@ class FoundFace:
     Attributes
     ----------
     name
-        A clip's id, or a file's name.
+        Clip id or file name.
     similarity
         Cosine of the features.
     image
-        (224, 224, 3) uint8 RGB.
+        `(224, 224, 3)` uint8 RGB.
     """
 
     name: str
@@ -81,20 +90,20 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a voice tells of a face.
+    """What a model reads from a voice.
 
     Attributes
     ----------
     face
-        (224, 224, 3) uint8 RGB, drawn.
+        `(224, 224, 3)` uint8 RGB, the output of the decoder.
     features
-        (d,) float32, predicted from the voice.
+        `(d,)` float32, predicted from the voice.
     attributes
-        Guesses with their uncertainty; none where nothing is known of the run's people.
+        Guesses with their uncertainty; empty if nothing is known of the run's people.
     found
         The nearest faces of the gallery, best first.
     gallery_size
-        Faces that were looked through.
+        Number of faces in the gallery.
     """
 
     face: np.ndarray
@@ -104,13 +113,34 @@ class Reconstruction:
     gallery_size: int
 
     def figure(self) -> Figure:
-        """Return the drawn face beside the faces found, with the guesses as text."""
-        from s2f_lib.reconstruction.figure import voice_to_face
+        """Return a figure: the face, the guesses as text, and below them the nearest faces."""
+        from matplotlib.figure import Figure
 
-        labels = [f"cosine {found.similarity:.2f}" for found in self.found]
-        images = [found.image for found in self.found]
-        lines = [guess.format_guess() for guess in self.attributes]
-        return voice_to_face(self.face, images, labels=labels, lines=lines, gallery_size=self.gallery_size)
+        width = max(_FACE_IN + 4.2, len(self.found) * (_SMALL_IN + _GAP_IN)) + 2 * _GAP_IN
+        height = _FACE_IN + _SMALL_IN + 1.3
+        figure = Figure(figsize=(width, height), facecolor="white")
+
+        def add_image(image: np.ndarray, left: float, top: float, side: float) -> None:
+            axis = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+            axis.imshow(image)
+            axis.set_axis_off()
+
+        def add_text(text: str, left: float, top: float, **style: object) -> None:
+            figure.text(left / width, 1 - top / height, text, **style)
+
+        add_image(self.face, _GAP_IN, _GAP_IN, _FACE_IN)
+        guesses = "\n\n".join(textwrap.fill(guess.format_guess(), 44) for guess in self.attributes)
+        guesses = guesses or "No attribute is known of this run's people."
+        add_text(guesses, _FACE_IN + 3 * _GAP_IN, 0.3, va="top", fontsize=9.5)
+        top = _FACE_IN + 0.55
+        add_text(f"Nearest of {self.gallery_size:,} faces", _GAP_IN, top - 0.1, va="bottom", fontsize=9.5)
+        for number, face in enumerate(self.found):
+            left = _GAP_IN + number * (_SMALL_IN + _GAP_IN)
+            add_image(face.image, left, top, _SMALL_IN)
+            middle, below = left + _SMALL_IN / 2, top + _SMALL_IN + 0.05
+            add_text(f"cosine {face.similarity:.2f}", middle, below, ha="center", va="top", fontsize=8.5)
+        add_text(_WARNING, _GAP_IN, height - 0.1, va="bottom", fontsize=8, color="#555555")
+        return figure
 
 
 def reconstruct(
@@ -120,27 +150,36 @@ def reconstruct(
     gallery: str | Path | None = None,
     top_k: int = TOP_K,
 ) -> Reconstruction:
-    """Draw a face from a recording of a voice, with the models of a run.
+    """Reconstruct a face from a recording of a voice, with the models of a run.
 
     Parameters
     ----------
     voice
-        Any file with sound that FFmpeg reads, playlists excepted; its first seconds are used, as in training.
+        Any file with sound that FFmpeg reads, except playlists. Its first seconds are used, as in training.
     run
-        A run's folder; by default `runs/quick`, which `make book` leaves behind.
+        Run folder. None: `runs/quick`, which `make book` makes.
     gallery
-        A folder of pictures, one face each, to retrieve from; by default the run's own people.
+        Folder of images with one face each, to retrieve from. None: the run's own people.
     top_k
-        Faces to retrieve.
+        Number of retrieved faces.
 
     Raises
     ------
     MissingFileError
-        There is no such file, run or gallery.
+        The file, the run or the gallery does not exist.
     InputError
         The file has no sound, or it is too short, silent or not speech.
+
+    See Also
+    --------
+    reconstruct_audio : The same for samples in memory.
+
+    Examples
+    --------
+    >>> result = reconstruct("voice.wav", run="runs/quick")  # doctest: +SKIP
+    >>> result.figure().savefig("face.png")  # doctest: +SKIP
     """
-    audio = read_voice(Path(voice))  # first: bad input is told at once
+    audio = read_voice(Path(voice))  # first, so that bad input is refused at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
     kit = kit_of_run(folder)
     rate_hz = kit.config.preparation.sample_rate_hz
@@ -152,14 +191,14 @@ def reconstruct(
 def reconstruct_audio(
     audio: np.ndarray, kit: ReconstructionKit, *, gallery: str | Path | None = None, top_k: int = TOP_K
 ) -> Reconstruction:
-    """Draw a face from samples.
+    """Reconstruct a face from samples.
 
     Parameters
     ----------
     audio
-        (n,) int16 mono at `kit.config.preparation.sample_rate_hz`; what is short is repeated.
+        `(n,)` int16 mono at `kit.config.preparation.sample_rate_hz`; short audio is repeated.
     kit
-        Of a run; see `reconstruction_kit.kit_of_run`.
+        Kit of a run; see `kit.kit_of_run`.
     gallery, top_k
         See `reconstruct`.
     """
@@ -178,20 +217,30 @@ def reconstruct_audio(
 
 def nearest_faces(
     features: np.ndarray,
-    names: tuple[str, ...],
+    names: Sequence[str],
     gallery: np.ndarray,
-    images: tuple[bytes, ...],
+    images: Sequence[bytes],
     *,
     top_k: int = TOP_K,
 ) -> tuple[FoundFace, ...]:
-    """Retrieve instead of render: return the gallery's faces whose features are nearest, best first.
+    """Return the gallery faces whose features are nearest, best first.
 
     Parameters
     ----------
     features
-        (d,) predicted from a voice.
+        `(d,)` predicted from a voice.
     names, gallery, images
-        n names, (n, d) features and n JPEG files.
+        `n` names, `(n, d)` features and `n` JPEG files.
+    top_k
+        Number of retrieved faces.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from s2f_lib.media.jpeg import encode_jpeg
+    >>> images = [encode_jpeg(np.full((8, 8, 3), grey, np.uint8)) for grey in (0, 255)]
+    >>> [face.name for face in nearest_faces(np.array([0.0, 1.0]), ["a", "b"], np.eye(2), images)]
+    ['b', 'a']
     """
     from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
     from s2f_lib.media.jpeg import decode_jpeg
@@ -204,12 +253,14 @@ def nearest_faces(
 
 
 def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = 10.0) -> np.ndarray:
-    """Read the start of a recording, and refuse what is not speech.
+    """Read the start of a recording as `(n,)` int16 mono, and refuse what is not speech.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n,) int16 mono.
+    Raises
+    ------
+    MissingFileError
+        The file does not exist.
+    InputError
+        The file has no sound, or it is too short, silent or not speech.
     """
     from s2f_lib.media.decode import read_recording
     from s2f_lib.media.speech_check import check_speech
@@ -249,7 +300,5 @@ def _guess(probe: Probe, features: np.ndarray) -> AttributeGuess:
         low, high = (value + float(quantile) for quantile in probe.error)
         return AttributeGuess(probe.name, value, None, (low, high), None, probe.n)
     best = int(scores.argmax())
-    share = float(probe.error[best])
-    return AttributeGuess(
-        probe.name, probe.classes[best], float(scores[best]), None, share if share == share else None, probe.n
-    )
+    share = None if np.isnan(probe.error[best]) else float(probe.error[best])
+    return AttributeGuess(probe.name, probe.classes[best], float(scores[best]), None, share, probe.n)
