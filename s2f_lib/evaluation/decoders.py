@@ -146,13 +146,7 @@ def evaluate_reconstructions(
 
 
 def likeness(faces: np.ndarray, originals: np.ndarray) -> dict[str, np.ndarray]:
-    """Return "ssim", "psnr_db" and "l1" (mean absolute difference in [0, 1]) of each pair, `(n,)` each.
-
-    Parameters
-    ----------
-    faces, originals
-        `(n, height, width, 3)` uint8.
-    """
+    """Return "ssim", "psnr_db" and "l1" (mean absolute difference in [0, 1]) of uint8 images, `(n,)` each."""
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 

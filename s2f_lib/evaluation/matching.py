@@ -119,12 +119,7 @@ def verification_interval(
 def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's rank among the faces of its own stratum, and the size of that stratum.
 
-    This is the part of retrieval that gender, group or age do not explain.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        `(n,)` ranks (tied faces share their mean rank) and `(n,)` gallery sizes.
+    Both are `(n,)`; tied faces share their mean rank. Gender, group or age cannot explain these ranks.
     """
     n = len(similarity)
     ranks, sizes = np.ones(n), np.ones(n, dtype=int)

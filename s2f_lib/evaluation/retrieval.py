@@ -23,18 +23,7 @@ TIE = 1e-12
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Return `(n, dimension)` features scaled to length one, in float64.
-
-    Raises
-    ------
-    InputError
-        A row is zero or not finite, so it has no direction.
-
-    Examples
-    --------
-    >>> unit(np.array([[3.0, 4.0]]))
-    array([[0.6, 0.8]])
-    """
+    """Return `(n, dimension)` features scaled to length one, in float64; refuse zero and infinite rows."""
     features = np.asarray(features, dtype=np.float64)
     length = np.linalg.norm(features, axis=1)
     bad = ~np.isfinite(length) | (length == 0)
@@ -160,10 +149,6 @@ def true_ranks(similarity: np.ndarray, target: np.ndarray | None = None) -> np.n
     numpy.ndarray
         `(n,)` float64 in [1, m]; 1 is first.
 
-    See Also
-    --------
-    hit_probability, reciprocal_rank : What ranks are worth.
-
     Examples
     --------
     >>> true_ranks(np.array([[0.9, 0.1], [0.5, 0.5]]))
@@ -182,7 +167,7 @@ def ranks_in_gallery(
     query_chunk: int = 1_024,
     device: str | torch.device = "auto",
 ) -> dict[str, Ranks]:
-    """Return the rank of each query's true face for some similarities, computed in chunks.
+    """Return the rank of each query's true face for each measure, computed in chunks.
 
     The memory is at most `16 dimension (gallery_chunk + query_chunk) + 40 gallery_chunk query_chunk`
     bytes, whatever the number of faces: 0.5 GB for the defaults and 4,096 dimensions. The arrays
@@ -202,11 +187,6 @@ def ranks_in_gallery(
         Numbers of rows that are compared at once.
     device
         Torch device; "auto" is a GPU if there is one.
-
-    Returns
-    -------
-    dict of Ranks
-        One per measure.
 
     Raises
     ------
@@ -279,13 +259,7 @@ def hit_probability(ranks: np.ndarray, k: int | np.ndarray, ties: np.ndarray | N
 
 
 def reciprocal_rank(ranks: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Return the expected reciprocal rank of each query, with ties broken at random.
-
-    Parameters
-    ----------
-    ranks, ties
-        See `hit_probability`.
-    """
+    """Return the expected reciprocal rank of each query; arguments as `hit_probability`."""
     ranks, ties = np.asarray(ranks, dtype=np.float64), np.asarray(ties)
     value = 1.0 / ranks
     tied = ties > 0

@@ -22,12 +22,7 @@ _TEST_ROWS = 512  # queries whose ranks among all faces are in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value and its confidence interval.
-
-    Attributes
-    ----------
-    value, low, high
-        The value and the two ends of its interval.
+    """A value and the two ends of its confidence interval.
 
     Examples
     --------
@@ -212,13 +207,7 @@ class GroupBootstrap:
 
 
 def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
-    """Return the group of each of `n` rows as `(n,)` int from 0; None if each row is its own group.
-
-    Raises
-    ------
-    InputError
-        The number of group ids is not `n`, or all rows are in one group.
-    """
+    """Return the group of each of `n` rows as `(n,)` int from 0; None if each row is its own group."""
     if group_ids is None:
         return None
     if len(group_ids) != n:
@@ -232,13 +221,7 @@ def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np
 
 
 def resampled_weights(numbers: np.ndarray, settings: IntervalSettings) -> Iterator[np.ndarray]:
-    """Yield resamples of groups with replacement, as `(n,)` int: how often each row counts.
-
-    Parameters
-    ----------
-    numbers
-        `(n,)` int, the group of each row, from 0 without gaps.
-    """
+    """Yield resamples of groups, as `(n,)` int counts of rows; `numbers` are those of `group_numbers`."""
     rng = np.random.default_rng(settings.seed)
     n_groups = int(numbers.max()) + 1
     even = np.full(n_groups, 1 / n_groups)
@@ -289,11 +272,6 @@ def chance_interval(k: int, gallery_size: int, n_queries: int, *, confidence: fl
     """Return the recall at k of guessing, and the binomial range of `n_queries` guesses.
 
     A recall inside this range cannot be told from chance at that confidence.
-
-    Examples
-    --------
-    >>> f"{chance_interval(10, 100, 400):.3f}"
-    '0.100 [0.072, 0.130]'
     """
     chance = min(1.0, k / gallery_size)
     low, high = stats.binom.interval(confidence, n_queries, chance)

@@ -36,18 +36,18 @@ TRAIN_ALL = (
 )
 
 
-def test_test_recall_cannot_be_told_from_chance():
+def test_audit_recall_test_set_is_within_chance():
     verdicts = audit_recall(TEST_L1, KS, gallery_size=400, n_queries=395)
     assert [verdict.chance.value for verdict in verdicts] == pytest.approx([0.25, 1.25, 2.5, 5, 12.5])
     assert all(verdict.within_chance for verdict in verdicts)
 
 
-def test_train_recall_is_far_from_chance():
+def test_audit_recall_training_set_is_above_chance():
     verdicts = audit_recall(TRAIN_ALL[:5], KS, gallery_size=393, n_queries=393)
     assert not any(verdict.within_chance for verdict in verdicts)
 
 
-def test_train_recalls_are_counts_over_393_and_test_over_395():
+def test_query_counts_that_fit_finds_393_and_395():
     assert query_counts_that_fit(TRAIN_ALL, smallest=300, largest=420) == [393]
     # 14 of the 15 test recalls are counts over 395; 3.15 is a count over no n near 400
     assert query_counts_that_fit(TEST_ALL, smallest=300, largest=420) == []
@@ -55,14 +55,14 @@ def test_train_recalls_are_counts_over_393_and_test_over_395():
     assert recalls_that_do_not_fit(TEST_ALL, 395) == [3.15]
 
 
-def test_counts_by_hand():
-    # a third and two thirds: multiples of 1/3 alone
+def test_query_counts_that_fit_by_hand():
+    # a third and two thirds: only multiples of 1/3
     assert query_counts_that_fit([33.33, 66.67], smallest=2, largest=10) == [3, 6, 9]
     with pytest.raises(InputError, match="smallest"):
         query_counts_that_fit([1.0], smallest=5, largest=4)
 
 
-def test_l2_is_bounded_by_the_cosine():
+def test_largest_mean_l2_by_hand():
     assert largest_mean_l2(1.0) == 0.0
     assert largest_mean_l2(-1.0) == 2.0
     assert largest_mean_l2(0.5) == pytest.approx(1.0)

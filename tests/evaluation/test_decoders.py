@@ -1,4 +1,4 @@
-"""Decoders judged: perfect and useless drawings have known scores."""
+"""Evaluation of decoders: perfect and useless reconstructions have known scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _evaluated(reconstructions, faces):
     )
 
 
-def test_perfect_and_useless_drawings(faces):
+def test_evaluate_reconstructions_perfect_and_useless(faces):
     same_for_all = np.repeat(faces[:1], len(faces), axis=0)
     evaluated = _evaluated({"perfect": faces, "one for all": same_for_all}, faces)
     table = evaluated.pivot(index="decoder", columns="measure", values="value")
@@ -47,12 +47,12 @@ def test_perfect_and_useless_drawings(faces):
         assert perfect[measure] == pytest.approx(1.0, abs=1e-6), measure
     assert perfect["l1"] == 0
     assert perfect["psnr_db"] == pytest.approx(100)  # capped
-    assert useless["recall_1"] == pytest.approx(1 / 20)  # face 0 alone
+    assert useless["recall_1"] == pytest.approx(1 / 20)  # only face 0
     assert useless["second_recall_1"] == pytest.approx(1 / 20)
     assert useless["recall_10"] == pytest.approx(10 / 20)
 
 
-def test_chance_is_k_over_the_gallery_and_intervals_hold_the_value(faces):
+def test_evaluate_reconstructions_chance_and_intervals(faces):
     table = _evaluated({"blurred": np.stack([cv2.blur(face, (9, 9)) for face in faces])}, faces)
     chance = table.set_index("measure")["chance"]
     assert chance["recall_5"] == 5 / 20
@@ -63,7 +63,7 @@ def test_chance_is_k_over_the_gallery_and_intervals_hold_the_value(faces):
     assert table.set_index("measure").loc["sharpness", "value"] < 0.5
 
 
-def test_psnr_and_difference_by_hand():
+def test_likeness_by_hand():
     first = np.full((1, 32, 32, 3), 100, np.uint8)
     second = np.full((1, 32, 32, 3), 151, np.uint8)  # a fifth of the range away
     found = likeness(first, second)
@@ -71,7 +71,7 @@ def test_psnr_and_difference_by_hand():
     assert found["psnr_db"][0] == pytest.approx(-20 * np.log10(0.2), abs=1e-4)
 
 
-def test_sharpness_of_one_bright_spot_and_none_of_a_checkerboard():
+def test_sharpness_of_bright_spot_and_checkerboard():
     face = np.zeros((2, 18, 18, 3), np.uint8)
     face[0, 8:10, 8:10] = 10  # one pixel of the half size
     face[1] = 100 + 50 * (np.indices((18, 18)).sum(axis=0) % 2)[..., None]
@@ -79,7 +79,7 @@ def test_sharpness_of_one_bright_spot_and_none_of_a_checkerboard():
     assert sharpness(face) == pytest.approx([(40**2 + 4 * 10**2) / 81, 0])
 
 
-def test_distractors_make_the_gallery_larger(faces):
+def test_evaluate_reconstructions_distractors_grow_gallery(faces):
     table = evaluate_reconstructions(
         {"perfect": faces},
         faces,
@@ -91,11 +91,11 @@ def test_distractors_make_the_gallery_larger(faces):
     ).set_index("measure")
     assert table.loc["large_recall_1", "gallery"] == 50
     assert table.loc["large_recall_1", "chance"] == pytest.approx(1 / 50)
-    assert table.loc["large_recall_1", "value"] == pytest.approx(19 / 20)  # a tie is no first place
+    assert table.loc["large_recall_1", "value"] == pytest.approx(19 / 20)  # a tie does not count as rank 1
     assert table.loc["recall_1", "gallery"] == 20
 
 
-def test_too_small_a_gallery_and_other_shapes_are_refused(faces):
+def test_evaluate_reconstructions_refuses_bad_input(faces):
     with pytest.raises(InputError, match="gallery of 5 faces is too small"):
         _evaluated({"a": faces[:5]}, faces[:5])
     with pytest.raises(InputError, match="reconstructions of a are"):

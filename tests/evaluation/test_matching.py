@@ -1,4 +1,4 @@
-"""Matching against brute force; strata; verification."""
+"""Matching and verification against brute force, and strata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _similarity(n: int, signal: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n_candidates", [2, 3, 5])
-def test_exact_expectation_equals_all_draws(n_candidates):
+def test_matching_accuracy_equals_all_draws(n_candidates):
     similarity = _similarity(8, 1.0)
     wins = matching_accuracy(similarity, n_candidates)
     for i in range(8):
@@ -43,16 +43,16 @@ def test_exact_expectation_equals_all_draws(n_candidates):
         assert wins[i] == pytest.approx(np.mean(draws))
 
 
-def test_noise_is_at_chance_and_truth_wins():
+def test_matching_accuracy_noise_is_chance_truth_wins():
     assert np.nanmean(matching_accuracy(_similarity(300, 0.0), 5)) == pytest.approx(0.2, abs=0.05)
     assert np.nanmean(matching_accuracy(_similarity(50, 100.0), 10)) == 1.0
 
 
-def test_strata_take_the_attribute_away():
+def test_strata_remove_the_attribute():
     labels = np.array(["f", "m"] * 100)
     rng = np.random.default_rng(0)
     same = labels[:, None] == labels[None, :]
-    similarity = 3.0 * same + rng.normal(size=(200, 200))  # the voice tells the gender, and nothing else
+    similarity = 3.0 * same + rng.normal(size=(200, 200))  # the voice contains only the gender
     assert np.mean(matching_accuracy(similarity, 2)) > 0.7
     assert np.mean(matching_accuracy(similarity, 2, strata=labels)) == pytest.approx(0.5, abs=0.07)
     assert verification_interval(similarity, settings=SETTINGS).value > 0.7
@@ -63,7 +63,7 @@ def test_strata_take_the_attribute_away():
     assert ranks.mean() == pytest.approx(50.5, abs=7)
 
 
-def test_strata_that_are_too_small_give_no_number():
+def test_small_strata_give_nan_or_raise():
     labels = ["a", "a", "b"]
     wins = matching_accuracy(np.eye(3), 2, strata=labels)
     assert np.isnan(wins[2])
@@ -74,12 +74,12 @@ def test_strata_that_are_too_small_give_no_number():
         ranks_within(np.eye(3), ["a", "b"])
 
 
-def test_auc_by_hand():
-    # own 0.9 beats 0.1 and 0.5; own 0.3 beats 0.1 alone: 3 of 4
+def test_verification_interval_by_hand():
+    # own 0.9 beats 0.1 and 0.5; own 0.3 beats only 0.1: 3 of 4
     assert verification_interval(np.array([[0.9, 0.1], [0.5, 0.3]])).value == pytest.approx(0.75)
 
 
-def test_the_areas_interval_holds_it_and_goes_by_person():
+def test_verification_interval_resamples_persons():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(40, 40)).round(1) + np.eye(40)  # with ties
     strata = rng.integers(0, 3, size=40).tolist()

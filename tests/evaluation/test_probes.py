@@ -1,4 +1,4 @@
-"""Probes read what is there and nothing where nothing is."""
+"""Probes on features with and without attributes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _people(n: int, seed: int) -> ProbeData:
     return ProbeData(features + 1.0, {"gender": gender, "age": age})
 
 
-def test_probes_read_attributes_and_fall_to_chance_on_noise():
+def test_probe_table_reads_attributes_but_not_noise():
     test = _people(200, 2)
     noise = ProbeData(np.random.default_rng(3).normal(size=(200, 12)) + 1.0, test.attributes)
     table = probe_table(
@@ -31,6 +31,6 @@ def test_probes_read_attributes_and_fall_to_chance_on_noise():
     assert ((table.low <= table.value) & (table.value <= table.high)).all()
 
 
-def test_other_lengths_are_refused():
+def test_fit_probe_other_length_raises():
     with pytest.raises(InputError, match="3 feature vectors and 2 attribute values"):
         fit_probe(np.ones((3, 2)), np.array(["a", "b"]))

@@ -1,4 +1,4 @@
-"""Tests against chance and between systems: right where the answer is known."""
+"""Intervals and tests against known answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _recall_at_10(ranks):
     return float(np.mean(ranks <= 10))
 
 
-def test_permutation_finds_a_signal_and_is_calm_without_one():
+def test_permutation_test_signal_and_noise():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(80, 80))
     observed, p = permutation_test_against_chance(noise + 2 * np.eye(80), _recall_at_10, n_permutations=199)
@@ -44,7 +44,7 @@ def test_permutation_finds_a_signal_and_is_calm_without_one():
     assert np.mean(p_values) > 0.35
 
 
-def test_where_nobody_hits_the_interval_still_has_a_width():
+def test_hit_interval_without_hits_has_a_width():
     none = hit_interval(np.zeros(120, bool))
     assert (none.value, none.low) == (0, 0)
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 120))  # 2.5% of trials
@@ -58,7 +58,7 @@ def test_where_nobody_hits_the_interval_still_has_a_width():
     assert f"{everybody.times(100):.1f}" == "100.0 [97.0, 100.0]"
 
 
-def test_finding_all_faces_alike_is_a_guess():
+def test_tests_of_constant_similarity_are_at_chance():
     observed, p = recall_test(np.zeros((30, 30)), 10, n_permutations=99)
     assert observed == pytest.approx(10 / 30)
     assert p == 1.0
@@ -68,7 +68,7 @@ def test_finding_all_faces_alike_is_a_guess():
 
 
 @pytest.mark.parametrize("rows_at_once", [7, 512])
-def test_tests_of_means_equal_the_general_one(monkeypatch, rows_at_once):
+def test_recall_test_equals_permutation_test(monkeypatch, rows_at_once):
     monkeypatch.setattr(statistics, "_TEST_ROWS", rows_at_once)
     similarity = np.random.default_rng(3).normal(size=(40, 40)) + 0.4 * np.eye(40)
     general = permutation_test_against_chance(similarity, _recall_at_10, n_permutations=99, seed=4)
@@ -77,14 +77,14 @@ def test_tests_of_means_equal_the_general_one(monkeypatch, rows_at_once):
     assert reciprocal_rank_test(similarity, n_permutations=99, seed=4) == pytest.approx(general)
 
 
-def test_resamples_are_the_same_in_any_batch(monkeypatch):
+def test_bootstrap_interval_same_in_any_batch(monkeypatch):
     values = np.random.default_rng(0).random(50)
     whole = bootstrap_interval(values, settings=IntervalSettings(n_resamples=100))
     monkeypatch.setattr(statistics, "_BATCH_VALUES", 7 * 50)
     assert bootstrap_interval(values, settings=IntervalSettings(n_resamples=100)) == whole
 
 
-def test_clips_of_one_person_do_not_make_an_interval_narrower():
+def test_bootstrap_interval_resamples_persons():
     values = np.random.default_rng(0).random(60)
     one_each = bootstrap_interval(values)
     assert bootstrap_interval(values, group_ids=[f"video{i}" for i in range(60)]) == one_each
@@ -98,7 +98,7 @@ def test_clips_of_one_person_do_not_make_an_interval_narrower():
 
 
 @pytest.mark.parametrize("statistic", [np.mean, np.median])
-def test_group_intervals_are_those_of_the_real_pairs(statistic):
+def test_bootstrap_interval_agrees_with_group_bootstrap(statistic):
     rng = np.random.default_rng(1)
     ranks, group_ids = rng.integers(1, 60, size=80).astype(float), rng.integers(0, 30, size=80)
     settings = IntervalSettings(n_resamples=4_000)
@@ -112,15 +112,15 @@ def test_group_intervals_are_those_of_the_real_pairs(statistic):
     assert own.high == pytest.approx(other.high, abs=tolerance)
 
 
-def test_groups_that_do_not_fit_are_refused():
+def test_bootstrap_interval_refuses_bad_groups():
     with pytest.raises(InputError, match="2 groups for 3 values"):
         bootstrap_interval(np.arange(3.0), group_ids=["a", "b"])
     with pytest.raises(InputError, match="at least 2 groups"):
         bootstrap_interval(np.arange(3.0), group_ids=["a", "a", "a"])
 
 
-def test_paired_test_by_hand_and_by_noise():
-    # three differences of one sign: 2 of 8 sign patterns are as extreme
+def test_paired_test_by_hand_and_on_noise():
+    # three differences with the same sign: 2 of 8 sign patterns are as extreme
     assert paired_test(np.array([1.0, 1.0, 1.0]), np.zeros(3)) == pytest.approx(0.25)
     assert paired_test(np.ones(5), np.ones(5)) == 1.0
     rng = np.random.default_rng(0)
@@ -131,12 +131,12 @@ def test_paired_test_by_hand_and_by_noise():
         paired_test(np.ones(3), np.ones(2))
 
 
-def test_reciprocal_rank_by_hand():
+def test_mean_reciprocal_rank_by_hand():
     assert mean_reciprocal_rank(np.array([1, 2, 4])) == pytest.approx((1 + 0.5 + 0.25) / 3)
     assert chance_reciprocal_rank(3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
-def test_normalized_recall_is_zero_at_chance_and_one_at_best():
+def test_normalized_recall_by_hand():
     assert normalized_recall(0.1, 0.1) == 0.0
     assert normalized_recall(1.0, 0.1) == pytest.approx(1.0)
     assert normalized_recall(0.55, 0.1) == pytest.approx(0.5)
@@ -144,14 +144,14 @@ def test_normalized_recall_is_zero_at_chance_and_one_at_best():
         normalized_recall(1.0, 1.0)
 
 
-def test_chance_interval_holds_most_runs_of_guesses():
+def test_chance_interval_contains_most_guesses():
     interval = chance_interval(10, 100, 400)
     assert interval.value == 0.1
     guesses = np.random.default_rng(0).binomial(400, 0.1, size=2000) / 400
     assert 0.93 <= np.mean((guesses >= interval.low) & (guesses <= interval.high)) <= 0.985
 
 
-def test_weighted_median_is_the_median_of_the_repeated_values():
+def test_weighted_median_equals_median_of_repeats():
     rng = np.random.default_rng(1)
     values = rng.integers(1, 30, 25).astype(float)
     weights = rng.multinomial(25, np.full(25, 1 / 25), size=40)

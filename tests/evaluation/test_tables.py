@@ -1,4 +1,4 @@
-"""Intervals cover, tables are whole."""
+"""Coverage of intervals, and the tables of predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _predictions(n: int, noise: float) -> Predictions:
     return Predictions(tuple(f"clip{i}" for i in range(n)), true, predicted)
 
 
-def test_interval_covers_the_mean_about_as_often_as_it_says():
+def test_bootstrap_interval_has_its_coverage():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(100):
@@ -31,7 +31,7 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
     assert 87 <= hits <= 100
 
 
-def test_interval_holds_its_value_and_repeats_by_seed():
+def test_bootstrap_interval_repeats_with_its_seed():
     values = np.random.default_rng(0).random(30)
     one, two = (bootstrap_interval(values, settings=IntervalSettings(seed=1)) for _ in range(2))
     assert one == two
@@ -41,7 +41,7 @@ def test_interval_holds_its_value_and_repeats_by_seed():
         bootstrap_interval(np.array([1.0]))
 
 
-def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
+def test_tables_have_all_rows_with_their_chance():
     predictions = {"train": _predictions(40, 0.1), "test": _predictions(20, 3.0)}
     distances = distance_table(predictions, CONFIG)
     assert len(distances) == 2 * 3
@@ -56,7 +56,7 @@ def test_tables_have_every_split_measure_and_k_with_chance_of_their_gallery():
 
 
 def _repeated(prediction: Predictions, times: int, *, with_person_ids: bool) -> Predictions:
-    """Return each clip several times, with a little noise, as clips of one person or as another person's."""
+    """Return each clip several times with a little noise, as clips of one person or of several persons."""
     rows = np.repeat(np.arange(len(prediction)), times)
     noise = 1e-6 * np.random.default_rng(0).normal(size=prediction.true[rows].shape)
     ids = tuple(f"{prediction.clip_ids[row]}-{number}" for number, row in enumerate(rows))
@@ -72,12 +72,12 @@ def _widths(prediction: Predictions) -> np.ndarray:
     return np.concatenate([(table["high"] - table["low"]).to_numpy() for table in tables])
 
 
-def test_intervals_go_by_person_where_a_person_has_several_clips():
+def test_tables_resample_persons():
     prediction = _predictions(40, 3.0)
-    alone = Predictions(
+    by_video = Predictions(
         prediction.clip_ids, prediction.true, prediction.predicted, tuple(f"video{i}" for i in range(40))
     )
-    np.testing.assert_array_equal(_widths(alone), _widths(prediction))
+    np.testing.assert_array_equal(_widths(by_video), _widths(prediction))
     by_person, by_clip = (
         _widths(_repeated(prediction, 4, with_person_ids=with_person_ids))
         for with_person_ids in (True, False)
@@ -87,7 +87,7 @@ def test_intervals_go_by_person_where_a_person_has_several_clips():
     assert (by_person[rows] > 1.5 * by_clip[rows]).all()
 
 
-def test_a_table_counts_how_probable_a_hit_is():
+def test_recall_table_counts_ties_by_probability():
     true = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
     prediction = Predictions(("a", "b", "c", "d"), true, true)
     ranks = rank_table({"test": prediction})
@@ -96,7 +96,7 @@ def test_a_table_counts_how_probable_a_hit_is():
     assert recall.loc[recall["k"] == 1, "value"].tolist() == pytest.approx([(1 / 3 * 3 + 1) / 4] * 3)
 
 
-def test_pairs_that_are_not_as_many_are_refused():
+def test_predictions_refuse_unequal_numbers():
     with pytest.raises(InputError, match="2 clip ids, 3 true and 3 predicted"):
         Predictions(("a", "b"), np.ones((3, 2)), np.ones((3, 2)))
     with pytest.raises(InputError, match="2 clip ids and 1 groups"):

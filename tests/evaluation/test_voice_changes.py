@@ -1,4 +1,4 @@
-"""A voice whose pitch or tract is changed alone: what Praat then measures, and the tables."""
+"""Voices with changed pitch or tract, as Praat measures them, and the tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _pitch_and_formant_hz(audio: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("pitch_ratio", "formant_ratio"), [(1.0, 1.0), (1.3, 1.0), (0.8, 1.0), (1.0, 1.2), (1.0, 0.85)]
 )
-def test_one_moves_and_the_other_stays(vowel, pitch_ratio, formant_ratio):
+def test_change_voice_moves_only_one_ratio(vowel, pitch_ratio, formant_ratio):
     before = _pitch_and_formant_hz(vowel)
     changed = change_voice(
         vowel, sample_rate_hz=RATE_HZ, pitch_ratio=pitch_ratio, formant_ratio=formant_ratio
@@ -47,14 +47,14 @@ def test_one_moves_and_the_other_stays(vowel, pitch_ratio, formant_ratio):
     assert after[1] / before[1] == pytest.approx(formant_ratio, rel=0.06)
 
 
-def test_noise_without_pitch_stays_and_equal_calls_are_equal(vowel):
+def test_change_voice_keeps_noise_and_repeats(vowel):
     noise = np.random.default_rng(0).normal(0, 2000, RATE_HZ).astype(np.int16)
     np.testing.assert_array_equal(change_voice(noise, sample_rate_hz=RATE_HZ, pitch_ratio=1.2), noise)
     first, second = (change_voice(vowel, sample_rate_hz=RATE_HZ, pitch_ratio=1.2) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
-def test_every_change_is_predicted_from(vowel):
+def test_change_voices_predicts_every_change(vowel):
     audio = np.stack([vowel, vowel[::-1], vowel // 2])
 
     def predict(voices: np.ndarray) -> np.ndarray:
@@ -69,9 +69,9 @@ def test_every_change_is_predicted_from(vowel):
     assert not np.array_equal(changed.features["pitch"][2], changed.features["tract"][2])
 
 
-def test_tables_by_hand():
+def test_changed_voices_table_by_hand():
     unchanged = np.array([[1.0, 0.0], [0.0, 1.0]])
-    turned = np.array([[0.0, 1.0], [0.0, 2.0]])  # a right angle, and none
+    turned = np.array([[0.0, 1.0], [0.0, 2.0]])  # at a right angle, and parallel
     features = {"pitch": np.stack([unchanged, turned]), "tract": np.stack([unchanged, unchanged])}
     changed = ChangedVoices(np.array([0.0, 3.0]), features)
     table = changed.table().set_index(["changed", "semitones"])["value"]
