@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
-import tempfile
 import threading
 
 import numpy as np
@@ -34,13 +32,6 @@ def names(folder):
 
 def not_called(*_):
     raise AssertionError("this was in the cache")
-
-
-def test_examples_in_docstrings_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    result = doctest.testmod(storage)
-    assert result.failed == 0
-    assert result.attempted > 30
 
 
 # atomic files

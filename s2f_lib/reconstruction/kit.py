@@ -50,7 +50,6 @@ class Probe:
 
     Examples
     --------
-    >>> import numpy as np
     >>> age = Probe("age_years", (), np.array([[10.0], [0.0]]), np.array([30.0]), np.array([-9.0, 9.0]), 20)
     >>> age.scores(np.array([[2.0, 0.0]]))
     array([[40.]])

@@ -236,7 +236,6 @@ def nearest_faces(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from s2f_lib.media.jpeg import encode_jpeg
     >>> images = [encode_jpeg(np.full((8, 8, 3), grey, np.uint8)) for grey in (0, 255)]
     >>> [face.name for face in nearest_faces(np.array([0.0, 1.0]), ["a", "b"], np.eye(2), images)]

@@ -173,9 +173,7 @@ def test_feed_throttled_run_leaves_clips_pending(tmp_path, videos):
     world, out = _world(tmp_path, videos, 12, plan), tmp_path / "out"
     own = _video(11)
     (out / "media").mkdir(parents=True)
-    (out / "media" / f"{own}.mp4").write_bytes(
-        world.good[own]
-    )  # a file of the user
+    (out / "media" / f"{own}.mp4").write_bytes(world.good[own])  # a file of the user
     with MisbehavingServer(world.files, world.behaviours) as server:
         how = {"stop_after_throttled": 3, "concurrency": 1}
         summary = _prepare(world, out, server, workers=1, **how)
