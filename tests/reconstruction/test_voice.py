@@ -145,7 +145,7 @@ def test_reconstruct_with_gallery_folder(run, voices, tmp_path):
     assert result.gallery_size == 2
     (tmp_path / "only").mkdir()
     cv2.imwrite(str(tmp_path / "only" / "grey.png"), np.full((200, 200, 3), 127, np.uint8))
-    with pytest.raises(InputError, match="none of the 1 pictures"):
+    with pytest.raises(InputError, match="none of the 1 images"):
         s2f_lib.reconstruct(voices[0], run=run, gallery=tmp_path / "only")
     with pytest.raises(MissingFileError, match="no folder"):
         s2f_lib.reconstruct(voices[0], run=run, gallery=tmp_path / "absent")
