@@ -6,10 +6,7 @@ settings that decide them; models, tables and figures in the run folder. An inte
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2f_lib import paths
-from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, TrainingConfig, load_config
+from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, load_config
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_array, digest, locked, write_atomically
 
 if TYPE_CHECKING:
-    from s2f_lib.evaluation.decoders import Triptychs
     from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
@@ -192,114 +188,19 @@ class Study:
         )
         return Predictions(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
-    def recorded(
-        self,
-        split: str,
-        *,
-        first: int | None = None,
-        rho: float | None = None,
-        take: int = 0,
-        accent: str | None = None,
-    ) -> PreparedClips:
-        """Return a split of a generated world with its voices recorded anew, and kept on disk.
-
-        Parameters
-        ----------
-        first
-            So many of its clips alone.
-        rho, take, accent
-            As `sources.synthetic.recordings.resynthesize_speech` takes them.
-
-        Raises
-        ------
-        ConfigError
-            The clips are not generated ones.
-        """
-        from s2f_lib.sources.synthetic.recordings import resynthesize_speech
-
-        if self.config.source.kind != "synthetic":
-            raise ConfigError(f"source.kind is {self.config.source.kind!r}: only generated people speak anew")
-        clips, world = self.split(split), self.config.source.synthetic
-        if first is not None and first < len(clips):
-            clips = clips.subset(np.arange(first))
-        key = json.dumps([world.digest(), clips.clip_ids, clips.audio.shape, rho, take, accent])
-        path = paths.data_dir() / f"recordings-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
-        with locked(path):
-            if not path.is_file():
-                rate_hz = self.config.preparation.sample_rate_hz
-                audio = resynthesize_speech(
-                    world,
-                    clips.clip_ids,
-                    rho=rho,
-                    take=take,
-                    accent=accent,
-                    sample_rate_hz=rate_hz,
-                    audio_s=clips.audio.shape[1] / rate_hz,
-                    workers=self.config.preparation.workers,
-                )
-                partial = path.with_suffix(".part.npy")
-                np.save(partial, audio)
-                partial.replace(path)
-        return dataclasses.replace(clips, audio=np.load(path))
-
-    def control_encoder(self, clips: PreparedClips | None, *, name: str) -> TrainedEncoder:
-        """Return an encoder trained on some clips with the loss and epochs of `controls`.
-
-        Parameters
-        ----------
-        clips
-            None: the training clips as they are.
-        name
-            Of the model's folder.
-        """
-        controls, training = self.config.controls, self.config.training
-        loss = controls.loss or training.main_loss
-        name = f"control-{name}"
-        if clips is None:
-            name, clips = f"encoder-{loss}", self.split("train")
-        training = training.with_(epochs=controls.epochs or training.epochs)
-        return self._train_encoder(clips, training, loss=loss, name=name)
-
-    def triptychs(self, split: str = "test") -> Triptychs:
-        """Return originals, renderings from the true and renderings from the predicted features."""
-        from s2f_lib.evaluation.decoders import Triptychs, reconstruction_cosine
-        from s2f_lib.models.inference import render_faces
-
-        predictions = self.features(split)
-        model = self.decoder().model
-        from_face, from_voice = (
-            render_faces(model, predictions.true),
-            render_faces(model, predictions.predicted),
-        )
-        cosine = reconstruction_cosine(from_face, from_voice, self.extractor)
-        return Triptychs(predictions.clip_ids, self.split(split).crops(), from_face, from_voice, cosine)
-
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
     def _encoder(self, loss: LossName, seed: int) -> TrainedEncoder:
-        # Speech2Face's own loss compares the first layer of a decoder
-        decoder = self.decoder("report") if loss == "speech2face" else None
-        training = self.config.training.with_(seed=seed)
-        return self._train_encoder(self.split("train"), training, loss=loss, decoder=decoder)
-
-    def _train_encoder(
-        self,
-        clips: PreparedClips,
-        training: TrainingConfig,
-        *,
-        loss: LossName,
-        name: str | None = None,
-        decoder: TrainedDecoder | None = None,
-    ) -> TrainedEncoder:
         from s2f_lib.training.encoder import train_voice_encoder
 
+        # Speech2Face's own loss compares the first layer of a decoder
+        decoder = self.decoder("report") if loss == "speech2face" else None
         return train_voice_encoder(
-            clips,
+            self.split("train"),
             spectrogram=self.config.spectrogram,
             encoder=self.config.encoder,
-            training=training,
+            training=self.config.training.with_(seed=seed),
             loss=loss,
             parent=self.paths.models,
-            name=name,
             decoder=decoder,
             vgg_face_weights=self.config.features.weights,
         )

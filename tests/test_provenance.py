@@ -1,4 +1,4 @@
-"""Provenance: the commit as git has it, and nothing that names the machine."""
+"""Tests of the provenance: it has git's commit, and does not name the machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from s2f_lib.provenance import UNKNOWN, commit, environment, provenance_table
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git with an identity of its own."""
+    """Run git with a test identity."""
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
     command = ["git", *identity, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
-def test_the_commit_says_when_files_differ_from_it(tmp_path):
+def test_commit_marks_changed_files(tmp_path):
     assert commit(tmp_path) == UNKNOWN
     git(tmp_path, "init", "-q")
     (tmp_path / "a.txt").write_text("1")
@@ -32,10 +32,10 @@ def test_the_commit_says_when_files_differ_from_it(tmp_path):
     assert commit(tmp_path) == f"{head} + changes"
     inner = tmp_path / "unpacked"
     inner.mkdir()
-    assert commit(inner) == UNKNOWN  # another repository around it is not ours
+    assert commit(inner) == UNKNOWN  # inside another repository
 
 
-def test_the_table_says_what_decides_a_result_and_not_where():
+def test_provenance_table_has_settings_but_no_machine():
     config = load_config("quick", {"training.seed": 5})
     table = provenance_table(config, wall_s=12.4).set_index("what")["value"]
     assert table["profile"] == "quick"

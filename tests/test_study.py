@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from s2f_lib.chapters.qualitative import make_triptychs
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.evaluation.tables import distance_table, rank_table, recall_table
 from s2f_lib.study import Study
@@ -72,7 +73,7 @@ def test_every_loss_trains_and_fills_the_tables(study):
 
 
 def test_triptychs_are_faces_with_a_cosine(study):
-    triptychs = study.triptychs()
+    triptychs = make_triptychs(study)
     assert triptychs.original.shape == triptychs.from_voice.shape == triptychs.from_face.shape
     assert (np.abs(triptychs.cosine) <= 1).all()
 

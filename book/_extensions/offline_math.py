@@ -1,8 +1,7 @@
 """Formulas as SVG, drawn by matplotlib while the book is built.
 
-Sphinx's own renderers load MathJax from the network, or need a TeX
-installation.  Matplotlib is there anyway and draws what the book uses.  The
-LaTeX is the picture's alternative text.
+Sphinx's own renderers load MathJax from the network or need a TeX installation. Matplotlib is installed
+and draws all formulas of the book. The LaTeX source is the image's alternative text.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import io
 import re
 from xml.etree import ElementTree
 
-_POINTS = 12.0  # size at which a formula is drawn; the page scales it by em
+_POINTS = 12.0  # font size of the drawing; the page scales it by em
 
-# what LaTeX has and mathtext has not
+# LaTeX commands that mathtext lacks
 _REWRITE = [
     (re.compile(r"\\lVert|\\rVert|\\\|"), r"\\Vert "),
     (re.compile(r"\\top\b"), r"\\mathsf{T}"),
@@ -31,14 +30,14 @@ def to_svg(latex: str, *, block: bool = False) -> str:
     Parameters
     ----------
     latex
-        Without dollars.
+        Formula without dollar signs.
     block
-        A displayed formula: a little larger, and no baseline to keep.
+        Whether the formula is displayed: a little larger, and not aligned with a baseline.
 
     Raises
     ------
     ValueError
-        Matplotlib cannot draw it; the message says where.
+        Matplotlib cannot draw the formula; the message says why.
     """
     import matplotlib as mpl
     from matplotlib.font_manager import FontProperties
@@ -49,7 +48,7 @@ def to_svg(latex: str, *, block: bool = False) -> str:
         text = pattern.sub(replacement, text)
     text = f"${text.strip()}$"
     salt = hashlib.sha256(text.encode()).hexdigest()[:8]
-    # the salt makes the picture's ids the same at every build, and unlike those of other formulas
+    # the salt makes the ids the same in every build, and different from those of other formulas
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": salt, "mathtext.fontset": "cm"}):
         buffer = io.BytesIO()
         properties = FontProperties(size=_POINTS)
@@ -59,16 +58,16 @@ def to_svg(latex: str, *, block: bool = False) -> str:
     root = ElementTree.fromstring(buffer.getvalue())
     for metadata in root.findall("{http://www.w3.org/2000/svg}metadata"):
         root.remove(metadata)
-    picture = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", ElementTree.tostring(root, encoding="unicode"))
-    picture = re.sub(r"fill: ?#ffffff", "fill: none", picture)
+    image = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", ElementTree.tostring(root, encoding="unicode"))
+    image = re.sub(r"fill: ?#ffffff", "fill: none", image)
     width, height = (float(root.attrib[side].removesuffix("pt")) / _POINTS for side in ("width", "height"))
     scale = 1.15 if block else 1.0
     style = f"width:{width * scale:.3f}em;height:{height * scale:.3f}em;"
     style += "" if block else f"vertical-align:{-depth / _POINTS:.3f}em"
     label = html.escape(latex.strip(), quote=True)
     size = r'\s(?:width|height)="[^"]*pt"'
-    picture = re.sub(size, "", picture, count=2)
-    return picture.replace(
+    image = re.sub(size, "", image, count=2)
+    return image.replace(
         "<svg", f'<svg role="img" aria-label="{label}" fill="currentColor" style="{style}"', 1
     )
 

@@ -1,7 +1,7 @@
 """Lets the book build from chapters that were not executed, and says so on each page.
 
-Without a run there are no numbers to glue, no figures and no tables.  Their
-places are marked; in a build from executed copies this does nothing.
+Without a run there are no numbers, figures and tables to show. Their positions are marked. In a build from
+executed copies this extension does nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MARKER = Path("book") / "executed.json"  # written by s2f_lib.book.build beside executed copies
+MARKER = Path("book") / "executed.json"  # s2f_lib.book.build writes it with executed copies
 
 NOTE = (
     ":::{{warning}}\n"
@@ -17,16 +17,16 @@ NOTE = (
     "tables and figures here.\n"
     ":::\n"
 )
-_PLACE = "\u2026"  # stands where a number would
+_EMPTY = "\u2026"  # replaces a number
 _GLUED_TEXT = re.compile(r"\{glue:text\}`[^`]*`")
 _GLUED_BLOCK = re.compile(r"^```\{glue:\w*\}.*?^```\s*$", re.MULTILINE | re.DOTALL)
 _REFERENCE = re.compile(r"\{numref\}`(?:[^`<]*<)?((?:fig|tab)-[^`>]*)>?`")
 
 
-def mark_places(source: str, *, is_chapter: bool) -> str:
-    """Return a page's source with every place of a number, figure or table marked as empty."""
+def mark_empty(source: str, *, is_chapter: bool) -> str:
+    """Return a page's source with marks instead of numbers, and without figures and references."""
     source = _GLUED_BLOCK.sub("", source)
-    source = _GLUED_TEXT.sub(_PLACE, source)
+    source = _GLUED_TEXT.sub(_EMPTY, source)
     source = _REFERENCE.sub(lambda found: f"({found[1]})", source)
     if not is_chapter:
         return source
@@ -37,10 +37,10 @@ def mark_places(source: str, *, is_chapter: bool) -> str:
 
 def _on_source_read(app, docname: str, source: list[str]) -> None:
     if not (Path(app.srcdir) / MARKER).exists():
-        source[0] = mark_places(source[0], is_chapter=docname.startswith("book/notebooks/"))
+        source[0] = mark_empty(source[0], is_chapter=docname.startswith("book/notebooks/"))
 
 
 def setup(app) -> dict[str, bool]:
-    """Listen to each page as it is read."""
+    """Connect to the event that is sent for each page."""
     app.connect("source-read", _on_source_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -213,8 +213,8 @@ def _kernel_options(folder: Path) -> dict[str, Any]:
     also puts sockets into the working directory under fixed names, where two runs that start together would
     use each other's. So the manager is given its specification, and its files lie in a folder of their own.
     """
-    from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
 
     environment = {

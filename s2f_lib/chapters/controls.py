@@ -1,8 +1,7 @@
-"""Controls and ceilings: runs whose outcome is known beforehand, and what bounds the rest.
+"""Chapter 07: controls, whose outcome is known beforehand, and ceilings, which bound the other results.
 
-All retrieval here is by the cosine similarity after the mean training face was
-taken off both sides, normalised against the training people: faces have much in
-common, which says nothing of a person.
+Retrieval uses the cosine similarity of features minus the mean training face, normalised against the training
+people: the large part that faces have in common does not distinguish people.
 """
 
 from __future__ import annotations
@@ -14,52 +13,53 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeCV
 
-from s2f_lib.config import EvaluationConfig, StudyConfig
+from s2f_lib import paths
+from s2f_lib.config import ControlsConfig, EvaluationConfig
+from s2f_lib.errors import ConfigError
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix, unit
 from s2f_lib.evaluation.statistics import hit_interval, recall_test
 from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.pairs.model import normalize_by_cohort
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+from s2f_lib.storage import cached_array, digest
 from s2f_lib.study import Study
 from s2f_lib.training.encoder import TrainedEncoder
 
-#: In `rho_sweep`: what was trained or fitted on all clips, beside those of a part of them.
+#: Names in `rho_sweep` for what was trained or fitted on all clips instead of `controls.rho_share` of them.
 ALL_CLIPS, ALL_LATENTS = "encoder, all clips", "voice latents, all clips"
 
-#: A language that no person of the generated world speaks.
+#: Language that no person of the generated world speaks.
 FOREIGN_ACCENT = "fr"
 
 
 def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
-    """Return recall against how much a voice can tell of a face, with what bounds it.
+    """Return recall over rho, the strength of the link between voice and face, with its upper bounds.
 
-    Each `rho` is a world of the same faces with other voices, and an encoder trained anew, on
+    Each rho is a world of the same faces with other voices, and has an encoder of its own, trained on
     `controls.rho_share` of the training clips.
 
     Returns
     -------
     pandas.DataFrame
-        Columns rho, name ("encoder", "voice latents", "likelihood", and where `rho_share` is below 1
-        `ALL_CLIPS` and `ALL_LATENTS`: those of the world's own `rho` on all), value, low, high,
-        chance, n, and p_value (of the encoder, by permutation).  "voice latents" is a
-        ridge regression from the voice's true latents to the face features, fitted on the same
-        training people: what is left when hearing is perfect.  "likelihood" ranks the faces'
-        true latents by the voice's: nobody does better.
+        Columns rho, name and those of `recall_row`. Names are "encoder"; "voice latents", a ridge regression
+        from the voice's true latents to the face features, which bounds perfect hearing; "likelihood", the
+        best possible ranking; and, if `rho_share` is below 1, `ALL_CLIPS` and `ALL_LATENTS`, trained and
+        fitted on all clips of the world's own rho.
     """
     world = study.config.source.synthetic
     every, test = study.split("train"), study.split("test")
     train = _first_of(every, study.config.controls.rho_share)
     rows = []
     for rho in study.config.controls.rhos:
-        # the world's own clips are there, and so is their encoder
-        own = rho == world.rho
-        heard = test if own else study.recorded("test", rho=rho)
-        trained_on = train if own else study.recorded("train", first=len(train), rho=rho)
-        encoder = (
-            _encoder_of_part(study, train) if own else study.control_encoder(trained_on, name=f"rho-{rho:g}")
-        )
-        table = draw_population(world.model_copy(update={"rho": rho})).table().set_index("clip_id")
+        own = rho == world.rho  # clips and encoder of the world's own rho exist
+        if own:
+            heard, trained_on, encoder = test, train, _encoder_of_part(study, train)
+        else:
+            heard = resynthesized_clips(study, test, rho=rho)
+            trained_on = resynthesized_clips(study, train, rho=rho)
+            encoder = control_encoder(study, trained_on, name=f"control-rho-{rho:g}")
+        table = draw_population(world.with_(rho=rho)).table().set_index("clip_id")
         fitted_on, queries = table.loc[train.clip_ids], table.loc[test.clip_ids]
         similarities = {
             "encoder": normalized_similarity(
@@ -69,29 +69,25 @@ def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
             "likelihood": log_likelihood(queries, queries, rho=rho),
         }
         if own and len(train) < len(every):
-            encoder = study.control_encoder(None, name="own")
+            encoder = _encoder_of_part(study, every)
             similarities[ALL_CLIPS] = normalized_similarity(
                 study.predicted(encoder, test), study.predicted(encoder, every)
             )
             similarities[ALL_LATENTS] = _from_latents(table.loc[every.clip_ids], every, queries, test)
         for system, similarity in similarities.items():
-            row = {"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation)
-            rows.append(row)
+            rows.append({"rho": rho, "name": system} | recall_row(similarity, k, study.config.evaluation))
     return pd.DataFrame(rows)
 
 
 def broken_links(study: Study, *, k: int) -> pd.DataFrame:
-    """Return recall where it has to be chance: voices that say nothing of the face they are asked for.
+    """Return recall for voices that hold no information about the true face, where it must be chance.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns label, value, low, high, chance, n, p_value.
+    The columns are label and those of `recall_row`.
     """
     train, test = study.split("train"), study.split("test")
-    encoder = study.control_encoder(None, name="own")
+    encoder = _encoder_of_part(study, train)
     somebody_else = replace(test, audio=np.roll(test.audio, 1, axis=0))
-    noisy = replace(test, audio=noise_like(test.audio))
+    noisy = replace(test, audio=noise_like(np.asarray(test.audio)))
     cohort = study.predicted(encoder, train)
     cases = {
         "as it is": (study.predicted(encoder, test), cohort),
@@ -101,7 +97,7 @@ def broken_links(study: Study, *, k: int) -> pd.DataFrame:
     if study.config.controls.shuffled_training:
         rng = np.random.default_rng(study.config.evaluation.seed)
         shuffled = replace(train, features=train.features[rng.permutation(len(train))])
-        trained_on_wrong = study.control_encoder(shuffled, name="shuffled-pairs")
+        trained_on_wrong = control_encoder(study, shuffled, name="control-shuffled-pairs")
         cases["trained on shuffled pairs"] = (
             study.predicted(trained_on_wrong, test),
             study.predicted(trained_on_wrong, shuffled),
@@ -112,10 +108,7 @@ def broken_links(study: Study, *, k: int) -> pd.DataFrame:
 def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
     """Return recall on the test people over the number of training clips, at equal numbers of epochs.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns n_clips, value, low, high, chance, n, p_value.
+    The columns are n_clips and those of `recall_row`.
     """
     train, test = study.split("train"), study.split("test")
     rows = []
@@ -128,64 +121,131 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
 
 
 def _first_of(clips: PreparedClips, share: float) -> PreparedClips:
-    # the first of the list: people are drawn one by one, so any part of them is a fair one
+    # people are drawn independently, so the first clips are a random sample
     return clips if share == 1 else clips.subset(np.arange(round(share * len(clips))))
 
 
 def _encoder_of_part(study: Study, part: PreparedClips) -> TrainedEncoder:
-    """Return the encoder of some of the training clips; of all, the one that the other controls use."""
-    whole = len(part) == len(study.split("train"))
-    return study.control_encoder(None if whole else part, name=f"clips-{len(part)}")
+    """Return the control encoder of some training clips; the one of all clips serves the whole chapter."""
+    is_part = len(part) < len(study.split("train"))
+    return control_encoder(study, part, name=f"control-clips-{len(part)}" if is_part else None)
+
+
+def control_encoder(study: Study, clips: PreparedClips, *, name: str | None) -> TrainedEncoder:
+    """Return an encoder that is trained with the loss and epochs of `controls`.
+
+    Parameters
+    ----------
+    clips
+        Training clips.
+    name
+        Start of the model folder's name. None: that of the study's own encoder.
+    """
+    from s2f_lib.training.encoder import train_voice_encoder
+
+    config = study.config
+    return train_voice_encoder(
+        clips,
+        spectrogram=config.spectrogram,
+        encoder=config.encoder,
+        training=config.training.with_(epochs=config.controls.epochs or config.training.epochs),
+        loss=config.controls.loss or config.training.main_loss,
+        parent=study.paths.models,
+        name=name,
+        vgg_face_weights=config.features.weights,
+    )
+
+
+def resynthesized_clips(
+    study: Study, clips: PreparedClips, *, rho: float | None = None, take: int = 0, accent: str | None = None
+) -> PreparedClips:
+    """Return clips of a generated world with re-synthesised voices, which are cached on disk.
+
+    Parameters
+    ----------
+    clips
+        Clips whose people speak.
+    rho, take, accent
+        Arguments of `sources.synthetic.recordings.resynthesize_speech`.
+
+    Raises
+    ------
+    ConfigError
+        The clips are not generated.
+    """
+    from s2f_lib.sources.synthetic.recordings import resynthesize_speech
+
+    source, preparation = study.config.source, study.config.preparation
+    if source.kind != "synthetic":
+        raise ConfigError(f"source.kind is {source.kind!r}: only generated people can be re-synthesised")
+
+    def resynthesize() -> np.ndarray:
+        return resynthesize_speech(
+            source.synthetic,
+            clips.clip_ids,
+            rho=rho,
+            take=take,
+            accent=accent,
+            sample_rate_hz=preparation.sample_rate_hz,
+            audio_s=clips.audio.shape[1] / preparation.sample_rate_hz,
+            workers=preparation.workers,
+        )
+
+    key = digest([source.synthetic.digest(), clips.clip_ids, clips.audio.shape, rho, take, accent])
+    return replace(clips, audio=cached_array(paths.data_dir() / f"recordings-{key}.npz", resynthesize))
 
 
 def other_speech(study: Study, *, k: int) -> pd.DataFrame:
-    """Return recall when the same people say something else, or speak with a foreign accent.
+    """Return recall when the same people say other sentences, or speak with a foreign accent.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns label, value, low, high, chance, n, p_value.
+    The columns are label and those of `recall_row`.
     """
-    train = study.split("train")
-    encoder = study.control_encoder(None, name="own")
+    train, test = study.split("train"), study.split("test")
+    encoder = _encoder_of_part(study, train)
     cases = {
-        "the clip": study.split("test"),
-        "the clip's sentences, recorded without a film": study.recorded("test"),
-        "other sentences": study.recorded("test", take=1),
-        "other sentences, foreign accent": study.recorded("test", take=1, accent=FOREIGN_ACCENT),
+        "the clip": test,
+        "the clip's sentences, recorded without a film": resynthesized_clips(study, test),
+        "other sentences": resynthesized_clips(study, test, take=1),
+        "other sentences, foreign accent": resynthesized_clips(study, test, take=1, accent=FOREIGN_ACCENT),
     }
     cohort = study.predicted(encoder, train)
     predictions = {label: (study.predicted(encoder, clips), cohort) for label, clips in cases.items()}
     return _recall_table(predictions, study.config.evaluation, k)
 
 
-def count_trained(config: StudyConfig) -> int:
-    """Return how many encoders the controls train or load."""
-    other_rhos = set(config.controls.rhos) - {config.source.synthetic.rho}
-    parts = {*config.controls.clip_shares, config.controls.rho_share, 1.0}
-    return len(other_rhos) + len(parts) + config.controls.shuffled_training
+def count_trained(controls: ControlsConfig, *, rho: float) -> int:
+    """Return how many encoders the controls of a world with this rho train or load.
+
+    Examples
+    --------
+    >>> from s2f_lib.config import ControlsConfig
+    >>> count_trained(ControlsConfig(rhos=(0.0, 0.9), clip_shares=(0.5,), shuffled_training=True), rho=0.9)
+    4
+    """
+    parts = {*controls.clip_shares, controls.rho_share, 1.0}
+    return len({*controls.rhos} - {rho}) + len(parts) + controls.shuffled_training
 
 
 def format_significance(p_value: float, *, level: float = 0.05) -> str:
-    """Return what a test against chance says, as a phrase."""
+    """Return the outcome of a test against chance, as a phrase."""
     return "above chance" if p_value < level else "not told apart from chance"
 
 
 def normalized_similarity(queries: Predictions, cohort: Predictions) -> np.ndarray:
-    """Return how well each voice and each face fit, normalised against the training people.
+    """Return the similarity of each voice to each face, normalised against the training people (s-norm).
 
-    The mean training face is taken off both sides, the cosine similarity computed, and
-    expressed in standard deviations above that with the training people (s-norm).
+    The mean training face is subtracted on both sides. The cosine similarity is then expressed in standard
+    deviations above the mean similarity to the training people.
 
     Parameters
     ----------
     queries, cohort
-        True and predicted features of the test and of the training people.
+        True and predicted features of the test people and of the training people.
 
     Returns
     -------
     numpy.ndarray
-        `(n, n)` float64, row i's true face in column i.
+        `(n, n)` float64; row i's true face is in column i.
     """
     mean = unit(cohort.true).mean(axis=0)
 
@@ -196,11 +256,8 @@ def normalized_similarity(queries: Predictions, cohort: Predictions) -> np.ndarr
 
 
 def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict[str, float]:
-    """Return recall at k with interval, chance, n, and the p-value against chance by permutation."""
-    interval = hit_interval(
-        expected_hits(similarity, k),
-        settings=config.interval,
-    )
+    """Return value, low and high of recall at k, chance, n, and p_value against chance by permutation."""
+    interval = hit_interval(expected_hits(similarity, k), settings=config.interval)
     _, p_value = recall_test(similarity, k, seed=config.seed)
     return {
         "value": interval.value,
@@ -213,21 +270,16 @@ def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict
 
 
 def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Return white noise as loud as each clip.
+    """Return white noise as loud as each clip, `(n, samples)` int16 like the clips.
 
-    Parameters
-    ----------
-    audio
-        `(n, samples)` int16.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n, samples)` int16.
+    Examples
+    --------
+    >>> noise_like(np.zeros((1, 3), np.int16))
+    array([[0, 0, 0]], dtype=int16)
     """
     rng = np.random.default_rng(seed)
     noise = np.empty_like(audio)
-    for row, clip in enumerate(audio):  # a clip at a time: float64 is four times the bytes
+    for row, clip in enumerate(audio):  # one clip at a time, because float64 needs four times the memory
         level = np.sqrt(np.mean(clip.astype(np.float64) ** 2))
         noise[row] = np.clip(rng.normal(0, level, clip.shape), -32_768, 32_767).astype(np.int16)
     return noise
@@ -236,7 +288,7 @@ def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
 def _recall_table(
     cases: Mapping[str, tuple[Predictions, Predictions]], config: EvaluationConfig, k: int
 ) -> pd.DataFrame:
-    """Return a row for each label to the people that are asked about and their cohort."""
+    """Return recall for each case: its label, and the predictions for queries and cohort."""
     rows = [
         {"label": label} | recall_row(normalized_similarity(*predictions), k, config)
         for label, predictions in cases.items()
@@ -254,7 +306,7 @@ def _from_latents(
 
 
 def _voice_columns(table: pd.DataFrame) -> np.ndarray:
-    """Return the voice's shared latents as numbers, with squares and what differs by gender."""
+    """Return the voice's shared latents as numbers, with squares and interactions with gender."""
     classes = pd.get_dummies(table[["voice_gender", "voice_group"]].astype(str)).to_numpy(float)
     numbers = table[["voice_age_z", "voice_body"]].to_numpy(float)
     by_gender = classes[:, :1] * numbers

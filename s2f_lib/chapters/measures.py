@@ -1,4 +1,4 @@
-"""What the chapters measure beyond the report's tables: baselines, tests, the best possible, examples."""
+"""What chapters measure beyond the report's tables: baselines, tests, the best possible, examples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from s2f_lib.chapters.reference import LOSS_NAMES
-from s2f_lib.config import EvaluationConfig, SimilarityName, StudyConfig
+from s2f_lib.config import EvaluationConfig, SimilarityName, SourceConfig
 from s2f_lib.evaluation.retrieval import (
     chance_recall,
     expected_hits,
@@ -28,21 +27,22 @@ from s2f_lib.evaluation.statistics import (
     reciprocal_rank_test,
 )
 from s2f_lib.evaluation.tables import Predictions
-from s2f_lib.study import Study
 
-#: A permutation test compares all with all: of larger sets, so many people at even steps.
+#: Larger sets are subsampled to this number of people, because the permutation test compares all with all.
 MOST_TESTED = 10_000
 
 
 def mean_face(train_features: np.ndarray, test: Predictions) -> Predictions:
-    """Return the test people with the same guess for each: the mean direction of the training faces.
+    """Return the test people with the same prediction for all: the mean direction of the training faces.
 
-    Face features share a large mean, so distances alone flatter an encoder that says no more than this.
+    Face features share a large mean, so even this baseline has small distances.
 
     Parameters
     ----------
     train_features
-        `(n, dimension)`, true ones of the training people.
+        `(n, dimension)` true features of the training people.
+    test
+        True features of the test people.
     """
     mean = unit(train_features).mean(axis=0)
     return Predictions(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape), test.group_ids)
@@ -51,11 +51,10 @@ def mean_face(train_features: np.ndarray, test: Predictions) -> Predictions:
 def tests_against_chance(
     predictions: Mapping[str, Predictions], config: EvaluationConfig, *, measure: SimilarityName
 ) -> pd.DataFrame:
-    """Return the mean reciprocal rank of each split, its chance, and the permutation test's p-value.
+    """Return the mean reciprocal rank of each set, its chance, and the p-value of a permutation test.
 
-    Of a set larger than `MOST_TESTED`, so many people at even steps are taken.  Where a person
-    has several clips, intervals are by person, and the test is made on the first clip of each:
-    a person's clips are not independent pairings.
+    A set larger than `MOST_TESTED` is subsampled at even steps. Intervals are by person. The test uses the
+    first clip of each person, because the clips of a person are not independent pairings.
     """
     rows = []
     for name, whole in predictions.items():
@@ -68,8 +67,8 @@ def tests_against_chance(
         median = _interval(ranked.ranks, prediction.group_ids, config, statistic=np.median)
         _, first = np.unique(prediction.person_ids, return_index=True)
         first.sort()
-        alone = similarity if len(first) == len(prediction) else similarity[np.ix_(first, first)]
-        _, p_value = reciprocal_rank_test(alone, seed=config.seed)
+        tested = similarity if len(first) == len(prediction) else similarity[np.ix_(first, first)]
+        _, p_value = reciprocal_rank_test(tested, seed=config.seed)
         rows.append(
             {
                 "set": name,
@@ -84,105 +83,76 @@ def tests_against_chance(
     return pd.DataFrame(rows)
 
 
-def best_possible(config: StudyConfig, clip_ids: Sequence[str]) -> pd.DataFrame:
-    """Return recall of the best ranking that a generated world allows; of real people it is unknown.
+def best_possible(
+    clip_ids: Sequence[str], *, source: SourceConfig, evaluation: EvaluationConfig
+) -> pd.DataFrame:
+    """Return the recall of the best possible ranking of generated people; for real people it is unknown.
 
-    The latents that voice and face share are known, and so is how likely each face is
-    given the voice's latents; nobody ranks better than by that.
+    In a generated world the likelihood of each face given the voice's latents is known. No other score
+    ranks better.
     """
-    ks = config.evaluation.recall_at
-    if config.source.kind != "synthetic":
+    ks = evaluation.recall_at
+    if source.kind != "synthetic":
         return pd.DataFrame([{"ranked by": "the true likelihood"} | {f"R@{k}, %": "unknown" for k in ks}])
     from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
 
-    people = draw_population(config.source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
-    scores = log_likelihood(people, people, rho=config.source.synthetic.rho)
-    hits = {k: hit_interval(expected_hits(scores, k), settings=config.evaluation.interval) for k in ks}
+    people = draw_population(source.synthetic).table().set_index("clip_id").loc[list(clip_ids)]
+    scores = log_likelihood(people, people, rho=source.synthetic.rho)
+    hits = {k: hit_interval(expected_hits(scores, k), settings=evaluation.interval) for k in ks}
     row = {f"R@{k}, %": f"{interval.times(100):.1f}" for k, interval in hits.items()}
     chance = {f"R@{k}, %": f"{100 * chance_recall(k, len(scores)):.1f}" for k in ks}
     return pd.DataFrame([{"ranked by": "the true likelihood"} | row, {"ranked by": "chance"} | chance])
 
 
-def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.DataFrame:
-    """Return each loss's recall at k on the test people, over `training.seed` and `controls.more_seeds`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a loss: trained with, seeds, mean over the seeds with its interval over people (each
-        person's hits over all seeds are drawn together), standard deviation over the seeds (missing for
-        one), lowest, highest, chance; shares.
-    """
-    config = study.config
-    seeds = (config.training.seed, *config.controls.more_seeds)
-    rows = []
-    for loss in config.training.losses:
-        hits = []
-        for seed in seeds:
-            predictions = study.features("test", loss, seed=seed)
-            similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
-            hits.append(expected_hits(similarity, k))
-        values = np.array([each.mean() for each in hits])
-        interval = hit_interval(
-            np.mean(hits, axis=0), group_ids=predictions.group_ids, settings=config.evaluation.interval
-        )
-        rows.append(
-            {
-                "trained with": LOSS_NAMES[loss],
-                "seeds": len(values),
-                "mean": f"{interval:.3f}",
-                "standard deviation": values.std(ddof=1) if len(values) > 1 else np.nan,
-                "lowest": values.min(),
-                "highest": values.max(),
-                "chance": chance_recall(k, len(predictions)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 @dataclass(frozen=True)
 class FoundFaces:
-    """Rows of a retrieval figure: the true face first, then what was found.
+    """Rows of a retrieval figure: the true face first, then the retrieved faces.
 
     Attributes
     ----------
-    columns
-        `(rows, 1 + top_k)` int, places in the gallery.
+    indices
+        `(rows, 1 + top_k)` int, indices into the gallery.
     is_true
-        `(rows, 1 + top_k)` bool: a found face that is the true one.
+        `(rows, 1 + top_k)` bool, True for a retrieved face that is the true one.
     notes
-        A text a row: the true face's rank.
+        One text per row: the true face's rank.
     """
 
-    columns: np.ndarray
+    indices: np.ndarray
     is_true: np.ndarray
     notes: list[str]
 
     @property
     def headings(self) -> list[str]:
-        """A text a column: the true face, then the places."""
-        return ["true face", *(str(rank) for rank in range(1, self.columns.shape[1]))]
+        """One text per column: the true face, then the ranks."""
+        return ["true face", *(str(rank) for rank in range(1, self.indices.shape[1]))]
 
 
 def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFaces:
-    """Choose queries spread evenly from the best rank to the worst, and what was found for them.
+    """Choose queries at even steps from the best rank to the worst, and return their nearest faces.
 
     Parameters
     ----------
     similarity
-        `(n, n)`, row i's true face in column i.
+        `(n, n)` similarity of each voice to each face; row i's true face is in column i.
+
+    Examples
+    --------
+    >>> found = found_faces(np.array([[3.0, 2.0], [3.0, 1.0]]), n_rows=2, top_k=1)
+    >>> found.notes
+    ['rank 1 of 2', 'rank 2 of 2']
     """
     ranks = true_ranks(similarity)
     order = np.argsort(ranks, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
     found = nearest(similarity, top_k)[rows]
-    columns = np.concatenate([rows[:, None], found], axis=1)
+    indices = np.concatenate([rows[:, None], found], axis=1)
     is_true = np.concatenate([np.zeros((len(rows), 1), bool), found == rows[:, None]], axis=1)
-    return FoundFaces(columns, is_true, [f"rank {ranks[row]:.0f} of {len(ranks):,}" for row in rows])
+    return FoundFaces(indices, is_true, [f"rank {ranks[row]:.0f} of {len(ranks):,}" for row in rows])
 
 
 def mean_image(images: np.ndarray) -> np.ndarray:
-    """Return the mean of pictures `(n, height, width, 3)` uint8, rounded."""
+    """Return the mean of images `(n, height, width, 3)` uint8, rounded to uint8."""
     return images.mean(axis=0).round().astype(np.uint8)
 
 

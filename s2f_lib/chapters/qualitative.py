@@ -1,4 +1,4 @@
-"""Tables and pictures of chapter 06: what a change of the voice does, average faces, faces retrieved."""
+"""Chapter 06: reconstructions, effects of a changed voice, average faces and retrieved faces."""
 
 from __future__ import annotations
 
@@ -9,23 +9,36 @@ import numpy as np
 import pandas as pd
 
 from s2f_lib.chapters.measures import mean_image
+from s2f_lib.chapters.tables import interval_of
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
-from s2f_lib.evaluation.decoders import Triptychs
+from s2f_lib.evaluation.decoders import Triptychs, reconstruction_cosine
 from s2f_lib.evaluation.retrieval import nearest, similarity_matrix, unit
-from s2f_lib.evaluation.statistics import Interval, bootstrap_interval
+from s2f_lib.evaluation.statistics import bootstrap_interval
 from s2f_lib.evaluation.voice_changes import ChangedVoices, change_voices
 from s2f_lib.reconstruction.kit import Probe, ReconstructionKit
 from s2f_lib.study import Study
 
 
+def make_triptychs(study: Study, split: str = "test") -> Triptychs:
+    """Return the original faces, and reconstructions from their true and from their predicted features."""
+    from s2f_lib.models.inference import render_faces
+
+    predictions = study.features(split)
+    model = study.decoder().model
+    from_face = render_faces(model, predictions.true)
+    from_voice = render_faces(model, predictions.predicted)
+    cosine = reconstruction_cosine(from_face, from_voice, study.extractor)
+    return Triptychs(predictions.clip_ids, study.split(split).crops(), from_face, from_voice, cosine)
+
+
 def best_median_worst(triptychs: Triptychs, *, each: int) -> tuple[np.ndarray, list[str]]:
-    """Return the places of the best, the middle and the worst people by cosine, and a note for each.
+    """Return the rows of the best, the middle and the worst people by cosine, and one note for each.
 
     Parameters
     ----------
     each
-        People of each kind; fewer where there are not three times as many.
+        Number of people of each kind; at most a third of all people.
     """
     order = np.argsort(-triptychs.cosine, kind="stable")
     each = max(1, min(each, len(order) // 3))
@@ -39,7 +52,7 @@ def best_median_worst(triptychs: Triptychs, *, each: int) -> tuple[np.ndarray, l
 
 
 def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
-    """Change test voices, taken at even steps of the list, and predict features from them."""
+    """Change test voices at even steps of the list, and predict features from them."""
     from s2f_lib.models.inference import predict_features
 
     test, encoder, config = study.split("test"), study.encoder().model, study.config
@@ -53,16 +66,16 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
 
 
 def median_voice(study: Study, triptychs: Triptychs, *, n_voices: int) -> int:
-    """Return which of the voices of `changed_voices` has the median cosine of its two drawings."""
+    """Return the index in `changed_voices` of the voice whose reconstructions have the median cosine."""
     cosines = triptychs.cosine[_even_steps(len(study.split("test")), n_voices)]
     return int(np.argsort(cosines, kind="stable")[len(cosines) // 2])
 
 
 def change_tables(changed: ChangedVoices, kit: ReconstructionKit) -> dict[str, pd.DataFrame]:
-    """Return tables of what changes do, by the name of what is measured.
+    """Return the effects of the changes: one table per measure, by the measure's name.
 
-    The cosine to the unchanged voice's features is always there; where attributes of the run's
-    people are known, so are the probability of "male" and the guessed age.
+    The measures are the cosine to the unchanged voice's features and, if the attributes of the run's people
+    are known, the probability of "male" and the guessed age.
     """
     tables = {"cosine to the unchanged voice": changed.table()}
     probes = {probe.name: probe for probe in kit.probes}
@@ -75,7 +88,7 @@ def change_tables(changed: ChangedVoices, kit: ReconstructionKit) -> dict[str, p
 
 
 def change_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return one table for readers: a row a change, a column a measure."""
+    """Return one table for readers: one row per change, one column per measure."""
     first = next(iter(tables.values()))
     rows = pd.DataFrame({"changed": first["changed"], "semitones": [f"{s:+.0f}" for s in first["semitones"]]})
     for name, table in tables.items():
@@ -88,7 +101,7 @@ def change_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def changed_faces(study: Study, changed: ChangedVoices, *, voice: int) -> np.ndarray:
-    """Draw one of the changed voices, `(2, changes, height, width, 3)`: pitch above, tract below."""
+    """Return reconstructions from one changed voice, `(2, changes, height, width, 3)`: pitch, then tract."""
     from s2f_lib.models.inference import render_faces
 
     decoder = study.decoder().model
@@ -96,10 +109,10 @@ def changed_faces(study: Study, changed: ChangedVoices, *, voice: int) -> np.nda
 
 
 def attribute_groups(predicted: np.ndarray, kit: ReconstructionKit) -> dict[str, np.ndarray]:
-    """Return groups of people by what their voices' features are taken for: name to `(n,)` bool.
+    """Return groups of people by the attributes that probes read from their voices: {name: `(n,)` bool}.
 
-    Where nothing is known of the run's people, the groups are the two ends of the
-    direction in which predicted features differ most.
+    If the attributes of the run's people are unknown, the groups are the two ends of the first principal
+    direction of the predicted features.
     """
     probes = {probe.name: probe for probe in kit.probes}
     if not probes:
@@ -119,16 +132,23 @@ def attribute_groups(predicted: np.ndarray, kit: ReconstructionKit) -> dict[str,
 
 
 def average_faces(groups: dict[str, np.ndarray], images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean picture of each group and set, `(sets, groups, height, width, 3)` uint8."""
+    """Return the mean image of each group and set, `(sets, groups, height, width, 3)` uint8.
+
+    Examples
+    --------
+    >>> images = np.array([0, 100, 201], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
+    >>> average_faces({"a": np.array([True, True, False])}, [images])[0, 0].tolist()
+    [[[50, 50, 50]]]
+    """
     if not groups:
-        raise InputError("no group has anybody in it")
+        raise InputError("there is no group of people: expected at least one")
     return np.stack([np.stack([mean_image(some[members]) for members in groups.values()]) for some in images])
 
 
 def retrieved_faces(
     study: Study, triptychs: Triptychs, predicted: np.ndarray, rows: np.ndarray, *, top_k: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Return rows of pictures: the true face, the drawing from the voice, and the nearest training faces."""
+    """Return rows of images with headings: true face, reconstruction, nearest training faces."""
     train = study.split("train")
     found = nearest(similarity_matrix(predicted[rows], train.features, "cosine"), top_k)
     images = [
@@ -139,13 +159,13 @@ def retrieved_faces(
 
 
 def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, top_k: int) -> pd.DataFrame:
-    """Return how far retrieved faces and guesses agree with the test people's true attributes.
+    """Return how often retrieved faces and probes agree with the test people's true attributes.
 
     Returns
     -------
     pandas.DataFrame
-        Columns attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high
-        and chance: shares of test people.  No row where no attribute is known.
+        Columns attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high and
+        chance; values are shares of test people. No rows if the attributes are unknown.
     """
     columns = ["attribute", "told_by", "n", "value", "low", "high", "chance"]
     if study.config.source.kind != "synthetic":
@@ -171,23 +191,22 @@ def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, to
 
 
 def agreement_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return `agreement` for readers: a row an attribute, percent with intervals, and chance."""
+    """Return `agreement` for readers: one row per attribute, percent with intervals, and chance."""
     if found.empty:
         return pd.DataFrame([{"attribute": "unknown of real people"}])
     rows = []
     for attribute, group in found.groupby("attribute", sort=False):
         row = {"attribute": attribute}
         for told in group.itertuples():
-            percent = Interval(told.value, told.low, told.high).times(100)
-            row[f"{told.told_by}, %"] = f"{percent:.1f}"
+            row[f"{told.told_by}, %"] = f"{interval_of(told).times(100):.1f}"
         rows.append(row | {"chance, %": 100 * group["chance"].iloc[0]})
     return pd.DataFrame(rows)
 
 
 def nearest_agreement(found: pd.DataFrame, attribute: str) -> tuple[float, int]:
-    """Return how often the nearest face agrees with the speaker, a share, and of how many it is known.
+    """Return the share of people whose nearest face has their attribute, and the number of these people.
 
-    Where it is known of none, none agrees.
+    Both are 0 if the attribute is unknown.
     """
     rows = found[(found["attribute"] == attribute) & (found["told_by"] == "nearest face")]
     return (float(rows["value"].item()), int(rows["n"].item())) if len(rows) else (0.0, 0)
@@ -203,11 +222,8 @@ def _agreement_rows(
 ) -> list[dict[str, object]]:
     rows = []
     for name, guess in told.items():
-        interval = bootstrap_interval(
-            (guess == truth).astype(float),
-            group_ids=group_ids,
-            settings=config.interval,
-        )
+        agrees = (guess == truth).astype(float)
+        interval = bootstrap_interval(agrees, group_ids=group_ids, settings=config.interval)
         row = {"attribute": attribute, "told_by": name, "n": len(truth)}
         row |= {"value": interval.value, "low": interval.low, "high": interval.high}
         rows.append(row | {"chance": float((truth == most_frequent).mean())})

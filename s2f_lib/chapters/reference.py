@@ -1,8 +1,7 @@
 """The report's numbers, and what each was measured on.
 
-The report used AVSpeech clips, about 8,000 for training and 400 for testing, and
-VGG-Face features of 4,096 dimensions.  Its numbers stand beside those of a run;
-they are not what a run on other people, with other features, has to give.
+The report used about 8,000 AVSpeech clips for training and 400 for testing, and VGG-Face features of 4,096
+dimensions. A run on other people, with other features, does not have to give the same numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ MEASURED_ON = "the report: AVSpeech, 8K train / 400 test, VGG-Face 4096-D"
 
 @dataclass(frozen=True)
 class Report:
-    """The numbers of the report, each under the heading that it stands under."""
+    """The numbers of the report, each below the heading of its section."""
 
     # "Data Preparation Details"
     n_train: int = 8_000  # "~ 8K"
@@ -66,18 +65,18 @@ class Report:
 
 REPORT = Report()
 
-#: How measures and losses are called on a page.
+#: Names of measures and losses on a page.
 MEASURE_NAMES = {"l1": "L1 distance", "l2": "L2 distance", "cosine": "cosine similarity"}
 LOSS_NAMES = {
     "l1": "L1 loss",
     "l2": "L2 loss",
     "l1_l2": "L1 loss + \u03bb L2 loss",
     "contrastive": "contrastive loss",
-    "info_nce": "symmetric InfoNCE",  # this and the next are not the report's
+    "info_nce": "symmetric InfoNCE",  # this loss and the next are not in the report
     "speech2face": "Speech2Face's own loss",
 }
 
-#: The report's table "Voice Encoder Architecture", a column a row.
+#: The report's table "Voice Encoder Architecture": each of its columns is a row here.
 ARCHITECTURE = pd.DataFrame(
     [
         ("CONV RELU BN", 64, "1", "4 x 4"),

@@ -1,90 +1,37 @@
-"""The report's tables, with its numbers beside those of a run.
+"""The report's tables, with its numbers next to those of a run.
 
-Every row or column says what it was measured on.  Values of a run carry their
-interval; nothing is formatted beyond that, `page.Page.table` does the rest.
+Every row or column says what it was measured on. Values of a run carry their interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from s2f_lib.chapters.reference import LOSS_NAMES, MEASURE_NAMES, REPORT
-from s2f_lib.config import RECALL_AT, EvaluationConfig, SpectrogramConfig, StudyConfig
+from s2f_lib.config import RECALL_AT, DecoderTrainingConfig, EvaluationConfig, FaceDecoderConfig
 from s2f_lib.evaluation.statistics import Interval, bootstrap_interval, normalized_recall
 
 if TYPE_CHECKING:
     from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder
-    from s2f_lib.preparation.pipeline import PreparationSummary
-    from s2f_lib.preparation.shards import PreparedClips
 
 _MEASURES = ("l2", "l1", "cosine")  # the order of the report's columns
 _REPORT = "the report"
 _RUN = "this run"
 
 
-def data_vs_report(
-    config: StudyConfig, clips: PreparedClips, preparation: PreparationSummary
-) -> pd.DataFrame:
-    """Return "Data Preparation Details": the report's set-up beside this run's."""
-    low, high = (hours * 3.6 for hours in REPORT.preparation_hours_per_1000)  # seconds a clip
-    n_train, n_test = (clips.splits.count(split) for split in ("train", "test"))
-    kind = config.source.kind
-    source = {"synthetic": f"generated people, rho {config.source.synthetic.rho:g}"}.get(kind, kind)
-    seconds = preparation.core_seconds_per_clip
-    dimension = clips.features.shape[1]
-    rows = [
-        ("source", "AVSpeech, downloaded with youtube-dl", source),
-        ("training clips", f"about {REPORT.n_train:,}", f"{n_train:,}"),
-        ("test clips", f"about {REPORT.n_test:,}", f"{n_test:,}"),
-        ("clips refused", "not stated", f"{preparation.n_refused:,} of {preparation.n_clips:,}"),
-        ("face detector", "dlib's CNN", f"dlib's CNN, run by {config.preparation.detector}"),
-        ("face features", "VGG16-Face, 4096-D", f"{config.features.extractor}, {dimension}-D"),
-        ("spectrogram", "complex, by librosa and torchvision", _format_spectrogram(config.spectrogram)),
-        ("kept as", "pickle", "Parquet with checksums"),
-        ("seconds a clip", f"{low:.0f} to {high:.0f}, download included", f"{seconds:.2f}, on one core"),
-    ]
-    return pd.DataFrame(rows, columns=["what", "the report", "this run"])
-
-
-def people_table(config: StudyConfig, clips: PreparedClips) -> pd.DataFrame:
-    """Return the prepared people by split; of generated ones also gender, group and age."""
-    table = pd.DataFrame({"clip_id": clips.clip_ids, "split": clips.splits})
-    if config.source.kind != "synthetic":
-        return table.groupby("split", sort=False).size().rename("clips").reset_index()
-    from s2f_lib.sources.synthetic.people import draw_population
-
-    known = draw_population(config.source.synthetic).table()[["clip_id", "gender", "group", "age_years"]]
-    groups = table.merge(known, on="clip_id").groupby(["split", "group"])
-    counted = groups.agg(
-        people=("gender", "size"),
-        women=("gender", lambda values: int((values == "f").sum())),
-        men=("gender", lambda values: int((values == "m").sum())),
-        youngest=("age_years", "min"),
-        oldest=("age_years", "max"),
-    )
-    rounded = counted.round({"youngest": 0, "oldest": 0})
-    return rounded.astype(int).reset_index().sort_values(["split", "group"], ascending=[False, True])
-
-
-def shared_videos(clips: PreparedClips) -> int:
-    """Return how many videos have clips in more than one split: none, or the test is no test."""
-    splits = pd.DataFrame({"video": clips.video_ids, "split": clips.splits}).groupby("video")["split"]
-    return int((splits.nunique() > 1).sum())
-
-
 def distances_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
-    """Return "Evaluation Metric(Encoder)": a row for each split of the report and of this run.
+    """Return "Evaluation Metric(Encoder)": one row for each split of the report and of this run.
 
     Parameters
     ----------
     distances
-        As `evaluation.tables.distance_table` gives, with names "train" and "test".
+        Table of `evaluation.tables.distance_table` with names "train" and "test".
     dimension
-        Of this run's features: L1 distances grow with its root.
+        Dimension of this run's features. L1 distances grow with its square root.
     """
     rows = []
     for split in dict.fromkeys(distances["name"]):
@@ -97,7 +44,7 @@ def distances_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFr
 
 
 def losses_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
-    """Return "Results on different losses": a row for each loss of the report and of this run, on test."""
+    """Return "Results on different losses" on test: one row for each loss of the report and of this run."""
     rows = []
     for loss in dict.fromkeys(distances["name"]):
         label = {"trained with": LOSS_NAMES.get(loss, loss)}
@@ -111,24 +58,25 @@ def losses_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame
 
 
 def recall_vs_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
-    """Return "Recall@K" of a split: the report's percent and this run's, each beside its chance.
+    """Return "Recall@K" of a split in percent: the report's, this run's, and their chance levels.
 
-    The last column normalises this run's for the gallery's size: 0 is chance, 100 perfect.
+    The last column is normalised by the gallery's size: 0 is chance, 100 perfect.
 
     Parameters
     ----------
     recall
-        As `evaluation.tables.recall_table` gives.
+        Table of `evaluation.tables.recall_table`.
     split
         "train" or "test".
     """
     rows = []
+    row: Any  # the stubs of pandas type each field as a union of all types
     for row in recall[recall["name"] == split].itertuples():
         printed = REPORT.recall_percent.get(split, {}).get(row.measure, ())
         at = dict(zip(RECALL_AT, printed, strict=True)) if printed else {}
         known = row.k in at
-        value = Interval(row.value, row.low, row.high).times(100)
-        normalised = None  # there is nothing above chance where K is the whole gallery
+        value = interval_of(row).times(100)
+        normalised = None  # chance is 100% if K is the size of the gallery
         if row.chance < 1:
             three = (100 * normalized_recall(share, row.chance) for share in (row.value, row.low, row.high))
             normalised = Interval(*three)
@@ -146,18 +94,16 @@ def recall_vs_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def recall_of_losses(recall: pd.DataFrame, *, measure: str, k: int) -> pd.DataFrame:
-    """Return recall at one K for each loss as a table to draw: label, value, low, high, chance."""
-    chosen = recall[(recall["measure"] == measure) & (recall["k"] == k)]
-    labels = [LOSS_NAMES.get(name, name) for name in chosen["name"]]
-    return chosen.assign(label=labels)[["label", "value", "low", "high", "chance"]].reset_index(drop=True)
-
-
 def with_interval(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
-    """Return a table whose value, low and high are one column, "recall", before chance and p-value."""
-    recall = [
-        format(Interval(row.value, row.low, row.high), f".{digits}f") for row in table.itertuples(index=False)
-    ]
+    """Return a table with value, low and high in one column "recall", followed by chance and p-value.
+
+    Examples
+    --------
+    >>> row = {"label": "a", "value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1}
+    >>> with_interval(pd.DataFrame([row])).to_dict("records")
+    [{'label': 'a', 'recall': '0.50 [0.25, 0.75]', 'chance': 0.1}]
+    """
+    recall = [format(interval_of(row), f".{digits}f") for row in table.itertuples(index=False)]
     others = table.drop(columns=["value", "low", "high", "chance", "n", "p_value"], errors="ignore")
     shown = others.assign(recall=recall, chance=table["chance"].to_numpy())
     if "p_value" in table:
@@ -165,8 +111,19 @@ def with_interval(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
     return shown
 
 
+def interval_of(row: Any) -> Interval:
+    """Return the interval of a table's row, from its value, low and high."""
+    return Interval(row.value, row.low, row.high)
+
+
 def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> float:
-    """Return the one number of a table's row that `where` names, for the prose."""
+    """Return the number in a column of the only row whose columns have the given values.
+
+    Examples
+    --------
+    >>> value_of(pd.DataFrame({"name": ["train", "test"], "value": [0.1, 0.2]}), name="test")
+    0.2
+    """
     chosen = table
     for name, wanted in where.items():
         chosen = chosen[chosen[name] == wanted]
@@ -176,47 +133,38 @@ def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> 
 def cosines_vs_report(
     cosines: Mapping[str, np.ndarray], config: EvaluationConfig, *, group_ids: Sequence[object] | None = None
 ) -> pd.DataFrame:
-    """Return how the cosine between two drawings is spread: the report's range, and a row for each name.
+    """Return the distribution of the cosine between two reconstructions: the report's range, then each name.
 
     Parameters
     ----------
     cosines
-        Name of the comparison to `(n,)` values in [-1, 1].
+        Values of each comparison by its name, `(n,)` in [-1, 1].
     config
-        Of the mean's interval.
+        Settings of the mean's interval.
     group_ids
         `n` ids of persons or videos, which the interval resamples.
     """
     low, high = REPORT.reconstruction_cosine
-    columns = [
-        "drawn from",
-        "measured by",
-        "mean",
-        "smallest",
-        "first quartile",
-        "median",
-        "third quartile",
-        "largest",
-    ]
+    columns = ["drawn from", "measured by", "mean", "smallest", "first quartile"]
+    columns += ["median", "third quartile", "largest"]
     rows: list[tuple[object, ...]] = [("own voice", _REPORT, None, low, None, None, None, high)]
     for name, values in cosines.items():
-        mean = bootstrap_interval(
-            values,
-            group_ids=group_ids,
-            settings=config.interval,
-        )
+        mean = bootstrap_interval(values, group_ids=group_ids, settings=config.interval)
         rows.append((name, _RUN, f"{mean:.2f}", *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
     return pd.DataFrame(rows, columns=columns)
 
 
 def decoder_vs_report(
-    config: StudyConfig, decoders: Mapping[str, FaceDecoder | ResidualDecoder], *, n_train: int
+    decoders: Mapping[str, FaceDecoder | ResidualDecoder],
+    settings: FaceDecoderConfig,
+    losses: DecoderTrainingConfig,
+    *,
+    n_train: int,
 ) -> pd.DataFrame:
-    """Return the report's "Decoder" beside this run's two, "report" and "residual"."""
+    """Return the report's "Decoder" next to this run's two, "report" and "residual"."""
     from s2f_lib.models.face_decoders import BASE_CHANNELS, FIRST_MAP, IMAGE_SIZE, MAP_SIZE
     from s2f_lib.models.voice_encoder import count_parameters
 
-    settings, losses = config.decoder, config.decoder_training
     plain, residual = decoders["report"], decoders["residual"]
     channels = BASE_CHANNELS * settings.width
     weights = {"L1": losses.l1_weight, "(1 - SSIM)": losses.ssim_weight}
@@ -239,10 +187,6 @@ def decoder_vs_report(
     return pd.DataFrame(
         rows, columns=["what", "the report", "this run, as in the report", "this run, residual"]
     )
-
-
-def _format_spectrogram(config: SpectrogramConfig) -> str:
-    return f"{config.n_frames} x {config.n_bins} of {config.duration_s:g} s, complex"
 
 
 def _distance_row(

@@ -1,4 +1,4 @@
-"""A tiny book's worth of chapters, which run in a second each, and a book of one of them."""
+"""Tiny chapters, which run in a second each, and a book of one of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _write_chapter(folder: Path, name: str, *cells: str, own_parameters: str = "
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
-    """A workspace of its own, in which everything that is derived lies."""
+    """A temporary workspace for all derived files."""
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -72,7 +72,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def chapters(workspace) -> Path:
-    """A folder of two chapters: each leaves a line in a file every time that it runs."""
+    """A folder of two chapters; each run of one appends a line to a file."""
     folder = workspace / "sources"
     count = """
         from pathlib import Path
@@ -93,7 +93,7 @@ def write_chapter():
 
 @pytest.fixture
 def runs(workspace):
-    """A function that returns what the chapters of `chapters` left, a line a run."""
+    """A function that returns the lines that the chapters have written, one per run."""
 
     def read() -> list[str]:
         path = workspace / "ran.txt"
@@ -104,7 +104,7 @@ def runs(workspace):
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory, write_chapter) -> Path:
-    """A workspace with a book of one chapter, the repository's own configuration, and one run of it."""
+    """A workspace with a book of one chapter, the repository's configuration, and one run."""
     workspace = tmp_path_factory.mktemp("workspace")
     root = workspace / "repository"
     source = paths.repository_root()
@@ -127,6 +127,6 @@ def ran(tmp_path_factory, write_chapter) -> Path:
 
 @pytest.fixture
 def book(ran, workspace) -> Path:
-    """The root of a copy of that book, in a workspace of its own."""
+    """Root of a copy of that book in a temporary workspace."""
     shutil.copytree(ran, workspace, dirs_exist_ok=True)
     return workspace / "repository"

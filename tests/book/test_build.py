@@ -1,4 +1,4 @@
-"""The book of two tiny chapters: built by Jupyter Book itself, with every warning an error."""
+"""Tests of the build, on a book of one or two tiny chapters: every warning of Jupyter Book is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s2f_lib.errors import ChapterError, StudyError
 
 
 class Page(HTMLParser):
-    """Collects what a reader sees: text, captions, pictures' texts."""
+    """Collects what a reader sees: text, captions and alternative texts of images."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_book_shows_numbers_tables_and_figures_and_is_built_once(book, workspace):
+def test_build_book_shows_results_and_builds_once(book, workspace):
     index = build_book("quick", root=book)
     assert index == workspace / "_build" / "html" / "index.html"
     html = index.parent / "book"
@@ -46,7 +46,7 @@ def test_a_book_shows_numbers_tables_and_figures_and_is_built_once(book, workspa
     assert "A bar (n = 0.5, profile quick)." in page.text
     assert page.alts == ["A bar."]
     raw = (html / "notebooks" / "01_first.html").read_text()
-    assert 'aria-label="\\sqrt{x}"' in raw  # the formula is a picture, no script
+    assert 'aria-label="\\sqrt{x}"' in raw  # the formula is an image, not a script
     for path in index.parent.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text), path
@@ -55,12 +55,12 @@ def test_a_book_shows_numbers_tables_and_figures_and_is_built_once(book, workspa
         str(workspace) not in path.read_text() for path in index.parent.rglob("*.ipynb")
     )
 
-    # nothing changed: not built again
+    # nothing has changed, so nothing is built
     before = index.stat().st_mtime_ns
     assert build_book("quick", root=book) == index
     assert index.stat().st_mtime_ns == before
 
-    # a warning: the book fails, and the pages that were there stay
+    # after a warning the build fails, and the old pages stay
     text = (book / "book" / "index.md").read_text()
     (book / "book" / "index.md").write_text(text + "\n{numref}`tab-nowhere`\n")
     with pytest.raises(StudyError, match=r"(?s)Jupyter Book ended with status.*tab-nowhere"):
@@ -68,7 +68,7 @@ def test_a_book_shows_numbers_tables_and_figures_and_is_built_once(book, workspa
     assert index.stat().st_mtime_ns == before
 
 
-def test_a_book_of_chapters_that_did_not_all_run_is_refused(book, workspace, write_chapter):
+def test_build_book_without_all_chapters_is_refused(book, workspace, write_chapter):
     notebooks = workspace / "runs" / "quick" / "notebooks"
     chapter = book / "book" / "notebooks" / "01_first.md"
     good = chapter.read_text()
@@ -87,7 +87,7 @@ def test_a_book_of_chapters_that_did_not_all_run_is_refused(book, workspace, wri
         build_book("quick", root=book)
     second.unlink()
 
-    # a copy that somebody executed by other means, with an error in it
+    # a copy that was executed by other means and holds an error
     executed = notebooks / "01_first.ipynb"
     notebook = nbformat.read(executed, as_version=4)
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code")

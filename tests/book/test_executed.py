@@ -1,4 +1,4 @@
-"""Executed chapters: what is taken out of them before they are shown."""
+"""Tests of executed chapters: local paths are removed, and published files decide the digest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2f_lib.book.executed import published_digest, strip_local_paths
 
 
 @pytest.mark.parametrize(
-    ("source", "shown"),
+    ("source", "expected"),
     [
         (
             'settings = {"source.pairs.root": "/home/me/data/pairs"}',
@@ -26,18 +26,18 @@ from s2f_lib.book.executed import published_digest, strip_local_paths
         ('run_dir = "/home/me/runs/try"', ""),
     ],
 )
-def test_no_folder_of_a_machine_is_left_in_the_parameters(source, shown):
+def test_strip_local_paths_cleans_parameters(source, expected):
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    assert strip_local_paths(notebook).cells[0].source == shown
+    assert strip_local_paths(notebook).cells[0].source == expected
 
 
-def test_other_kept_results_make_a_chapter_new(tmp_path, monkeypatch):
-    kept = tmp_path / "published" / "pairs" / "results.json"
-    kept.parent.mkdir(parents=True)
+def test_published_digest_changes_with_the_files(tmp_path, monkeypatch):
+    results = tmp_path / "published" / "pairs" / "results.json"
+    results.parent.mkdir(parents=True)
     monkeypatch.setattr(paths, "book_dir", lambda: tmp_path)
-    kept.write_text("1")
+    results.write_text("1")
     before = published_digest()
     assert published_digest() == before
-    kept.write_text("2")
+    results.write_text("2")
     assert published_digest() != before

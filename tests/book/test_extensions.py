@@ -1,4 +1,4 @@
-"""The book's own Sphinx extensions: formulas without a network, pages without a run."""
+"""Tests of the book's Sphinx extensions: formulas without a network, pages without a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ settings_tables = load("settings_tables")
         r"a < b",
     ],
 )
-def test_a_formula_is_a_picture_with_its_text(latex):
+def test_to_svg_has_the_latex_as_label(latex):
     root = ElementTree.fromstring(offline_math.to_svg(latex))
     assert root.attrib["aria-label"] == latex.strip()
     assert root.attrib["role"] == "img"
@@ -43,7 +43,7 @@ def test_a_formula_is_a_picture_with_its_text(latex):
     assert "width" not in root.attrib  # sized in em, with the text
 
 
-def test_a_formula_is_the_same_at_every_build_and_shares_no_ids():
+def test_to_svg_is_reproducible_with_unique_ids():
     first, other = offline_math.to_svg("x_i"), offline_math.to_svg("y_j")
     assert first == offline_math.to_svg("x_i")
 
@@ -53,11 +53,11 @@ def test_a_formula_is_the_same_at_every_build_and_shares_no_ids():
     assert not (ids(first) & ids(other)) - {"figure_1", "patch_1", "text_1"}
 
 
-def test_a_formula_of_two_lines_is_drawn_as_one():
+def test_to_svg_joins_lines():
     assert offline_math.to_svg("a\n+ b").count("<use") == offline_math.to_svg("a + b").count("<use")
 
 
-def test_a_fraction_is_taller_than_a_letter():
+def test_to_svg_fraction_is_taller_than_a_letter():
     def height_em(latex):
         style = ElementTree.fromstring(offline_math.to_svg(latex)).attrib["style"]
         return float(style.split("height:")[1].split("em")[0])
@@ -65,22 +65,22 @@ def test_a_fraction_is_taller_than_a_letter():
     assert height_em(r"\dfrac{a}{b}") > 2 * height_em("a")
 
 
-def test_what_cannot_be_drawn_is_an_error():
+def test_to_svg_unknown_command_is_refused():
     with pytest.raises(ValueError, match="unknowncommand"):
         offline_math.to_svg(r"\unknowncommand{x}")
 
 
-def test_places_of_a_missing_run_are_marked():
+def test_mark_empty_replaces_glued_values_and_references():
     source = (
         "---\nkernelspec: x\n---\n# Title\n\n"
         "A {glue:text}`recall:.1%` of {glue:text}`page::n:d`, {numref}`fig-x`.\n\n"
         "```{glue:figure} fig_x\n:name: fig-x\n\nCaption {glue:text}`n`.\n```\n\nEnd.\n"
     )
-    marked = unexecuted.mark_places(source, is_chapter=True)
+    marked = unexecuted.mark_empty(source, is_chapter=True)
     assert "glue" not in marked
     assert "A \u2026 of \u2026, (fig-x)." in marked
     assert marked.index("# Title") < marked.index("shows no run") < marked.index("A \u2026")
-    assert "shows no run" not in unexecuted.mark_places(source, is_chapter=False)
+    assert "shows no run" not in unexecuted.mark_empty(source, is_chapter=False)
     assert "End." in marked
 
 

@@ -1,4 +1,4 @@
-"""What a page shows of numbers and tables, and what it refuses."""
+"""Tests of pages: numbers, tables, and what is refused or hidden."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s2f_lib.study import Study, log_to_output
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What was displayed: (data, metadata) a call."""
+    """The displayed (data, metadata) of each call."""
     calls = []
     for name in ("IPython.display.display", "myst_nb.ext.glue.ipy_display"):
         monkeypatch.setattr(name, lambda data, raw, metadata=None: calls.append((data, metadata)))
@@ -27,11 +27,11 @@ def shown(monkeypatch):
 
 @pytest.fixture
 def page(tmp_path) -> Page:
-    """A page over a run that has nothing in it yet."""
+    """A page of an empty run."""
     return Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
 
 
-def test_numbers_are_glued_as_texts_that_python_reads(page, shown):
+def test_numbers_are_glued_as_python_literals(page, shown):
     page.numbers(a=np.float32(0.5), b=np.int64(3), c="it's", d=np.bool_(True) * 1)
     values = {meta["scrapbook"]["name"]: next(iter(data.values())) for data, meta in shown}
     assert values == {"a": "0.5", "b": "3", "c": '"it\'s"', "d": "1"}
@@ -39,13 +39,13 @@ def test_numbers_are_glued_as_texts_that_python_reads(page, shown):
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.inf, None, [1]])
-def test_what_is_no_number_does_not_get_into_the_prose(page, shown, value):
+def test_numbers_refuses_values_that_are_not_finite(page, shown, value):
     with pytest.raises(InputError, match="'recall' of the prose is"):
         page.numbers(recall=value)
     assert shown == []
 
 
-def test_a_table_is_a_csv_and_a_numbered_table(page, shown, tmp_path):
+def test_table_writes_csv_and_numbered_markdown(page, shown, tmp_path):
     table = pd.DataFrame(
         {"K": [1, 50], "this run, %": ["1.0 [0.5, 1.5]", "9.0 [8.0, 9.5]"], "note": ["a|b", "c"]}
     )
@@ -64,18 +64,18 @@ def test_a_table_is_a_csv_and_a_numbered_table(page, shown, tmp_path):
     assert "<table" in shown[0][0]["text/html"]
 
 
-def test_cells_are_written_for_a_reader():
+def test_as_texts_formats_each_type():
     table = pd.DataFrame({"x": [1234567, None, True, 2.0, float("nan"), "text"]}, dtype=object)
     assert list(as_texts(table, digits=1)["x"]) == ["1,234,567", "-", "yes", "2.0", "-", "text"]
 
 
 @pytest.mark.parametrize("cell", [float("nan"), None, "nan [nan, nan]", float("inf"), "-inf"])
-def test_a_table_with_holes_is_refused_unless_dashes_are_meant(page, shown, cell):
+def test_table_with_missing_values_needs_dashes(page, shown, cell):
     table = pd.DataFrame({"K": [1, 2], "recall": ["0.5", cell]}, dtype=object)
     with pytest.raises(InputError, match=r"table 'recall' lacks numbers in \['recall'\]: 1 cells"):
         page.table(table, key="recall", caption="Recall")
     assert shown == []
-    if isinstance(cell, str) or cell == float("inf"):  # no dash either
+    if isinstance(cell, str) or cell == float("inf"):  # refused even with dashes
         with pytest.raises(InputError, match="lacks numbers"):
             page.table(table, key="recall", caption="Recall", dashes=True)
     else:
@@ -83,12 +83,12 @@ def test_a_table_with_holes_is_refused_unless_dashes_are_meant(page, shown, cell
         assert "| 2 | - |" in shown[0][0]["text/markdown"]
 
 
-def test_names_with_nan_in_them_are_no_holes(page, shown):
+def test_table_accepts_words_that_contain_nan(page, shown):
     page.table(pd.DataFrame({"who": ["Nancy, infant"], "n": [1]}), key="who", caption="Who")
     assert shown
 
 
-def test_spectrograms_of_real_people_are_not_drawn(tmp_path):
+def test_spectrogram_voices_replaces_real_people(tmp_path):
     voices = np.random.default_rng(0).integers(-9_000, 9_000, (2, 16_000), dtype=np.int16)
     generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "01_test")
     assert generated.spectrogram_voices(voices)[0] is voices
@@ -103,7 +103,7 @@ def test_spectrograms_of_real_people_are_not_drawn(tmp_path):
         assert max(correlations) < 0.1
 
 
-def test_notebooks_do_not_print_lines_that_name_a_clip(page, capsys):
+def test_log_to_output_hides_lines_that_name_a_clip(page, capsys):
     log_to_output()
     logger = logging.getLogger("s2f_lib.pairs.shards")
     logger.warning("%s is left out", "abcdefghijk_000", extra=NAMES_CLIP)
@@ -111,7 +111,7 @@ def test_notebooks_do_not_print_lines_that_name_a_clip(page, capsys):
     assert capsys.readouterr().out == "1 of 3 left out\n"
 
 
-def test_real_people_are_not_shown(tmp_path):
+def test_mask_real_faces_hides_only_real_people(tmp_path):
     faces = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
     generated = Page(Study(load_config("quick"), RunPaths(tmp_path)), "07_test")
     real = Page(Study(load_config("quick", {"source.kind": "avspeech"}), RunPaths(tmp_path)), "07_test")
@@ -120,7 +120,7 @@ def test_real_people_are_not_shown(tmp_path):
     assert len(np.unique(real.mask_real_faces(faces))) == 1
 
 
-def test_provenance_can_be_of_other_settings(page, shown, tmp_path):
+def test_provenance_takes_other_settings(page, shown, tmp_path):
     real = Page(Study(load_config("quick", {"source.kind": "pairs"}), RunPaths(tmp_path)), "07_test")
     real.provenance()
     real.provenance(load_config("quick"))
@@ -130,7 +130,7 @@ def test_provenance_can_be_of_other_settings(page, shown, tmp_path):
     assert "synthetic" in own
 
 
-def test_provenance_names_no_machine(page, shown):
+def test_provenance_does_not_name_the_machine(page, shown):
     page.provenance()
     tables = [data for data, _ in shown if "text/markdown" in data]
     text = tables[0]["text/markdown"]

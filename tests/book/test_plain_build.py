@@ -1,4 +1,4 @@
-"""`jupyter-book build .` in a fresh clone: no run is there, and the pages say so."""
+"""Test of `jupyter-book build .` in a fresh clone: there is no run, and the pages say so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2f_lib import paths
 PROGRAM = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 
-def test_the_sources_build_without_a_warning_and_say_that_there_is_no_run(tmp_path):
+def test_sources_build_without_a_run_or_a_warning(tmp_path):
     root = paths.repository_root()
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(root / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""A run that is kept: its files, its captions, what a page shows of it, and what is refused."""
+"""Tests of published runs: files, captions, pages that show them, and refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORYS = paths.published_dir
 
 @pytest.fixture
 def published(book, monkeypatch):
-    """The folder of kept results of the tiny book, which has none yet."""
+    """The folder of published results of the tiny book, still empty."""
     folder = book / "book" / "published"
     monkeypatch.setattr(paths, "published_dir", lambda: folder)
     return folder
@@ -43,7 +43,7 @@ def chapters(book):
     return find_chapters(book / "book" / "notebooks")
 
 
-def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, chapters):
+def test_publish_run_copies_files_and_describes_the_run(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large")
     files = {
         str(path.relative_to(published_run.folder))
@@ -60,11 +60,11 @@ def test_a_kept_run_has_the_runs_files_and_says_what_was_run(published, run, cha
     assert about == {key: provenance[key] for key in ("commit", "device", "wall time of this chapter")}
     assert published_runs("01_first") == [published_run]
     assert published_runs("02_second") == []
-    assert publish_run(run, chapters, published / "large") == published_run  # in the place of the first
+    assert publish_run(run, chapters, published / "large") == published_run  # replaces the first
     assert [path.name for path in published.iterdir()] == ["large"]
 
 
-def test_captions_have_their_numbers_and_targets_of_their_own(published, run, chapters):
+def test_publish_run_fills_captions_and_renames_targets(published, run, chapters):
     text = publish_run(run, chapters, published / "large").markdown("01_first")
     assert '```{table} Kept run "large": Two rows (the kept run: n = 2 letters, profile quick).\n' in text
     assert "\n:name: tab-both-in-large\n" in text
@@ -74,7 +74,7 @@ def test_captions_have_their_numbers_and_targets_of_their_own(published, run, ch
     assert 'Kept run "large": A bar (n = 0.5, profile quick).' in text
 
 
-def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, book, monkeypatch):
+def test_published_run_is_shown_and_the_book_builds(published, run, chapters, book, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/markdown"]))
     page = Page(Study(load_config("quick"), run), "01_first")
@@ -87,25 +87,25 @@ def test_a_page_shows_it_and_the_book_builds_with_it(published, run, chapters, b
     )
     index = book / "book" / "index.md"
     index.write_text(index.read_text() + "\n" + shown[1].replace("../published/", "published/") + "\n")
-    monkeypatch.setattr(paths, "published_dir", REPOSITORYS)  # the chapter was run beside that one
+    monkeypatch.setattr(paths, "published_dir", REPOSITORYS)  # the digest that the chapter was run with
     html = build_book("quick", root=book).parent / "book" / "index.html"
     text = html.read_text(encoding="utf-8")
     assert text.count("Kept run") == 3
     assert 'alt="A bar."' in text
 
 
-def test_tables_and_figures_may_be_chosen_by_key(published, run, chapters):
+def test_publish_run_takes_keys(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large", keys=["both"])
     text = published_run.markdown("01_first")
-    assert text.index("{table}") < text.index("{figure}")  # as on the page
+    assert text.index("{table}") < text.index("{figure}")  # the order of the page
     with pytest.raises(InputError, match="no table and no figure 'neither'"):
         publish_run(run, chapters, published / "large", keys=["both", "neither"])
     with pytest.raises(InputError, match="no table and no figure to publish"):
         publish_run(run, chapters, published / "large", keys=["provenance_01"])
-    assert published_runs("01_first") == [published_run]  # the one before stays
+    assert published_runs("01_first") == [published_run]  # the earlier one stays
 
 
-def test_what_cannot_be_kept_is_refused_and_leaves_nothing(published, run, chapters, monkeypatch):
+def test_publish_run_refusal_leaves_no_files(published, run, chapters, monkeypatch):
     with pytest.raises(InputError, match="lower-case letters, digits and hyphens"):
         publish_run(run, chapters, published / "A run")
     (published / "pairs").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_what_cannot_be_kept_is_refused_and_leaves_nothing(published, run, chapt
     assert [path.name for path in published.iterdir()] == ["pairs"]
 
 
-def test_a_damaged_kept_run_is_named(published, run, chapters):
+def test_published_run_damaged_file_is_named(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large")
     (published_run.folder / "01_first.md").unlink()
     with pytest.raises(DataError, match=r"no 01_first\.md in .*large, though run\.json lists it"):
@@ -130,13 +130,13 @@ def test_a_damaged_kept_run_is_named(published, run, chapters):
         published_runs("01_first")
 
 
-def test_the_command_says_what_was_not_run(workspace):
+def test_publish_command_names_a_chapter_that_was_not_run(workspace):
     result = CliRunner().invoke(app, ["publish", "--profile", "quick", "--only", "03"])
     assert isinstance(result.exception, ChapterError)
     assert "03_loss_comparison was not run" in str(result.exception)
 
 
-def test_what_the_repository_keeps_is_small_and_whole():
+def test_published_runs_of_the_repository_are_complete():
     for path in paths.published_dir().glob("*/run.json"):
         folder = path.parent
         assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= module.MOST_BYTES

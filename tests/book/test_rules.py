@@ -1,4 +1,4 @@
-"""The rules of the book, on its sources: what a chapter's cells, figures, tables and prose must be."""
+"""Tests of the rules for a chapter's cells, figures, tables and prose, on the sources of the book."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from s2f_lib import paths
 from s2f_lib.book.executed import Chapter, find_chapters
 
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
-#: Keys of what is glued as words; all others are numbers, which have a format in the text.
+#: Keys of glued texts. All other keys are numbers, which have a format in the prose.
 TEXTS = {
     *(
         "profile",
@@ -36,7 +36,7 @@ TEXTS = {
     *("verdict", "control_verdict", "report_verdict", "shown", "shown_as", "who_alike", "whose_voices"),
     *("fitting_train", "fitting_test", "measured_where", "utk_commit", "utk_note"),
 }
-#: Chapters whose numbers say something of people: what they do not say has to stand there, too.
+#: Chapters with conclusions about people: they must also say what may not be concluded.
 CONCLUDING = (
     "02_voice_encoder",
     "03_loss_comparison",
@@ -122,7 +122,7 @@ SOURCES = [Source(chapter) for chapter in find_chapters()]
 each_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.chapter.name)
 
 
-def test_the_book_has_the_reports_chapters_in_order():
+def test_book_has_the_reports_chapters_in_order():
     toc = yaml.safe_load((paths.repository_root() / "_toc.yml").read_text())
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     listed = [file.removeprefix("book/notebooks/") for file in files if "notebooks" in file]
@@ -140,7 +140,7 @@ def test_the_book_has_the_reports_chapters_in_order():
 
 
 @each_chapter
-def test_a_source_survives_the_round_trip_and_has_no_outputs(source):
+def test_source_survives_round_trip_without_outputs(source):
     notebook = source.chapter.notebook()
     written = jupytext.writes(notebook, fmt="md:myst")
     assert written.split("\n---\n", 1)[1] == source.chapter.text.split("\n---\n", 1)[1]
@@ -148,7 +148,7 @@ def test_a_source_survives_the_round_trip_and_has_no_outputs(source):
 
 
 @each_chapter
-def test_parameters_come_first_with_the_common_three(source):
+def test_parameters_cell_is_first_with_common_defaults(source):
     tagged = [cell for cell in source.code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == [source.code[0]]
     defaults = source.chapter.parameters
@@ -180,7 +180,7 @@ def test_code_has_nothing_undefined_or_unused(source):
 
 
 @each_chapter
-def test_the_order_of_a_page(source):
+def test_page_has_the_sections_in_order(source):
     headings = re.findall(r"^## (.+)$", source.prose, re.MULTILINE)
     assert headings[:2] == ["Question", "Parameters"]
     assert headings[-2:] == ["What we learned", "Provenance"]
@@ -194,12 +194,12 @@ def test_the_order_of_a_page(source):
 
 
 @each_chapter
-def test_every_figure_has_name_text_and_a_caption_with_n_split_and_profile(source):
+def test_figures_have_names_alt_texts_and_full_captions(source):
     drawn = {}
     for cell, call in source.calls("figure"):
         key = ast.literal_eval(argument(call, "key"))
         drawn[f"fig_{key}"] = cell
-        assert cell.metadata["tags"] == ["remove-output"], key  # shown once: where it is glued
+        assert cell.metadata["tags"] == ["remove-output"], key  # shown once, where the text includes it
         assert len(calls_of(cell.source, "figure")) == 1
     found = {figure["key"]: figure["body"] for figure in FIGURE.finditer(source.prose)}
     assert found
@@ -218,7 +218,7 @@ def test_every_figure_has_name_text_and_a_caption_with_n_split_and_profile(sourc
 
 
 @each_chapter
-def test_every_table_has_a_caption_and_is_mentioned(source):
+def test_tables_have_captions_and_are_mentioned(source):
     keys = [ast.literal_eval(argument(call, "key")) for _, call in source.calls("table")]
     assert keys
     for _, call in source.calls("table"):
@@ -227,7 +227,7 @@ def test_every_table_has_a_caption_and_is_mentioned(source):
         assert f"{{numref}}`tab-{key.replace('_', '-')}`" in source.prose, f"table {key} is not mentioned"
 
 
-def test_names_of_tables_and_figures_are_unique_in_the_book():
+def test_table_and_figure_keys_are_unique_in_the_book():
     names = [
         (kind, ast.literal_eval(argument(call, "key")))
         for source in SOURCES
@@ -237,12 +237,12 @@ def test_names_of_tables_and_figures_are_unique_in_the_book():
     assert len(names) == len(set(names))
 
 
-def test_every_table_of_the_report_is_shown_beside_the_runs():
+def test_every_table_of_the_report_is_shown():
     calls = "\n".join(cell.source for source in SOURCES for cell in source.code)
     for function in (
         "data_vs_report",
-        "encoder_architecture",
-        "encoder_parameter_counts",
+        "architecture_table",
+        "parameter_counts",
         "distances_vs_report",
         "losses_vs_report",
         "recall_vs_report",
@@ -279,7 +279,7 @@ def test_glued_keys_exist_and_numbers_have_a_format(name, prose, own):
 
 
 @pytest.mark.parametrize("name", CONCLUDING)
-def test_a_chapter_says_what_may_be_concluded_and_what_not(name):
+def test_chapter_says_what_may_and_may_not_be_concluded(name):
     (source,) = (source for source in SOURCES if source.chapter.name == name)
     learned = source.prose.split("## What we learned")[1].split("\n## ")[0]
     said = [" ".join(part.split()) for part in re.split(r"^- ", learned, flags=re.MULTILINE)]
@@ -289,7 +289,7 @@ def test_a_chapter_says_what_may_be_concluded_and_what_not(name):
 
 
 @each_page
-def test_no_number_of_the_prose_is_typed(name, prose, own):
+def test_prose_has_no_typed_numbers(name, prose, own):
     if name == "api":
         pytest.skip("the reference is code")
     text = re.sub(r"```\{(?!glue).*?```|```python.*?```", "", prose, flags=re.DOTALL)
@@ -330,7 +330,7 @@ PAGE = "<td>1.0</td>" * 10 + '<img alt="a picture">'
         ("<p>a recall of <span>nan%</span> of the voices</p>", "text holds nan"),
     ],
 )
-def test_the_check_of_the_built_book_sees_what_is_no_number(tmp_path, extra, fault):
+def test_check_book_finds_values_that_are_not_finite(tmp_path, extra, fault):
     check = runpy.run_path(str(paths.repository_root() / ".ci" / "check_book.py"))
     page = tmp_path / "page.html"
     page.write_text(f"<html>{PAGE}{extra}</html>")

@@ -1,4 +1,4 @@
-"""The runner on chapters of a few cells: real kernels, real papermill."""
+"""Tests of the runner with real kernels, on chapters of a few cells."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from s2f_lib.storage import locked
         ({"run_dir": "x"}, "use --run-dir"),
     ],
 )
-def test_a_bad_parameter_is_refused_before_anything_runs(chapters, workspace, parameters, message, runs):
+def test_run_chapters_bad_parameter_is_refused_first(chapters, workspace, parameters, message, runs):
     with pytest.raises(InputError) as error:
         run_chapters("quick", parameters=parameters, notebooks=chapters)
     assert message in str(error.value)
@@ -48,13 +48,13 @@ def test_a_bad_parameter_is_refused_before_anything_runs(chapters, workspace, pa
     assert not (workspace / "runs").exists()
 
 
-def test_a_parameter_of_a_chapter_that_does_not_run_is_refused(chapters):
+def test_check_parameters_refuses_other_chapters_parameters(chapters):
     first = select_chapters(find_chapters(chapters), ["01"])
     with pytest.raises(InputError, match="unknown parameter 'share'"):
         check_parameters("quick", {"share": "0.1"}, first)
 
 
-def test_values_are_read_as_the_type_of_their_default(chapters):
+def test_check_parameters_converts_to_the_default_type(chapters):
     checked = check_parameters(
         "quick", {"n_rows": "7", "share": "1", "word": "12", "training.epochs": "3"}, find_chapters(chapters)
     )
@@ -64,18 +64,18 @@ def test_values_are_read_as_the_type_of_their_default(chapters):
 
 
 @pytest.mark.parametrize("words", [["99"], ["01", "retrieval"]])
-def test_an_unknown_chapter_is_refused(chapters, words, runs):
+def test_run_chapters_unknown_chapter_is_refused(chapters, words, runs):
     with pytest.raises(InputError, match=rf"unknown chapter '{words[-1]}'.*"):
         run_chapters("quick", only=words, notebooks=chapters)
     assert runs() == []
 
 
 @pytest.mark.parametrize("words", [["2"], ["02"], ["02_second"], ["02_second.md"]])
-def test_a_chapter_is_named_by_number_or_name(chapters, words):
+def test_select_chapters_takes_number_or_name(chapters, words):
     assert [chapter.name for chapter in select_chapters(find_chapters(chapters), words)] == ["02_second"]
 
 
-def test_a_parameters_cell_without_the_common_three_is_refused(tmp_path, write_chapter):
+def test_parameters_without_settings_are_refused(tmp_path, write_chapter):
     text = write_chapter(tmp_path, "01_odd").read_text().replace("settings = {}", "")
     path = tmp_path / "01_odd.md"
     path.write_text(text)
@@ -83,14 +83,14 @@ def test_a_parameters_cell_without_the_common_three_is_refused(tmp_path, write_c
         _ = Chapter("01_odd", path).parameters
 
 
-def test_a_default_that_is_no_literal_is_refused(tmp_path, write_chapter):
+def test_parameters_default_must_be_a_literal(tmp_path, write_chapter):
     path = write_chapter(tmp_path, "01_odd", own_parameters="n = max(1, 2)")
     with pytest.raises(InputError, match=r"default of parameter 'n' is max\(1, 2\), expected a literal"):
         _ = Chapter("01_odd", path).parameters
 
 
-def test_chapters_run_once_for_what_decides_them(chapters, workspace, monkeypatch, runs):
-    # a kernel of the name python3 that cannot start: the chapters must not use it
+def test_run_chapters_skips_what_is_up_to_date(chapters, workspace, monkeypatch, runs):
+    # a registered kernel called python3 that cannot start: the chapters must not use it
     broken = workspace / "kernels" / "python3"
     broken.mkdir(parents=True)
     (broken / "kernel.json").write_text(
@@ -113,17 +113,17 @@ def test_chapters_run_once_for_what_decides_them(chapters, workspace, monkeypatc
     assert [round(r.seconds, 1) for r in again] == [round(r.seconds, 1) for r in results]
     assert runs() == once
 
-    # another source: that chapter alone
+    # a changed source runs only its chapter
     second = chapters / "02_second.md"
     second.write_text(second.read_text() + "\nMore to say.\n")
     assert [r.skipped for r in run_chapters("quick", parameters=given, notebooks=chapters)] == [True, False]
-    # another parameter: the chapter that takes it
+    # a changed parameter runs only the chapter that takes it
     given["n_rows"] = "8"
     assert [r.skipped for r in run_chapters("quick", parameters=given, notebooks=chapters)] == [False, True]
     assert runs() == [*once, once[1], "first 8"]
 
 
-def test_a_failing_cell_stops_the_run_and_is_named(chapters, workspace, write_chapter):
+def test_run_chapters_failing_cell_stops_and_is_named(chapters, workspace, write_chapter):
     run = RunPaths(workspace / "runs" / "quick")
     files = ExecutedChapter(Chapter("02_second", chapters / "02_second.md"), run)
     good = (chapters / "02_second.md").read_text()
@@ -135,8 +135,8 @@ def test_a_failing_cell_stops_the_run_and_is_named(chapters, workspace, write_ch
     assert not files.path.exists()
     failed = nbformat.read(files.failed, as_version=4)
     assert any(output.output_type == "error" for cell in failed.cells for output in cell.get("outputs", []))
-    names = {path.name for path in run.notebooks.iterdir()}
-    assert names == {"01_first.ipynb", "02_second.failed.ipynb"}  # no third, nothing half-written
+    names = {path.name for path in run.notebooks.iterdir()}  # neither a third nor a partial file
+    assert names == {"01_first.ipynb", "02_second.failed.ipynb"}
 
     (chapters / "03_third.md").unlink()
     (chapters / "02_second.md").write_text(good)
@@ -146,14 +146,14 @@ def test_a_failing_cell_stops_the_run_and_is_named(chapters, workspace, write_ch
     assert not files.failed.exists()
 
 
-def test_a_kernel_that_dies_is_an_error_of_its_chapter(chapters, workspace, write_chapter):
+def test_run_chapters_dead_kernel_names_the_chapter(chapters, workspace, write_chapter):
     write_chapter(chapters, "01_first", "import os\nos._exit(9)")
     with pytest.raises(ChapterError, match="chapter 01_first: its kernel died"):
         run_chapters("quick", only=["01"], notebooks=chapters)
     assert not (workspace / "runs/quick/notebooks/01_first.ipynb").exists()
 
 
-def test_no_folder_of_the_machine_is_left_in_a_notebook(chapters, workspace, write_chapter):
+def test_run_chapters_leaves_no_local_path(chapters, workspace, write_chapter):
     write_chapter(
         chapters,
         "01_first",
@@ -168,7 +168,7 @@ def test_no_folder_of_the_machine_is_left_in_a_notebook(chapters, workspace, wri
     assert outputs[0].text.strip() == "data"
 
 
-def test_the_kernel_leaves_nothing_in_the_working_directory(chapters, workspace, write_chapter):
+def test_kernel_leaves_working_directory_clean(chapters, workspace, write_chapter):
     write_chapter(
         chapters, "01_first", "from pathlib import Path", "for p in Path.cwd().iterdir(): print(p.name)"
     )
@@ -180,7 +180,7 @@ def test_the_kernel_leaves_nothing_in_the_working_directory(chapters, workspace,
     assert during == {path.name for path in workspace.iterdir()} == {"elsewhere", "sources"}
 
 
-def test_two_runs_in_one_folder_are_refused(chapters, workspace):
+def test_run_chapters_second_run_is_refused(chapters, workspace):
     with (
         locked(workspace / "runs" / "quick" / "notebooks"),
         pytest.raises(InputError, match="another run is at work"),
@@ -191,8 +191,8 @@ def test_two_runs_in_one_folder_are_refused(chapters, workspace):
 PROGRAM = """
 import faulthandler, signal, sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
-faulthandler.dump_traceback_later(50)  # a run that does not end says where it stands
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+faulthandler.dump_traceback_later(50)  # a run that hangs prints its stack
 from s2f_lib.book.runner import run_chapters
 try:
     run_chapters("quick", notebooks=Path(sys.argv[1]))
@@ -201,7 +201,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_done(chapters, workspace, write_chapter):
+def test_run_chapters_interrupt_ends_the_kernel(chapters, workspace, write_chapter):
     write_chapter(
         chapters,
         "02_second",

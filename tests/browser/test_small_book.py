@@ -1,4 +1,4 @@
-"""A small book in a real browser: the project's own configuration, looked at as a reader does."""
+"""Tests of a small book with the project's configuration in a real browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAM = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTH_PX, HEIGHT_PX = 1280, 800
 WIDE_TABLE = f"|{'a column |' * 24}\n|{'---|' * 24}\n|{'1234.5678 |' * 24}\n"
-# what Jupyter Book's own theme says on every page, and no reader notices
+# messages of Jupyter Book's theme on every page
 OF_THE_THEME = ("'THEBE_JS_URL' has already been declared", "Got invalid theme mode")
 INDEX = f"""\
 # A small book
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser Chro
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory) -> Path:
-    """The folder of a built book: a page of its own and one of the project's."""
+    """Folder of a built book: one test page and one page of the project."""
     source, root = paths.repository_root(), tmp_path_factory.mktemp("book")
     for folder in ("_extensions", "_static"):
         shutil.copytree(source / "book" / folder, root / "book" / folder)
@@ -89,20 +89,20 @@ def page(browser):
 @pytest.mark.parametrize(
     ("name", "heading"), [("index.html", "A small book"), ("ethics.html", "Consent and use")]
 )
-def test_a_page_opens_whole_and_fits_the_window(html, page, name, heading):
+def test_page_opens_complete_and_fits_the_window(html, page, name, heading):
     page.goto((html / "book" / name).as_uri(), wait_until="load")
     assert page.title().startswith(heading)
     assert page.title().endswith("Face reconstruction from speech")
     assert page.locator("h1").first.inner_text().startswith(heading)
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH_PX
-    if name == "index.html":  # the formula is a picture that is there
+    if name == "index.html":  # the formula is a visible image
         assert page.evaluate(
             "document.querySelector('article [aria-label*=sqrt]').getBoundingClientRect().width"
         )
     assert page.faults == []
 
 
-def test_the_contents_lead_to_pages_that_are_there(html, page):
+def test_contents_link_to_existing_pages(html, page):
     page.goto((html / "index.html").as_uri(), wait_until="load")  # a redirect to the first page
     page.wait_for_url("**/book/index.html")
     links = page.locator("nav.bd-links a.reference.internal, .sidebar-primary-item a.reference.internal")

@@ -1,4 +1,4 @@
-"""Controls and ceilings: values by hand, and the negative control with a real encoder."""
+"""Tests of controls and ceilings: values worked out by hand, and the negative control with an encoder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import pytest
 
 from s2f_lib.chapters import controls
 from s2f_lib.config import EvaluationConfig, SyntheticConfig, load_config
+from s2f_lib.errors import ConfigError
 from s2f_lib.evaluation.statistics import permutation_test_against_chance
 from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.models.inference import predict_features
+from s2f_lib.paths import RunPaths
 from s2f_lib.preparation.shards import PreparedClips
 from s2f_lib.sources.synthetic.people import draw_population
 from s2f_lib.sources.synthetic.recordings import resynthesize_speech
+from s2f_lib.study import Study
 from s2f_lib.training.encoder import train_voice_encoder
 
 WORLD = SyntheticConfig(n_train=128, n_test=60, duration_s=3.0, seed=5)
-#: the least that the nine layers take in time, up to 2 kHz: pitch and the first formants
+#: the shortest input of the nine layers, up to 2 kHz: pitch and the first formants
 TINY = {
     "spectrogram.duration_s": 2.7,
     "spectrogram.max_frequency_hz": 2000,
@@ -34,7 +37,7 @@ TINY = {
 
 
 def faces_of(table: pd.DataFrame) -> np.ndarray:
-    """Return stand-ins for face features: the faces' shared latents, mixed, around a common mean."""
+    """Return simple face features: a linear mixture of the faces' shared latents around a common mean."""
     numbers = table[["face_age_z", "face_body"]].to_numpy(float)
     female = (table["face_gender"] == "f").to_numpy(float)[:, None]
     groups = pd.get_dummies(table["face_group"]).to_numpy(float)
@@ -44,7 +47,7 @@ def faces_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def clips_of(split: str, *, rho: float) -> PreparedClips:
-    """Return the clips of a split whose voices were drawn at a rho."""
+    """Return the clips of a split with voices of a given rho."""
     table = draw_population(WORLD).table()
     table = table[table["split"] == split]
     ids = table["clip_id"].tolist()
@@ -56,7 +59,7 @@ def clips_of(split: str, *, rho: float) -> PreparedClips:
 
 
 @pytest.mark.parametrize(("rho", "above_chance"), [(0.0, False), (1.0, True)])
-def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_chance, tmp_path):
+def test_encoder_finds_a_link_only_if_there_is_one(rho, above_chance, tmp_path):
     train, test = clips_of("train", rho=rho), clips_of("test", rho=rho)
     config = load_config(None, TINY)
     model = train_voice_encoder(
@@ -76,7 +79,7 @@ def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_
     similarity = controls.normalized_similarity(queries, cohort)
     row = controls.recall_row(similarity, 10, EvaluationConfig())
     assert row["chance"] == pytest.approx(10 / 60)
-    # the mean rank says more of so few people than recall does
+    # for so few people the mean rank has more power than recall
     mean_rank, p_value = permutation_test_against_chance(similarity, lambda ranks: -float(ranks.mean()))
     if above_chance:
         assert p_value < 0.01, (mean_rank, row)
@@ -85,7 +88,7 @@ def test_an_encoder_finds_what_is_there_and_nothing_where_nothing_is(rho, above_
         assert row["low"] <= row["chance"] <= row["high"], row
 
 
-def test_the_mean_face_is_taken_off_both_sides():
+def test_normalized_similarity_subtracts_the_mean_face():
     mean = np.array([3.0, 0, 0, 4]) / 5
     own = np.array([0, 0.1, 0, 0])
     faces = np.stack([mean + own, mean - own])
@@ -98,7 +101,7 @@ def test_the_mean_face_is_taken_off_both_sides():
     np.testing.assert_allclose(controls.normalized_similarity(cohort, cohort), -similarity, atol=1e-9)
 
 
-def test_noise_is_as_loud_as_the_voice_and_says_nothing_of_it():
+def test_noise_like_is_as_loud_and_uncorrelated():
     rng = np.random.default_rng(7)
     audio = (rng.normal(size=(2, 50_000)) * [[300], [4_000]]).astype(np.int16)
     noise = controls.noise_like(audio)
@@ -107,7 +110,49 @@ def test_noise_is_as_loud_as_the_voice_and_says_nothing_of_it():
         assert abs(np.corrcoef(voice, other)[0, 1]) < 0.02
 
 
-def test_the_controls_trainings_are_counted():
+def test_count_trained_counts_each_encoder_once():
     config = load_config(None, {"controls.rhos": [0.0, 0.5, 0.9], "controls.clip_shares": [0.25, 1.0]})
-    assert config.source.synthetic.rho == 0.9
-    assert controls.count_trained(config) == 3 + 1 + 1  # three rhos, a quarter of the clips, shuffled pairs
+    assert (
+        controls.count_trained(config.controls, rho=0.9) == 3 + 1 + 1
+    )  # three rhos, a quarter of the clips, shuffled pairs
+
+
+def study_in(folder, monkeypatch, **settings) -> Study:
+    """Return a study of the generated world in a workspace of its own."""
+    monkeypatch.setenv("S2F_WORKSPACE", str(folder))
+    config = load_config(None, TINY | {"preparation.workers": 1} | settings)
+    return Study(config.with_(source__synthetic=WORLD), RunPaths(folder / "run"))
+
+
+def test_control_encoder_uses_loss_and_epochs_of_controls(tmp_path, monkeypatch):
+    study = study_in(tmp_path, monkeypatch, **{"controls.loss": "l1", "controls.epochs": 1})
+    clips = clips_of("train", rho=1.0).subset(np.arange(16))
+    trained = controls.control_encoder(study, clips, name="control-few")
+    assert trained.loss == "l1"
+    assert len(trained.metrics) == 1
+    assert trained.folder.parent == study.paths.models
+    assert trained.folder.name.startswith("control-few-")
+
+
+def test_resynthesized_clips_are_cached_by_arguments(tmp_path, monkeypatch):
+    study = study_in(tmp_path, monkeypatch)
+    clips = clips_of("test", rho=0.9).subset(np.arange(2))
+    heard = controls.resynthesized_clips(study, clips, take=1)
+    assert heard.audio.shape == clips.audio.shape
+    assert not np.array_equal(heard.audio, clips.audio)
+    assert heard.clip_ids == clips.clip_ids
+
+    def fail(*_, **__):
+        raise AssertionError("synthesised again")
+
+    monkeypatch.setattr("s2f_lib.sources.synthetic.recordings.resynthesize_speech", fail)
+    np.testing.assert_array_equal(controls.resynthesized_clips(study, clips, take=1).audio, heard.audio)
+    with pytest.raises(AssertionError, match="synthesised again"):
+        controls.resynthesized_clips(study, clips, take=2)
+
+
+def test_resynthesized_clips_refuse_real_people(tmp_path, monkeypatch):
+    study = study_in(tmp_path, monkeypatch)
+    real = Study(study.config.with_(source__kind="avspeech"), study.paths)
+    with pytest.raises(ConfigError, match="only generated people"):
+        controls.resynthesized_clips(real, clips_of("test", rho=0.9))

@@ -1,4 +1,4 @@
-"""Figures by their contents: what is drawn where, labels with units, no titles."""
+"""Tests of the figures' contents: curves, labels with units, no titles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from s2f_lib.chapters import figures
-from s2f_lib.chapters import losses as audits
+from s2f_lib.chapters import figures, retrieval
 
 METRICS = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "validation_loss": [3.5, 3.0, 2.9]})
 COLUMNS = {"train_loss": "training", "validation_loss": "validation"}
@@ -20,11 +19,11 @@ RANKS = pd.concat(
 
 
 def all_figures() -> dict[str, Figure]:
-    """Return one of each, with data that is easy to recognise."""
+    """Return one figure of each kind, with data that is easy to recognise."""
     rng = np.random.default_rng(0)
     faces = rng.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
     values = pd.DataFrame({"label": ["a", "b"], "value": [0.5, 0.2], "low": [0.4, 0.1], "high": [0.6, 0.3]})
-    band = {name: audits.chance_band(4, 4, 4) for name in ("train", "test")}
+    band = {name: retrieval.chance_band(4, 4, 4) for name in ("train", "test")}
     return {
         "curves": figures.training_curves({"one": METRICS}, COLUMNS, y_label="L1 loss"),
         "panels": figures.training_curves(dict.fromkeys("abc", METRICS), COLUMNS, y_label="loss"),
@@ -45,11 +44,11 @@ def all_figures() -> dict[str, Figure]:
 
 @pytest.fixture(scope="module", params=sorted(all_figures()))
 def named(request) -> tuple[str, Figure]:
-    """One figure after the other."""
+    """Each figure with its name."""
     return request.param, all_figures()[request.param]
 
 
-def test_no_axis_has_a_title_and_every_plot_has_labels(named):
+def test_figures_have_labels_and_no_titles(named):
     name, figure = named
     visible = [axis for axis in figure.axes if axis.get_visible()]
     assert visible
@@ -60,7 +59,7 @@ def test_no_axis_has_a_title_and_every_plot_has_labels(named):
     figure.draw_without_rendering()
 
 
-def test_curves_draw_both_splits_in_colour_and_marker():
+def test_training_curves_differ_in_colour_and_marker():
     lines = all_figures()["curves"].axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["training", "validation"]
     assert list(lines[0].get_ydata()) == [3.0, 2.0, 1.0]
@@ -68,25 +67,25 @@ def test_curves_draw_both_splits_in_colour_and_marker():
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
-def test_three_models_are_three_panels():
+def test_training_curves_have_one_panel_per_model():
     assert sum(axis.get_visible() for axis in all_figures()["panels"].axes) == 3
 
 
-def test_recall_at_k_counts_ranks_up_to_k():
+def test_recall_curves_count_ranks_up_to_k():
     lines = {line.get_label(): line for line in all_figures()["recall"].axes[0].get_lines()}
     assert list(lines["l1"].get_ydata()) == [0.25, 0.5, 0.5, 1.0]
     chance = next(line for label, line in lines.items() if label.startswith("chance"))
     assert list(chance.get_ydata()) == [0.25, 0.5, 0.75, 1.0]
 
 
-def test_spectrograms_are_upright_with_time_in_seconds_and_frequency_in_khz():
+def test_spectrograms_axes_are_seconds_and_kilohertz():
     image = all_figures()["spectrograms"].axes[0].get_images()[0]
     assert image.get_extent() == [0.0, 3.0, 0.0, 4.0]
     assert image.get_array().shape == (10, 30)  # bins x frames
     assert image.origin == "lower"
 
 
-def test_the_true_face_is_framed_and_no_other():
+def test_face_rows_frames_only_the_true_face():
     faces = np.zeros((2, 3, 8, 8, 3), np.uint8)
     marked = np.zeros((2, 3), bool)
     marked[1, 2] = True
@@ -95,7 +94,7 @@ def test_the_true_face_is_framed_and_no_other():
     assert framed == [False] * 5 + [True]
 
 
-def test_the_band_of_the_report_is_where_it_says():
+def test_histogram_band_has_the_given_ends():
     axis = all_figures()["histogram"].axes[0]
     band = next(patch for patch in axis.patches if patch.get_label() == "report")
     assert (band.get_x(), band.get_x() + band.get_width()) == (0.25, 0.5)

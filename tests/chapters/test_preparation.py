@@ -1,4 +1,4 @@
-"""What AVSpeech costs: computed by hand from a benchmark of round numbers."""
+"""Tests of the costs of AVSpeech, worked out by hand from a benchmark of round numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from s2f_lib.chapters.preparation import (
     download_days,
     measured_preparation,
     recipe_vs_ours,
+    shared_videos,
 )
 from s2f_lib.errors import MissingFileError
 
@@ -51,7 +52,7 @@ def measured(tmp_path):
     return measured_preparation(path)
 
 
-def test_rates_leave_the_start_out_and_ratios_do_not(measured):
+def test_measured_preparation_leaves_start_out_of_rates(measured):
     assert measured.core_seconds_per_clip == pytest.approx(0.9)  # (28 - 10) / (22 - 2)
     assert measured.times_faster == pytest.approx(10)
     assert measured.bytes_share == pytest.approx(0.2)
@@ -63,7 +64,7 @@ def test_rates_leave_the_start_out_and_ratios_do_not(measured):
     assert table["bytes a clip"].tolist() == ["1,000,000", "200,000", "0.20"]
 
 
-def test_the_cost_of_avspeech(measured):
+def test_avspeech_cost_matches_hand_computation(measured):
     table = avspeech_cost(measured, cores=(10,))
     first, whole = table.to_dict("records")
     assert first["clips"] == 290_000
@@ -75,13 +76,21 @@ def test_the_cost_of_avspeech(measured):
     assert download_days(290_000, addresses=10) == pytest.approx(4.03, abs=0.01)
 
 
-def test_the_published_benchmark_is_there_and_meets_its_targets():
+def test_published_benchmark_meets_its_targets():
     published = measured_preparation()
     assert published.times_faster >= 5
     assert published.bytes_share <= 0.2
     assert 0 < published.core_seconds_per_clip < published.recipe_core_seconds_per_clip
 
 
-def test_a_missing_benchmark_says_how_to_make_one(tmp_path):
+def test_missing_benchmark_says_how_to_make_one(tmp_path):
     with pytest.raises(MissingFileError, match="bench_preparation"):
         measured_preparation(tmp_path / "none.json")
+
+
+def test_shared_videos_counts_videos_in_both_splits():
+    class Clips:
+        video_ids = ("a", "a", "b", "c")
+        splits = ("train", "test", "train", "test")
+
+    assert shared_videos(Clips) == 1

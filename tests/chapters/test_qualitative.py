@@ -1,11 +1,11 @@
-"""What chapter 06 picks and counts."""
+"""Tests of what chapter 06 chooses and counts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from s2f_lib.chapters import qualitative as voice_effects
+from s2f_lib.chapters import qualitative
 from s2f_lib.config import EvaluationConfig, load_config
 from s2f_lib.evaluation.decoders import Triptychs
 from s2f_lib.paths import RunPaths
@@ -23,39 +23,39 @@ def _kit(*probes: Probe) -> ReconstructionKit:
     return ReconstructionKit(None, None, None, probes, (), np.zeros((0, 2)), ())
 
 
-def test_best_median_and_worst_are_by_rank():
+def test_best_median_worst_are_by_rank():
     cosines = [0.1, 0.9, 0.5, 0.7, 0.3, 0.8, 0.2]
-    rows, notes = voice_effects.best_median_worst(_triptychs(cosines), each=1)
+    rows, notes = qualitative.best_median_worst(_triptychs(cosines), each=1)
     assert [cosines[row] for row in rows] == [0.9, 0.5, 0.1]
     assert notes == ["best,\ncosine 0.90", "median,\ncosine 0.50", "worst,\ncosine 0.10"]
-    rows, _ = voice_effects.best_median_worst(_triptychs(cosines), each=2)
+    rows, _ = qualitative.best_median_worst(_triptychs(cosines), each=2)
     assert [cosines[row] for row in rows] == [0.9, 0.8, 0.7, 0.5, 0.2, 0.1]
-    assert len(voice_effects.best_median_worst(_triptychs(cosines[:3]), each=5)[0]) == 3
+    assert len(qualitative.best_median_worst(_triptychs(cosines[:3]), each=5)[0]) == 3
 
 
-def test_groups_by_what_a_voice_is_taken_for():
+def test_attribute_groups_follow_the_probes():
     gender = Probe("gender", ("female", "male"), np.array([[5.0], [-5.0]]), np.zeros(1), np.ones(2), 9)
     age = Probe("age_years", (), np.array([[10.0], [40.0]]), np.zeros(1), np.zeros(2), 9)
     predicted = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
-    groups = voice_effects.attribute_groups(predicted, _kit(gender, age))
+    groups = qualitative.attribute_groups(predicted, _kit(gender, age))
     assert groups["taken for male"].tolist() == [True, False, False]
     assert groups["taken for female"].tolist() == [False, True, True]
     assert groups["oldest third"].tolist() == [False, False, True]  # 40 and about 40.8 years
     assert groups["youngest third"].tolist() == [True, False, False]
 
 
-def test_without_known_attributes_the_groups_are_two_ends():
+def test_attribute_groups_without_probes_are_two_ends():
     predicted = np.array([[1.0, 0.0], [1.0, 0.1], [0.1, 1.0], [0.0, 1.0], [0.7, 0.7], [0.7, 0.6]])
-    one, other = voice_effects.attribute_groups(predicted, _kit()).values()
+    one, other = qualitative.attribute_groups(predicted, _kit()).values()
     assert one.sum() == other.sum() == 2
     assert {tuple(np.flatnonzero(one)), tuple(np.flatnonzero(other))} == {(0, 1), (2, 3)}
 
 
-def test_average_faces_by_hand():
+def test_average_faces_match_hand_computation():
     images = np.zeros((3, 2, 2, 3), np.uint8)
     images[1], images[2] = 100, 201
     groups = {"a": np.array([True, True, False]), "b": np.array([False, False, True])}
-    means = voice_effects.average_faces(groups, [images, images[::-1]])
+    means = qualitative.average_faces(groups, [images, images[::-1]])
     assert means.shape == (2, 2, 2, 2, 3)
     assert means[0, 0].max() == 50
     assert means[0, 1].min() == 201
@@ -63,13 +63,13 @@ def test_average_faces_by_hand():
     assert means[1, 1].max() == 0
 
 
-def test_agreement_has_an_interval_and_says_of_how_many_it_is_known():
+def test_agreement_table_has_intervals_and_counts():
     truth = np.array(["f", "m"] * 20)
     told = {"nearest face": np.where(np.arange(40) < 30, truth, "?"), "probe": truth}
-    rows = voice_effects._agreement_rows("gender", told, truth, "m", EvaluationConfig(), list(range(40)))
+    rows = qualitative._agreement_rows("gender", told, truth, "m", EvaluationConfig(), list(range(40)))
     found = pd.DataFrame(rows)
-    assert voice_effects.nearest_agreement(found, "gender") == (0.75, 40)
-    shown = voice_effects.agreement_table(found).iloc[0]
+    assert qualitative.nearest_agreement(found, "gender") == (0.75, 40)
+    shown = qualitative.agreement_table(found).iloc[0]
     low, high = found.loc[0, ["low", "high"]]
     assert shown["nearest face, %"] == f"75.0 [{100 * low:.1f}, {100 * high:.1f}]"
     assert 0.5 < low < 0.75 < high < 0.95
@@ -77,8 +77,8 @@ def test_agreement_has_an_interval_and_says_of_how_many_it_is_known():
     assert shown["chance, %"] == 50
 
 
-def test_of_real_people_no_agreement_is_known(tmp_path):
+def test_agreement_of_real_people_is_unknown(tmp_path):
     study = Study(load_config("quick", {"source.kind": "avspeech"}), RunPaths(tmp_path))
-    found = voice_effects.agreement(study, np.ones((3, 2)), _kit(), top_k=2)
-    assert voice_effects.nearest_agreement(found, "gender") == (0.0, 0)
-    assert "unknown" in voice_effects.agreement_table(found).loc[0, "attribute"]
+    found = qualitative.agreement(study, np.ones((3, 2)), _kit(), top_k=2)
+    assert qualitative.nearest_agreement(found, "gender") == (0.0, 0)
+    assert "unknown" in qualitative.agreement_table(found).loc[0, "attribute"]

@@ -1,0 +1,12 @@
+from . import controls as controls
+from . import decoders as decoders
+from . import encoder as encoder
+from . import figures as figures
+from . import losses as losses
+from . import measures as measures
+from . import pairs as pairs
+from . import preparation as preparation
+from . import qualitative as qualitative
+from . import reference as reference
+from . import retrieval as retrieval
+from . import tables as tables
