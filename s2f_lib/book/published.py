@@ -16,10 +16,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from s2f_lib import paths
@@ -28,6 +27,9 @@ from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError, DataError, InputError
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import atomic_folder, atomic_path, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Largest size of all files of a published run together, in bytes: they are part of the repository.
 MOST_BYTES = 10_000_000

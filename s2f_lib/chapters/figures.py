@@ -199,8 +199,8 @@ def bars(table: pd.DataFrame, *, label: str, value: str, x_label: str) -> Figure
     figure = Figure(figsize=(WIDTH_IN, 0.8 + 0.32 * len(table)))
     axis = figure.subplots()
     rows = np.arange(len(table))[::-1]
-    drawn = axis.barh(rows, table[value], color=BLUE, height=0.65)
-    axis.bar_label(drawn, [_short(number) for number in table[value]], padding=3)
+    container = axis.barh(rows, table[value], color=BLUE, height=0.65)
+    axis.bar_label(container, [_short(number) for number in table[value]], padding=3)
     axis.set_yticks(rows, table[label])
     axis.set_xlabel(x_label)
     axis.margins(x=0.12)

@@ -95,11 +95,11 @@ def test_spectrogram_voices_replaces_real_people(tmp_path):
     settings = {"source.synthetic.n_train": 2, "source.synthetic.n_test": 1}
     for kind in ("avspeech", "pairs"):
         config = load_config("quick", settings | {"source.kind": kind})
-        drawn, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").spectrogram_voices(voices)
-        assert drawn.shape == voices.shape
+        replaced, whose = Page(Study(config, RunPaths(tmp_path)), "01_test").spectrogram_voices(voices)
+        assert replaced.shape == voices.shape
         assert "of generated people" in whose
-        assert drawn.any()
-        correlations = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(drawn, voices, strict=True)]
+        assert replaced.any()
+        correlations = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(replaced, voices, strict=True)]
         assert max(correlations) < 0.1
 
 

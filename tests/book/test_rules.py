@@ -195,15 +195,15 @@ def test_page_has_the_sections_in_order(source):
 
 @each_chapter
 def test_figures_have_names_alt_texts_and_full_captions(source):
-    drawn = {}
+    cells = {}
     for cell, call in source.calls("figure"):
         key = ast.literal_eval(argument(call, "key"))
-        drawn[f"fig_{key}"] = cell
+        cells[f"fig_{key}"] = cell
         assert cell.metadata["tags"] == ["remove-output"], key  # shown once, where the text includes it
         assert len(calls_of(cell.source, "figure")) == 1
     found = {figure["key"]: figure["body"] for figure in FIGURE.finditer(source.prose)}
     assert found
-    assert set(found) == set(drawn)
+    assert set(found) == set(cells)
     for key, body in found.items():
         name = key.replace("_", "-")
         assert f":name: {name}\n" in body
