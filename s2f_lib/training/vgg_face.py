@@ -54,7 +54,7 @@ VGG_FACE_TRAINING = LoopConfig(
     weight_decay=5e-4,  # VGG's own (Simonyan and Zisserman 2015, section 3.1)
     clip_norm=1.0,
     validation_share=0.1,
-    precision="bf16",
+    precision="auto",
     channels_last=True,
     loader_threads=4,
 )
