@@ -1,4 +1,4 @@
-"""Drawn faces and two drawn clips."""
+"""An image of a face, and two clips of faces."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 
 from s2f_lib.sources.clip import ClipRef
-from tests.preparation.conftest import draw_portraits, tone, write_media
+from tests.media_files import draw_portraits, tone, write_media
 
 
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
-    """(240, 320, 3) uint8 RGB with one drawn face at its centre."""
+    """(240, 320, 3) uint8 RGB with one face at its centre."""
     return draw_portraits(((160, 120),))
 
 
 @pytest.fixture(scope="session")
 def portrait_clips(tmp_path_factory) -> list[ClipRef]:
-    """Two clips of 1.2 s, each with a drawn face and a tone."""
+    """Two clips of 1.2 s, each with a face and a tone."""
     folder = tmp_path_factory.mktemp("portraits")
     clips = []
     for number, x in enumerate((140, 180)):
         media = write_media(
             folder / f"{number}.mp4",
             duration_s=1.2,
-            picture=draw_portraits(((x, 120),)),
+            image=draw_portraits(((x, 120),)),
             sound=tone(1.2),
         )
         clips.append(

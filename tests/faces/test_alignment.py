@@ -11,7 +11,7 @@ from s2f_lib.faces.detection import Detection, scale_to_width
 from s2f_lib.faces.detector import DlibFaceDetector, make_detector
 from s2f_lib.faces.dlib_port.weights import dlib_weights
 from tests.faces_tools import measure_eyes
-from tests.preparation.conftest import draw_portraits
+from tests.media_files import draw_portraits
 
 
 def _face(x: float, y: float, confidence: float = 1.0) -> Detection:

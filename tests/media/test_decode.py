@@ -8,6 +8,7 @@ import pytest
 
 from s2f_lib.errors import ClipRefused, RefusalReason
 from s2f_lib.media.decode import probe, read_audio, read_frames, read_recording, repeat_to
+from tests.media_files import draw_portraits, tone, write_media
 
 
 def _numbered(number: int) -> np.ndarray:
@@ -20,24 +21,31 @@ def _brightness(number: int) -> int:
 
 
 @pytest.fixture(scope="module", params=["mp4", "mpg", "webm"])
-def numbered_clip(request, tmp_path_factory, media_writer, tone_maker):
+def numbered_clip(request, tmp_path_factory):
     """Five seconds, 50 frames of rising brightness; the tone's frequency doubles at 3 s."""
     suffix = request.param
     codecs = {"mp4": ("libx264", "aac"), "mpg": ("mpeg1video", "mp2"), "webm": ("libvpx-vp9", "libopus")}
     video_codec, audio_codec = codecs[suffix]
     rate_hz = {"mp4": 16_000, "mpg": 44_100, "webm": 48_000}[suffix]
-    sound = tone_maker(5.0, rate_hz=rate_hz)
-    sound[3 * rate_hz :] = tone_maker(2.0, rate_hz=rate_hz, frequency_hz=880.0)
-    return media_writer(
+    sound = tone(5.0, rate_hz=rate_hz)
+    sound[3 * rate_hz :] = tone(2.0, rate_hz=rate_hz, frequency_hz=880.0)
+    return write_media(
         tmp_path_factory.mktemp("numbered") / f"clip.{suffix}",
         duration_s=5.0,
-        picture=_numbered,
+        image=_numbered,
         sound=sound,
         sound_rate_hz=rate_hz,
         video_codec=video_codec,
         audio_codec=audio_codec,
         frame_rate_hz=25 if suffix == "mpg" else 10,  # MPEG-1 knows few rates
     )
+
+
+@pytest.fixture(scope="module")
+def good_clip(tmp_path_factory):
+    """Two seconds of one face and a tone."""
+    path = tmp_path_factory.mktemp("good") / "good.mp4"
+    return write_media(path, image=draw_portraits(((160, 120),)), sound=tone(2.0))
 
 
 def _pitch_hz(audio: np.ndarray, rate_hz: int) -> float:
@@ -86,21 +94,21 @@ def test_read_frames_returns_frames_at_the_times(numbered_clip, times_s):
         assert frame.mean() == pytest.approx(_brightness(round(time_s * rate_hz)), abs=2.5)
 
 
-def test_read_frames_after_seek_equals_decoding_on(numbered_clip):
+def test_read_frames_after_seek_equals_full_decoding(numbered_clip):
     step_s = 0.4
     all_frames = read_frames(numbered_clip, times_s=[step_s * i for i in range(12)])
     for i in (7, 11):
         np.testing.assert_array_equal(read_frames(numbered_clip, times_s=[step_s * i])[0], all_frames[i])
 
 
-def test_read_frames_rotation_mark_turns_upright(tmp_path, media_writer, tone_maker):
+def test_read_frames_rotation_mark_turns_upright(tmp_path):
     upright = np.zeros((96, 64, 3), np.uint8)
     upright[:48, :, 0] = 200  # red above
-    path = media_writer(
+    path = write_media(
         tmp_path / "turned.mp4",
         duration_s=1.0,
-        picture=np.ascontiguousarray(np.rot90(upright)),  # lies on its side in the file
-        sound=tone_maker(1.0),
+        image=np.ascontiguousarray(np.rot90(upright)),  # lies on its side in the file
+        sound=tone(1.0),
         rotation_deg=-90,
     )
     with av.open(str(path)) as container:
@@ -152,9 +160,9 @@ def test_probe_other_content_raises(tmp_path, content):
     assert "clip.mp4" in refusal.detail
 
 
-def test_read_missing_track_raises(tmp_path, media_writer, tone_maker, portrait):
-    mute = media_writer(tmp_path / "mute.mp4", duration_s=1.0, picture=portrait)
-    blind = media_writer(tmp_path / "blind.mp4", sound=tone_maker(1.0))
+def test_read_missing_track_raises(tmp_path):
+    mute = write_media(tmp_path / "mute.mp4", duration_s=1.0, image=_numbered)
+    blind = write_media(tmp_path / "blind.mp4", sound=tone(1.0))
     span = {"start_s": 0.0, "end_s": 1.0, "sample_rate_hz": 16_000}
     assert _refusal(read_audio, mute, **span).reason == RefusalReason.NO_AUDIO
     assert _refusal(read_frames, blind, times_s=[0.5]).reason == RefusalReason.NO_VIDEO
@@ -162,9 +170,9 @@ def test_read_missing_track_raises(tmp_path, media_writer, tone_maker, portrait)
     assert len(read_frames(mute, times_s=[0.5])) == 1
 
 
-def test_read_audio_silence_raises(tmp_path, media_writer, portrait):
+def test_read_audio_silence_raises(tmp_path):
     for name, codec in (("silent.mp4", "aac"), ("silent.mpg", "mp2")):
-        path = media_writer(
+        path = write_media(
             tmp_path / name, sound=np.zeros(44_100, np.int16), sound_rate_hz=44_100, audio_codec=codec
         )
         refusal = _refusal(read_audio, path, start_s=0.0, end_s=1.0, sample_rate_hz=16_000)
@@ -217,13 +225,13 @@ def test_read_damaged_middle_returns_or_refuses(tmp_path, numbered_clip):
     assert set(outcomes) <= {True, RefusalReason.TRUNCATED, RefusalReason.NOT_MEDIA}
 
 
-def _record(path, sound, *, codec, container=None, options=None):
-    """Write sound at 48 kHz, or at 8 kHz for a telephone codec."""
+def _record(path, *, codec, container=None, options=None):
+    """Write a tone at 48 kHz, or at 8 kHz for a telephone codec."""
     rate_hz = 8_000 if "amr" in codec else 48_000
     with av.open(str(path), "w", format=container, options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate_hz)
         stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(sound(3.0, rate_hz=rate_hz)[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(3.0, rate_hz=rate_hz)[None], format="s16", layout="mono")
         frame.sample_rate = rate_hz
         file.mux([*stream.encode(frame), *stream.encode(None)])
     return path
@@ -245,10 +253,10 @@ def _record(path, sound, *, codec, container=None, options=None):
         ("ogg", "libopus"),
     ],
 )
-def test_read_recording_accepts_many_formats(tmp_path, tone_maker, suffix, codec):
+def test_read_recording_accepts_many_formats(tmp_path, suffix, codec):
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg writes no {codec}")
-    path = _record(tmp_path / f"voice.{suffix}", tone_maker, codec=codec)
+    path = _record(tmp_path / f"voice.{suffix}", codec=codec)
     audio = read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
     assert audio.dtype == np.int16
     assert len(audio) == pytest.approx(48_000, abs=1_600)
@@ -256,9 +264,9 @@ def test_read_recording_accepts_many_formats(tmp_path, tone_maker, suffix, codec
     assert len(read_recording(path, longest_s=2.0, sample_rate_hz=16_000)) == 32_000
 
 
-def test_read_recording_without_stated_length(tmp_path, tone_maker):
+def test_read_recording_without_stated_length(tmp_path):
     # as a browser's recorder writes it
-    path = _record(tmp_path / "voice.webm", tone_maker, codec="libopus", options={"live": "1"})
+    path = _record(tmp_path / "voice.webm", codec="libopus", options={"live": "1"})
     assert probe(path).duration_s == 0.0
     audio = read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
     assert len(audio) == pytest.approx(48_000, abs=1_600)
@@ -272,8 +280,8 @@ def test_read_recording_without_stated_length(tmp_path, tone_maker):
         ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nvoice.ts\n#EXT-X-ENDLIST\n"),
     ],
 )
-def test_read_recording_playlist_raises(tmp_path, tone_maker, name, text):
-    _record(tmp_path / "voice.ts", tone_maker, codec="mp2")
+def test_read_recording_playlist_raises(tmp_path, name, text):
+    _record(tmp_path / "voice.ts", codec="mp2")
     path = tmp_path / name
     path.write_text(text)
     with av.open(str(path), options={"allowed_extensions": "ALL", "safe": "0"}) as container:

@@ -82,12 +82,12 @@ def source(tmp_path_factory, media_writer, tone_maker, small_portrait) -> Path:
     for number in range(N_CLIPS):
         video_id = f"clip{number:07d}"
         rows.append(f"{video_id},0.0,2.0,0.5,0.5")
-        picture = np.roll(small_portrait, number - 12, axis=1)
+        image = np.roll(small_portrait, number - 12, axis=1)
         if number == 5:
-            picture = np.full_like(picture, 120)
+            image = np.full_like(image, 120)
         if number != 11:
             sound = tone_maker(2.0, frequency_hz=300 + 10 * number)
-            media_writer(folder / "media" / f"{video_id}.mp4", picture=picture, sound=sound)
+            media_writer(folder / "media" / f"{video_id}.mp4", image=image, sound=sound)
     (folder / "clips.csv").write_text("\n".join([*rows, "bad,row"]) + "\n")
     return folder
 

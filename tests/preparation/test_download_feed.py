@@ -69,7 +69,7 @@ def videos(tmp_path_factory, media_writer, tone_maker, small_portrait) -> dict[o
 
     def make(name: str, sound: np.ndarray, duration_s: float = CLIP_S) -> bytes:
         path = folder / f"{name}.mp4"
-        return media_writer(path, duration_s=duration_s, picture=small_portrait, sound=sound).read_bytes()
+        return media_writer(path, duration_s=duration_s, image=small_portrait, sound=sound).read_bytes()
 
     made: dict[object, bytes] = {hz: make(str(hz), tone_maker(CLIP_S, frequency_hz=hz)) for hz in TONES_HZ}
     made["talkless"] = make("talkless", np.zeros(round(CLIP_S * 16_000), np.int16))

@@ -69,7 +69,7 @@ def world(tmp_path_factory, media_writer, tone_maker, small_portrait):
         media_writer(
             originals / f"{number}.mp4",
             duration_s=CLIP_S,
-            picture=blank if number == 3 else np.roll(small_portrait, 2 * number - 10, axis=1),
+            image=blank if number == 3 else np.roll(small_portrait, 2 * number - 10, axis=1),
             sound=tone_maker(CLIP_S, frequency_hz=300 + 20 * number),
         )
     rows = []

@@ -43,7 +43,7 @@ def source(tmp_path_factory, media_writer, portrait_drawer, tone_maker) -> Path:
         media_writer(
             media / f"{video_id}.mp4",
             duration_s=1.5,
-            picture=portrait_drawer(((130 + 4 * number, 120),)),
+            image=portrait_drawer(((130 + 4 * number, 120),)),
             sound=tone_maker(1.5, frequency_hz=300 + 20 * number),
         )
         rows.append(f"{video_id},0.0,1.5,0.5,0.5")

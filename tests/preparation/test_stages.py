@@ -74,7 +74,7 @@ def test_a_clip_of_a_whole_video_is_cut_out(tmp_path, media_writer, tone_maker, 
     path = media_writer(
         tmp_path / "whole.mp4",
         duration_s=6.0,
-        picture=lambda number: portrait if 30 <= number < 50 else empty,  # 3 to 5 s
+        image=lambda number: portrait if 30 <= number < 50 else empty,  # 3 to 5 s
         sound=np.concatenate([np.zeros(48_000, np.int16), tone_maker(3.0)]),
     )
     row = prepare_clip(_clip(path, 3.0, 5.0), CONFIG, detector=detector).row
@@ -107,7 +107,7 @@ def test_every_fault_has_its_reason(
     if name == "no_media":
         path = None
     elif name == "mute":
-        media_writer(path, picture=portrait)
+        media_writer(path, image=portrait)
     elif name == "blind":
         media_writer(path, sound=tone_maker(2.0))
     elif name == "text":
@@ -118,21 +118,19 @@ def test_every_fault_has_its_reason(
         path = path.with_suffix(".mpg")
         codecs = {"video_codec": "mpeg1video", "audio_codec": "mp2", "frame_rate_hz": 25}
         media_writer(
-            path, picture=portrait, sound=tone_maker(2.0, rate_hz=44_100), sound_rate_hz=44_100, **codecs
+            path, image=portrait, sound=tone_maker(2.0, rate_hz=44_100), sound_rate_hz=44_100, **codecs
         )
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif name == "silent":
-        media_writer(path, picture=portrait, sound=np.zeros(32_000, np.int16))
+        media_writer(path, image=portrait, sound=np.zeros(32_000, np.int16))
     elif name == "short":
-        media_writer(path, picture=portrait, sound=tone_maker(0.6), duration_s=0.6)
+        media_writer(path, image=portrait, sound=tone_maker(0.6), duration_s=0.6)
         end_s = 0.6
     else:
         faces = {"two": ((80, 120), (240, 120)), "none": (), "one_frame_only": ((160, 120),)}[name]
         drawn, empty = portrait_drawer(faces), portrait_drawer(())
         first_half = name == "one_frame_only"
-        media_writer(
-            path, picture=lambda n: empty if first_half and n >= 10 else drawn, sound=tone_maker(2.0)
-        )
+        media_writer(path, image=lambda n: empty if first_half and n >= 10 else drawn, sound=tone_maker(2.0))
     outcome = prepare_clip(_clip(path, end_s=end_s), CONFIG, detector=detector)
     assert outcome.row is None
     assert outcome.reason == reason
@@ -141,7 +139,7 @@ def test_every_fault_has_its_reason(
 
 def test_at_xy_takes_the_face_of_the_list(tmp_path, media_writer, tone_maker, portrait_drawer, detector):
     path = media_writer(
-        tmp_path / "two.mp4", picture=portrait_drawer(((80, 120), (240, 120))), sound=tone_maker(2.0)
+        tmp_path / "two.mp4", image=portrait_drawer(((80, 120), (240, 120))), sound=tone_maker(2.0)
     )
     config = CONFIG.model_copy(update={"faces": "at-xy"})
     for x in (0.25, 0.75):
