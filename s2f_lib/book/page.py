@@ -248,8 +248,7 @@ def _refuse_holes(table: pd.DataFrame, texts: pd.DataFrame, *, key: str, dashes:
     holes = texts.map(lambda text: bool(_NOT_FINITE.search(text)))
     if not dashes:
         holes |= table.isna()
-    with_holes = zip(table.columns, holes.to_numpy().any(axis=0), strict=True)
-    columns = [str(column) for column, has_hole in with_holes if has_hole]
+    columns = [str(column) for column in table.columns[holes.any(axis="index")]]
     if columns:
         raise InputError(
             f"table {key!r} lacks numbers in {columns}: {int(holes.to_numpy().sum())} cells are missing, NaN "

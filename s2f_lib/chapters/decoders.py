@@ -113,7 +113,7 @@ def missed(evaluated: pd.DataFrame, decoder: str) -> int:
 
 
 def _row(evaluated: pd.DataFrame, decoder: str, measure: str) -> pd.Series:
-    return evaluated[(evaluated["decoder"] == decoder) & (evaluated["measure"] == measure)].squeeze()
+    return evaluated[(evaluated["decoder"] == decoder) & (evaluated["measure"] == measure)].iloc[0]
 
 
 def identity(study: Study, reconstruction: np.ndarray) -> np.ndarray:

@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from s2f_lib.evaluation.retrieval import hit_probability
 
 PALETTE = sns.color_palette("colorblind")
-BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], PALETTE[7]
+BLUE, ORANGE, GREEN, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[7]
 WIDTH_IN = 7.0  # width of the text column
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.labelsize": 9,
@@ -45,7 +45,7 @@ _STYLE: dict[Any, Any] = {
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def training_curves(
     metrics: Mapping[str, pd.DataFrame], columns: Mapping[str, str], *, y_label: str
 ) -> Figure:
@@ -84,7 +84,7 @@ def training_curves(
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def compared_curves(metrics: Mapping[str, pd.DataFrame], column: str, *, y_label: str) -> Figure:
     """Draw one metric of several models over epochs in one panel; see `training_curves`."""
     figure = Figure(figsize=(WIDTH_IN, 3.0))
@@ -98,7 +98,7 @@ def compared_curves(metrics: Mapping[str, pd.DataFrame], column: str, *, y_label
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw recall at K over K with chance and its interval, one panel per split.
 
@@ -134,7 +134,7 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def measured_vs_chance(table: pd.DataFrame, *, x_label: str, percent: bool = True) -> Figure:
     """Draw values with intervals next to chance, one row per value.
 
@@ -164,7 +164,7 @@ def measured_vs_chance(table: pd.DataFrame, *, x_label: str, percent: bool = Tru
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def lines_with_intervals(table: pd.DataFrame, *, x: str, x_label: str, y_label: str) -> Figure:
     """Draw shares with intervals over a number, one line per name, and the chance level.
 
@@ -193,7 +193,7 @@ def lines_with_intervals(table: pd.DataFrame, *, x: str, x_label: str, y_label: 
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def bars(table: pd.DataFrame, *, label: str, value: str, x_label: str) -> Figure:
     """Draw one bar per row, with its number at its end."""
     figure = Figure(figsize=(WIDTH_IN, 0.8 + 0.32 * len(table)))
@@ -208,7 +208,7 @@ def bars(table: pd.DataFrame, *, label: str, value: str, x_label: str) -> Figure
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def histogram(
     values: np.ndarray,
     *,
@@ -230,7 +230,7 @@ def histogram(
     return figure
 
 
-@rc_context(_STYLE | {"axes.grid": False})
+@rc_context(STYLE | {"axes.grid": False})
 def spectrograms(
     complex_parts: np.ndarray, *, labels: Sequence[str], duration_s: float, max_frequency_hz: float
 ) -> Figure:
@@ -268,7 +268,7 @@ def spectrograms(
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def voice_changes(tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str]) -> Figure:
     """Draw the effect of voice changes over their size, one panel per measure.
 
@@ -315,7 +315,7 @@ def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
     return figure
 
 
-@rc_context(_STYLE | {"figure.constrained_layout.use": False, "axes.grid": False})
+@rc_context(STYLE | {"figure.constrained_layout.use": False, "axes.grid": False})
 def face_rows(
     faces: np.ndarray, *, headings: Sequence[str], notes: Sequence[str] = (), marked: np.ndarray | None = None
 ) -> Figure:

@@ -20,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 
 from s2f_lib import paths
 from s2f_lib.book.published import write_results
-from s2f_lib.chapters.figures import _STYLE, PALETTE, WIDTH_IN
+from s2f_lib.chapters.figures import PALETTE, STYLE, WIDTH_IN
 from s2f_lib.errors import DataError
 from s2f_lib.evaluation.statistics import Interval
 from s2f_lib.pairs.study import run_pairs
@@ -43,7 +43,7 @@ SHORT_NAMES: Mapping[str, str] = {
 SET_NAMES: Mapping[str, str] = {"avspeech": "AVSpeech", "voxceleb": "VoxCeleb"}
 _RESULTS_FILE = "results.json"
 _RATIOS_AT = (10, 20, 50)
-_LINE_STYLES: Mapping[str, Any] = {
+_LINESTYLES: Mapping[str, Any] = {
     "speech2face": "--",
     "report": "-.",
     "ridge": (0, (1, 1)),
@@ -275,7 +275,7 @@ def tried_table(step: str) -> pd.DataFrame:
     return pd.read_csv(published_dir() / f"tried_{step}.csv")
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def recall_figure(comparison: PairComparison) -> Figure:
     """Draw recall at K over K with 95% intervals, one line per system, and chance."""
     numbers = comparison.of()
@@ -284,7 +284,7 @@ def recall_figure(comparison: PairComparison) -> Figure:
     for name, values in numbers["systems"].items():
         curve, colour = values["curve"], PALETTE[_COLOURS[name]]
         axis.fill_between(curve["k"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
-        style, label = _LINE_STYLES[name], SHORT_NAMES[name]
+        style, label = _LINESTYLES[name], SHORT_NAMES[name]
         axis.plot(curve["k"], curve["value"], color=colour, ls=style, label=label)
     ks = np.arange(1, 1 + max(len(v["curve"]["k"]) for v in numbers["systems"].values()))
     gallery = np.asarray(numbers["galleries"])
@@ -297,7 +297,7 @@ def recall_figure(comparison: PairComparison) -> Figure:
     return figure
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def ratio_figure(comparison: PairComparison) -> Figure:
     """Draw the recall of `ours` divided by that of each other system, with 95% intervals."""
     ratios = {name: found for name, found in comparison.of()["ratios"].items() if name in _MARKERS}
@@ -363,7 +363,8 @@ def _with_interval(values: Mapping[str, Any], key: str, times: float) -> str:
 
 
 def _ratio(ratio: list[float | None]) -> str:
-    return "-" if None in ratio else f"{Interval(*ratio):.2f}"
+    numbers = [value for value in ratio if value is not None]
+    return f"{Interval(*numbers):.2f}" if len(numbers) == 3 else "-"
 
 
 def _p(value: float) -> str:
