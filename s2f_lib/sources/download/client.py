@@ -116,7 +116,7 @@ def read_cookies(path: Path) -> str:
 
 
 @functools.cache
-def _checked_cookies(path: Path, changed_ns: int) -> str:
+def _checked_cookies(path: Path, _changed_ns: int) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         with yt_dlp.YoutubeDL({"quiet": True, "cookiefile": io.StringIO(text)}, auto_init=False) as client:
