@@ -64,7 +64,7 @@ def data_vs_report(
         ("face detector", "dlib's CNN", f"dlib's CNN, run by {preparation.detector}"),
         ("face features", "VGG16-Face, 4096-D", extractor),
         ("spectrogram", "complex, by librosa and torchvision", size),
-        ("kept as", "pickle", "Parquet with checksums"),
+        ("kept as", "pickle", "Arrow with checksums"),
         ("seconds a clip", f"{low:.0f} to {high:.0f}, download included", f"{seconds:.2f}, on one core"),
     ]
     return pd.DataFrame(rows, columns=["what", "the report", "this run"])
