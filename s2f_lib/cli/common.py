@@ -1,4 +1,4 @@
-"""Parts that several commands use: the console, parameters, a progress bar, tables."""
+"""Parts of several commands: the console, parameters, a progress bar, tables."""
 
 from __future__ import annotations
 
@@ -27,18 +27,7 @@ ParameterOption = Annotated[
 
 
 def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Read the `KEY=VALUE` pairs of the command line.
-
-    Raises
-    ------
-    ConfigError
-        A pair has no equals sign or no key.
-
-    Examples
-    --------
-    >>> parse_parameters(["training.epochs=3"])
-    {'training.epochs': '3'}
-    """
+    """Return the `KEY=VALUE` pairs of the command line; a pair without "=" or key is a ConfigError."""
     parameters = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
@@ -50,7 +39,7 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """Show a progress bar in a terminal and nothing in a pipe; yield `report(done, total, note)`.
+    """Yield `report(done, total, note)`, which moves a progress bar; it is shown only in a terminal.
 
     The note is a text, the number of refused clips, or the metrics of an epoch.
     """

@@ -1,4 +1,4 @@
-"""The command `s2f faces`: both decoders trained on UTKFace and evaluated on its held-out faces."""
+"""The command `s2f faces`: train both decoders on UTKFace and evaluate them on its held-out faces."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def faces_command(
     out: Annotated[Path, typer.Option(help=".json file to write; two .csv files go next to it.")],
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder of features and models, which are reused. (Default: runs/faces.)"),
+        typer.Option(help="Folder of features and models; later runs reuse them. (Default: runs/faces.)"),
     ] = None,
     n_train: Annotated[
         int, typer.Option(min=2, help="Largest number of training faces; the report has 5900.")
     ] = 5900,
-    n_gallery: Annotated[int, typer.Option(min=10, help="Held-out faces: queries and gallery.")] = 400,
-    fold: Annotated[int, typer.Option(min=0, help="Number of the gallery; galleries share no face.")] = 0,
+    n_gallery: Annotated[
+        int, typer.Option(min=10, help="Number of held-out faces: queries and gallery.")
+    ] = 400,
+    fold: Annotated[int, typer.Option(min=0, help="Index of the gallery; two galleries share no face.")] = 0,
     report_epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs of the report's decoder. (Default: decoder_training.epochs.)"),
     ] = None,
-    note: Annotated[str, typer.Option(help="A sentence for readers, stored with the numbers.")] = "",
+    note: Annotated[str, typer.Option(help="A sentence for readers; stored with the numbers.")] = "",
     parameter: ParameterOption = None,
 ) -> None:
-    """Compare the report's decoder with the residual one on UTKFace; only numbers are written."""
+    """Compare the report's decoder with the residual decoder on UTKFace; writes numbers, but no images."""
     from s2f_lib.book.published import write_results
     from s2f_lib.config import load_config
     from s2f_lib.evaluation.decoder_comparison import compare_decoders

@@ -1,8 +1,8 @@
 """The command line `s2f COMMAND`: synth, prepare, train, run, book, publish, reconstruct, pairs, faces,
 weights, train-vgg-face and info.
 
-Exit status: 0, 1 (something failed), 2 (bad input) or 130 (interrupted). The commands import heavy
-libraries in their bodies, so that `--help` is quick.
+Exit status: 0 (success), 1 (failure), 2 (bad input) or 130 (interrupted). The commands import heavy libraries
+in their bodies, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -49,18 +49,17 @@ ProfileOption = Annotated[
 ]
 RunDirOption = Annotated[
     Path | None,
-    typer.Option("--run-dir", help="Folder of the run (default: runs/PROFILE).", show_default=False),
+    typer.Option("--run-dir", help="Folder of the run. (Default: runs/PROFILE.)", show_default=False),
 ]
 UTKFaceOption = Annotated[
     Path | None,
     typer.Option(
         "--utkface",
         metavar="DIR",
-        help="Folder of UTKFace images, on which the face decoder is trained first.",
+        help="Folder of UTKFace images. The face decoder is trained on them first.",
         show_default=False,
     ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")]
 
 
 @app.command()
@@ -68,20 +67,22 @@ def synth(
     out: Annotated[
         Path, typer.Option(help="Folder for media/, clips.csv, splits.csv and the latent factors.")
     ],
-    n_train: Annotated[int, typer.Option(min=1, help="People in the training split, one clip each.")] = 480,
+    n_train: Annotated[
+        int, typer.Option(min=1, help="Number of people in the training split, one clip per person.")
+    ] = 480,
     n_test: Annotated[
-        int, typer.Option(min=1, help="People in the test split; nobody is in both splits.")
+        int, typer.Option(min=1, help="Number of people in the test split; no person is in both splits.")
     ] = 120,
     rho: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much of the face the voice can tell; 0: nothing.")
+        float, typer.Option(min=0.0, max=1.0, help="Strength of the link of voice and face; 0: no link.")
     ] = 0.9,
     duration_s: Annotated[
         float, typer.Option(min=0.5, max=10.0, help="Length of the longest clip, in seconds.")
     ] = 6.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the population.")] = 0,
-    workers: WorkersOption = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
-    """Generate synthetic clips: MP4 files of talking portraits, and their AVSpeech CSV."""
+    """Generate synthetic clips: MP4 files of talking portraits, and a clip list in AVSpeech's format."""
     from s2f_lib.config import SyntheticConfig
     from s2f_lib.sources.synthetic.clips import make_synthetic_clips
 
@@ -147,7 +148,7 @@ def info() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of the study becomes one line and an exit status."""
+    """Run the command line; print an error of the study as one line, and exit with its status."""
     logging.captureWarnings(True)
     interrupted = "interrupted; run the same command again to resume"
     try:
@@ -169,19 +170,13 @@ def main() -> None:
         _fail(interrupted, status=130)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error from click: option, type, range
-            message = error.format_message()  # empty without a command: click has printed the help
+            message = error.format_message()  # empty if there is no command: click has printed the help
             _fail(f"{message} (see s2f --help)", status=2) if message else sys.exit(2)
         raise
 
 
 def chapter_parameters(parameter: list[str] | None, *, utkface: Path | None) -> dict[str, Any]:
-    """Return the parameters that `-p` and `--utkface` set.
-
-    Raises
-    ------
-    InputError
-        A pair is not KEY=VALUE, or the folder does not exist.
-    """
+    """Return the parameters that `-p` and `--utkface` set."""
     parameters = parse_parameters(parameter)
     if utkface is not None:
         if not utkface.is_dir():
@@ -197,12 +192,7 @@ def _run_chapters(
 
     with progress_bar("chapters") as report:
         results = run_chapters(
-            profile,
-            only=only,
-            parameters=parameters,
-            run_dir=run_dir,
-            force=force,
-            progress=report,
+            profile, only=only, parameters=parameters, run_dir=run_dir, force=force, progress=report
         )
     for result in results:
         how = "up to date" if result.skipped else f"{result.seconds:.0f} s"

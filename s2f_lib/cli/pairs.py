@@ -1,4 +1,4 @@
-"""The command `s2f pairs`: systems compared on the public face-voice pairs."""
+"""The command `s2f pairs`: compare systems on the public face-voice pairs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def pairs_command(
     out: Annotated[Path, typer.Option(help="JSON file to write; the splits go into a folder next to it.")],
     split: Annotated[
         Path | None,
-        typer.Option(help="Stored split, CSV clip_id,split. (Default: drawn by video and person.)"),
+        typer.Option(help="Stored split, CSV clip_id,split. (Default: random, by video and person.)"),
     ] = None,
     voxceleb: Annotated[
         bool | None,
         typer.Option(
             "--voxceleb",
-            help="Also use VoxCeleb's pairs, in their own gallery. If --split names none, all are test.",
+            help="Also use VoxCeleb's pairs, in their own gallery; all are test if --split names none.",
         ),
     ] = None,
     splits: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of splits to draw; numbers are means over them. (Default: 1.)"),
+        typer.Option(min=1, help="Number of splits to draw; results are means over them. (Default: 1.)"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the drawn splits. (Default: 0.)")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random splits. (Default: 0.)")] = None,
     system: Annotated[
         list[str] | None,
         typer.Option("--system", help="speech2face, report, ridge or ours. Repeatable. (Default: all.)"),
@@ -43,21 +43,26 @@ def pairs_command(
     control: Annotated[
         bool,
         typer.Option(
-            "--control", help="Also train `ours` on the faces of other people; it must be at chance."
+            "--control", help="Also train `ours` on the faces of other people; its results must be at chance."
         ),
     ] = False,
     report_splits: Annotated[
         int | None,
-        typer.Option(min=1, help="Train the report's encoder (minutes) only in the first splits, this many."),
+        typer.Option(
+            min=1,
+            help="Number of splits, from the first, in which the report's encoder is trained (minutes each).",
+        ),
     ] = None,
     publish: Annotated[
         Path | None,
-        typer.Option(help="Also write the aggregates, without clip ids, into this folder, for chapter 08."),
+        typer.Option(
+            help="Also write aggregate results, without clip ids, into this folder, for chapter 08."
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="Settings of the report's encoder.")] = "pairs",
     parameter: ParameterOption = None,
 ) -> None:
-    """Train on the public pairs and match each test voice against all test faces."""
+    """Train on the public pairs and compare each test voice with all test faces."""
     from s2f_lib.book.published import write_results
     from s2f_lib.chapters.pairs import publish_comparison
     from s2f_lib.config import load_config
@@ -71,7 +76,7 @@ def pairs_command(
         raise InputError("--split names one stored split and --splits draws several: give one of the two")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; expected the JSON file to write")
-    # one split by default: the ten of the profile take long and are only for chapter 08
+    # the profile has ten splits, which take long and are only for chapter 08
     settings: dict[str, Any] = {"source.pairs.n_splits": 1} | parse_parameters(parameter)
     given = {"root": root, "voxceleb": voxceleb, "seed": seed, "n_splits": splits, "split": split}
     settings |= {f"source.pairs.{key}": value for key, value in given.items() if value is not None}

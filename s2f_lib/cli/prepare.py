@@ -1,4 +1,4 @@
-"""The command `s2f prepare`: from a clip list to shards, with or without a download, here or on a cluster."""
+"""The command `s2f prepare`: from a clip list to shards, with or without download, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2f_lib.cli.common import ParameterOption, console, parse_parameters, print
 from s2f_lib.config import load_config
 from s2f_lib.errors import InputError, StudyError
 
-_MAX_REFUSALS = 20  # shown in the terminal; the ledger has all of them
+_MAX_REFUSALS = 20  # number of refusals in the terminal; the ledger has all of them
 _DOWNLOAD = "source.avspeech.download"
 
 
@@ -31,11 +31,12 @@ def prepare_command(
         ),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download missing media files while others are prepared.")
+        bool,
+        typer.Option("--download", help="Download missing media files; clips are prepared at the same time."),
     ] = False,
     source: Annotated[str, typer.Option(help="Format of the clip list; only 'avspeech'.")] = "avspeech",
     split: Annotated[
-        Path | None, typer.Option(help="Stored split, CSV clip_id,split. (Default: drawn by video id.)")
+        Path | None, typer.Option(help="Stored split, CSV clip_id,split. (Default: random, by video id.)")
     ] = None,
     profile: Annotated[
         str | None,
@@ -57,7 +58,7 @@ def prepare_command(
         Path | None, typer.Option(help="cookies.txt of a signed-in browser, for age-gated videos.")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Downloads at the same time. (Default: 4.)")
+        int | None, typer.Option(min=1, help="Number of parallel downloads. (Default: 4.)")
     ] = None,
     max_height: Annotated[
         int | None, typer.Option(min=144, help="Largest height of a video, in pixels. (Default: 360.)")
@@ -67,10 +68,12 @@ def prepare_command(
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Address of the Ray cluster, such as auto. (Default: one on this machine.)"),
+        typer.Option(
+            help="Address of the Ray cluster, such as auto. (Default: a new cluster on this machine.)"
+        ),
     ] = None,
 ) -> None:
-    """Prepare clips: audio, face crop and features go into shards (Arrow files), refusals into the ledger."""
+    """Prepare clips: write sound, face crops and features into Arrow files, and refusals into a ledger."""
     from s2f_lib.preparation.download_feed import Download
     from s2f_lib.preparation.pipeline import prepare
     from s2f_lib.sources.avspeech import load_clips
@@ -87,14 +90,15 @@ def prepare_command(
     }
     if not download and any(value is not None for value in download_options.values()):
         raise InputError(
-            "--url-template, --cookies, --concurrency and --max-height say how to download: "
-            "add --download, or leave them out"
+            "--url-template, --cookies, --concurrency and --max-height need --download: add it, or omit them"
         )
     if address is not None and engine != "ray":
-        raise InputError(f"--address {address} belongs to a Ray cluster: add --engine ray, or leave it out")
+        raise InputError(f"--address {address} needs a Ray cluster: add --engine ray, or leave it out")
     if media is None:
         if not download:
-            raise InputError("no --media given: say where the files are, or add --download to download them")
+            raise InputError(
+                "no --media given: name the folder of the files, or add --download to download them"
+            )
         media = out / "media"
     options = {"preparation.faces": faces, "preparation.workers": workers} | download_options
     settings = parse_parameters(parameter) | {k: value for k, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The command `s2f publish`: tables and figures of a run, published for the chapters to show."""
+"""The command `s2f publish`: publish tables and figures of a run, so that the chapters can show them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import typer
 
 from s2f_lib import paths
 from s2f_lib.cli.common import console
+from s2f_lib.paths import RunPaths
 
-_CHAPTERS = [f"{number:02d}" for number in range(1, 8)]  # `s2f pairs --publish` serves chapter 08
+_CHAPTERS = [f"{number:02d}" for number in range(1, 8)]  # `s2f pairs --publish` publishes chapter 08
 
 
 def publish_command(
@@ -37,7 +38,6 @@ def publish_command(
     from s2f_lib.book.executed import find_chapters, select_chapters
     from s2f_lib.book.published import publish_run
     from s2f_lib.config import load_config
-    from s2f_lib.paths import RunPaths
 
     config = load_config(profile)
     run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)

@@ -19,13 +19,13 @@ def reconstruct_command(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Run folder. [default: runs/quick, made by `make book`]", show_default=False
+            "--run", help="Run folder. (Default: runs/quick, made by `make book`.)", show_default=False
         ),
     ] = None,
     gallery: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of face images to retrieve from. [default: the run's people]", show_default=False
+            help="Folder of face images to retrieve from. (Default: the run's people.)", show_default=False
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=10, help="Number of faces to retrieve.")] = 5,

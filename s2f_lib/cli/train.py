@@ -8,7 +8,8 @@ Several CPU processes (gloo; `accelerate launch --cpu` needs MPI, torchrun does 
 
     torchrun --nproc-per-node 2 -m s2f_lib.cli train PREPARED -p training.device=cpu --out OUT
 
-`batch_size` counts the samples of all processes, so their number changes the result only by rounding.
+`batch_size` counts the samples of all processes, so the number of processes changes the result only by
+rounding.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def train_command(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="l1, l2, l1_l2, contrastive or info_nce (default: training.main_loss).", show_default=False
+            help="l1, l2, l1_l2, contrastive or info_nce. (Default: training.main_loss.)", show_default=False
         ),
     ] = None,
     parameter: ParameterOption = None,
     log_steps: Annotated[
         Path | None,
-        typer.Option(help="File for the losses: step and loss as one JSON list per line."),
+        typer.Option(help="File for the losses: each line is a JSON list of step and loss."),
     ] = None,
 ) -> None:
     """Train a voice encoder on prepared clips; an interrupted training is resumed."""

@@ -14,14 +14,16 @@ weights_app = typer.Typer(help="Import the weights of VGG-Face.", no_args_is_hel
 
 @weights_app.callback()
 def weights_callback() -> None:
-    """Import the weights of VGG-Face, which the package must not contain."""
+    """Import the weights of VGG-Face; their licence keeps them out of the package."""
 
 
 @weights_app.command("import")
 def import_command(
     path: Annotated[
         Path,
-        typer.Argument(help="vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, recognized by content."),
+        typer.Argument(
+            help="vgg_face_dag.pth, VGG_FACE.t7 or vgg_face_weights.h5, recognised by its content."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -29,7 +31,7 @@ def import_command(
     ] = None,
     channel_order: Annotated[
         Literal["rgb", "bgr"] | None,
-        typer.Option(help="Channel order of the source. (Default: the usual one of its format.)"),
+        typer.Option(help="Channel order of the source. (Default: the usual order of its format.)"),
     ] = None,
     expect: Annotated[
         str | None, typer.Option(help="First digits of the expected fingerprint, at least 8.")
@@ -50,14 +52,16 @@ def import_command(
 
 def train_vgg_face_command(
     out: Annotated[
-        Path, typer.Option(help="Folder for vgg_face.safetensors. A run that was interrupted is resumed.")
+        Path, typer.Option(help="Folder for vgg_face.safetensors. An interrupted run in it is resumed.")
     ],
     n_identities: Annotated[int, typer.Option(min=2, help="Number of synthetic people.")] = 2622,
-    renderings: Annotated[int, typer.Option(min=2, help="Images of each person.")] = 40,
+    renderings: Annotated[int, typer.Option(min=2, help="Number of images per person.")] = 40,
     width: Annotated[
         float, typer.Option(min=0.01, help="Factor of VGG16's channels; 1: as published.")
     ] = 1.0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw images; 0: one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes that generate images; 0: one per core.")
+    ] = 0,
     parameter: Annotated[
         list[str] | None,
         typer.Option(

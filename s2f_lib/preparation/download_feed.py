@@ -1,4 +1,4 @@
-"""Clips for the preparation, each as soon as its file exists: download and preparation run side by side."""
+"""Clips for the preparation, each as soon as its file exists: download and preparation run in parallel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Download:
     Attributes
     ----------
     folder
-        Folder of the finished files, `<clip id>.mp4`. Other media files in it are used as they are.
+        Folder of the finished files, `<clip id>.mp4`. Other media files in it are used, too.
     config
         Settings of the download.
 
@@ -46,9 +46,9 @@ class Download:
 
     @contextmanager
     def reopens(self) -> Iterator[Reopen]:
-        """Open the download's ledger and yield the test that decides whether a refused clip is tried again.
+        """Open the download's ledger and yield a function: whether to try a refused clip again.
 
-        It is tried again if its media file was missing, or if a download with these settings may succeed.
+        A clip is tried again if a download with these settings may succeed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with DownloadLedger(self.folder / LEDGER_NAME) as ledger:
@@ -61,13 +61,11 @@ class Download:
 
 
 class DownloadFeed:
-    """Yields the pending clips of a ledger that have media files, and downloads the others meanwhile.
+    """Yields the pending clips of a ledger that have media files, while a thread downloads the others.
 
-    A thread runs the download. At most `size` clips wait to be taken, so a slow preparation slows the
-    download down. A clip that could not be downloaded is yielded as its outcome.
-
-    If the server limits the rate of all requests, this run sends no more of them. The clips without a file
-    stay pending, the clips with a file are yielded.
+    At most `size` clips wait in the queue, so a slow preparation slows the download down. A clip that could
+    not be downloaded is yielded as its outcome. If the server limits the rate of all requests, this run sends
+    no more of them: clips without a file stay pending, and clips with a file are yielded.
     """
 
     def __init__(self, ledger: Path, download: Download, *, size: int) -> None:
@@ -76,7 +74,7 @@ class DownloadFeed:
         self._positions: dict[str, int] = {}  # clips that are being downloaded
         self._seconds: dict[int, float] = {}  # download times of clips that are being prepared
         self._stop = threading.Event()
-        self._gave_up = False
+        self._is_throttled = False  # this run requests no more clips
         self._thread = threading.Thread(target=self._run, name="download-feed", daemon=True)
 
     def __enter__(self) -> DownloadFeed:
@@ -90,7 +88,7 @@ class DownloadFeed:
     def tasks(self) -> Iterator[Task | Known | None]:
         """Yield clips with their positions, outcomes of failed downloads, and None while nothing is ready.
 
-        An error that ended the download, such as a full disk, is raised here.
+        An error that ended the download, such as a full disk, is raised again here.
         """
         while True:
             try:
@@ -126,8 +124,8 @@ class DownloadFeed:
                 return
             file = finished_file(clip, folder)
             if clip.media is not None and clip.media != file:
-                self._put((position, clip))  # a file of the user
-            elif not self._gave_up:
+                self._put((position, clip))  # the user's file
+            elif not self._is_throttled:
                 self._positions[clip.clip_id] = position
                 yield clip
             elif file is not None:
@@ -140,7 +138,7 @@ class DownloadFeed:
         if result.is_done:
             self._put((position, result.clip))
         elif result.can_retry and not result.n_attempts:
-            self._gave_up = True  # the clip was not requested: it stays pending
+            self._is_throttled = True  # the clip was not requested, so it stays pending
         else:
             self._put((position, Outcome(None, result.reason, result.detail)))
 

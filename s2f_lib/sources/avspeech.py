@@ -1,4 +1,4 @@
-"""Clips of AVSpeech: the CSV with its rows, and the media files that it names.
+"""Clips of AVSpeech: the rows of its CSV, and the media files of the clips.
 
 The CSV has one row per clip, `youtube_id,start_s,end_s,x,y`, with or without a byte order mark, a header
 and an index column. A malformed row becomes a `BadRow`; the other rows are not affected.
@@ -7,13 +7,13 @@ and an index column. A malformed row becomes a `BadRow`; the other rows are not 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s2f_lib.errors import InputError, MissingFileError
 from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
+from s2f_lib.sources.public_pairs import files_by_stem
 from s2f_lib.sources.splits import read_video_split, split_of_video
 
 _EXTENSIONS = "mp4 m4v mkv webm mov mpg mpeg avi ts flv wmv 3gp"
@@ -35,7 +35,7 @@ class BadRow:
     """A row of the clip list that does not describe a clip."""
 
     line_number: int  # in the file, from 1
-    text: str  # the row as it is in the file, cut to 200 characters
+    text: str  # the row in the file, cut to 200 characters
     message: str  # what is wrong with the row and what was expected
 
     @property
@@ -45,36 +45,38 @@ class BadRow:
 
 
 def read_clip_list(path: Path) -> Iterator[ClipRef | BadRow]:
-    """Read an AVSpeech CSV, row by row and in bounded memory; `media` and `split` of the clips are None.
+    """Read an AVSpeech CSV, row by row and in bounded memory; the clips have no media file and no split.
 
     A header may name the columns in another order. The call itself fails if the file is missing
     (MissingFileError), empty or not text (InputError).
     """
     path = Path(path)
-    _check_is_text(path)
+    if not path.is_file():
+        raise MissingFileError(f"no clip list at {path}: {_LIST_FORMAT}")
+    with path.open("rb") as stream:
+        head = stream.read(8192)
+    if not head.strip():
+        raise InputError(f"{path} is empty: {_LIST_FORMAT}")
+    if b"\0" in head:
+        raise InputError(f"{path} is not a text file: {_LIST_FORMAT} in UTF-8")
     return _rows(path)
 
 
 def find_media(clips: Iterable[ClipRef | BadRow], media_dir: Path) -> Iterator[ClipRef | BadRow]:
     """Add to each clip its media file: `<clip id>.<ext>`, otherwise `<video id>.<ext>`.
 
-    The file may hold the clip or the whole video; the preparation finds out which by its length. A clip
-    without a file keeps `media=None`, and bad rows pass through.
+    The file may hold the clip or the whole video: its length tells the preparation which. A clip without a
+    file keeps `media=None`. Bad rows are returned unchanged.
     """
     media_dir = Path(media_dir)
     if not media_dir.is_dir():
         raise MissingFileError(f"no media folder at {media_dir}: expected a folder of <id>.<ext> video files")
-    names: dict[str, str] = {}  # stem to file name; one listing serves all clips
-    with os.scandir(media_dir) as entries:
-        for name in sorted(entry.name for entry in entries if entry.is_file()):
-            stem, _, extension = name.rpartition(".")
-            if f".{extension.lower()}" in MEDIA_EXTENSIONS:
-                names.setdefault(stem, name)
+    names = files_by_stem(media_dir, MEDIA_EXTENSIONS)  # one listing for all clips
 
     def with_media(clip: ClipRef | BadRow) -> ClipRef | BadRow:
         if isinstance(clip, BadRow):
             return clip
-        name = names.get(clip.clip_id) or names.get(clip.video_id)
+        name = names.get(clip.clip_id, names.get(clip.video_id))
         return replace(clip, media=media_dir / name) if name else clip
 
     return map(with_media, clips)
@@ -95,13 +97,13 @@ def load_clips(
     csv_path
         The clip list; see `read_clip_list`.
     media_dir
-        Folder of media files; see `find_media`. None: no file is added.
+        Folder of media files; see `find_media`. None: the clips have no media file.
     test_share
         Share of the videos that go into the test split, in (0, 1).
     seed
         Seed of the drawn split.
     split_csv
-        Stored split. Videos that it does not name are drawn.
+        Stored split. A video that it does not name gets a drawn split.
 
     Returns
     -------
@@ -136,19 +138,8 @@ def load_clips(
     return map(with_split, clips)
 
 
-def _check_is_text(path: Path) -> None:
-    if not path.is_file():
-        raise MissingFileError(f"no clip list at {path}: {_LIST_FORMAT}")
-    with path.open("rb") as stream:
-        head = stream.read(8192)
-    if not head.strip():
-        raise InputError(f"{path} is empty: {_LIST_FORMAT}")
-    if b"\0" in head:
-        raise InputError(f"{path} is not a text file: {_LIST_FORMAT} in UTF-8")
-
-
 def _rows(path: Path) -> Iterator[ClipRef | BadRow]:
-    columns: list[int] | None = None  # indices of `_COLUMNS`; None without a header
+    columns: list[int] | None = None  # index of each of `_COLUMNS`; None if the file has no header
     n_columns = 0
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for line_number, line in enumerate(stream, 1):

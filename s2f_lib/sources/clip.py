@@ -11,12 +11,12 @@ VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """One clip: some seconds of a video in which one person speaks.
+    """One clip: a part of a video, some seconds long, in which one person speaks.
 
     Attributes
     ----------
     clip_id
-        Unique name in the list: `<video id>_<start>-<end>`, in seconds with six decimals.
+        Name `<video id>_<start>-<end>`, in seconds with six decimals; unique in the list of clips.
     video_id
         Name of the video that contains the clip. A split never divides a video.
     start_s, end_s
@@ -50,11 +50,5 @@ class ClipRef:
 
 
 def make_clip_id(video_id: str, start_s: float, end_s: float) -> str:
-    """Return the id of a clip, in the form of the file names of the Speech2Face pairs.
-
-    Examples
-    --------
-    >>> make_clip_id("AAAAAAAAAAA", 1.0, 4.5)
-    'AAAAAAAAAAA_001.000000-004.500000'
-    """
+    """Return the id of a clip, such as 'AAAAAAAAAAA_001.000000-004.500000', as in the Speech2Face pairs."""
     return f"{video_id}_{start_s:010.6f}-{end_s:010.6f}"

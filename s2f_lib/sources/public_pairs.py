@@ -2,8 +2,8 @@
 
 A folder holds `avspeech_res/` and perhaps `voxceleb/`. Each has four sub-folders with files of the same
 names: `Wav` (6 s of speech), `Face_ori` (the true face), `Face_f2f` (their decoder's reconstruction from the
-features of the true face) and `Face_exg0` (their reconstruction from speech). In a clone of their repository,
-the folder is `figures/`.
+features of the true face) and `Face_exg0` (their reconstruction from speech). In a clone of their
+repository, the folder is `figures/`.
 
 The file name identifies the person. An AVSpeech name is `<video id>_<start>-<end>`, and each video counts as
 one person. A VoxCeleb name is `<digits><Person_Name>_<video id>_<number>`. A split never divides a video or a
@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 SetName = Literal["avspeech", "voxceleb"]
 
-#: Name of a data set to the name of its folder.
-SET_FOLDERS: dict[SetName, str] = {"avspeech": "avspeech_res", "voxceleb": "voxceleb"}
+# name of a data set to the name of its folder
+_SET_FOLDERS: dict[SetName, str] = {"avspeech": "avspeech_res", "voxceleb": "voxceleb"}
 _IMAGES = (".jpg", ".jpeg", ".png")
 _MEMBERS = {
     "audio": ("Wav", (".wav", ".flac")),
@@ -35,8 +35,8 @@ _MEMBERS = {
     "face_from_speech": ("Face_exg0", _IMAGES),
     "face_from_face": ("Face_f2f", _IMAGES),
 }
-#: Files that a pair needs. The reconstruction from the true face is only shown, so it may be missing.
-NEEDED = ("audio", "face", "face_from_speech")
+# files that a pair needs; the reconstruction from the true face is only shown, so it may be missing
+_NEEDED = ("audio", "face", "face_from_speech")
 
 _AVSPEECH_NAME = re.compile(r"(?P<video>[\w-]{11})_\d+(?:\.\d+)?-\d+(?:\.\d+)?", re.ASCII)
 _VOXCELEB_NAME = re.compile(r"\d*(?P<person>\D.*)_(?P<video>[A-Za-z0-9_-]{11})_\d+")
@@ -67,12 +67,7 @@ class FoundPairs:
 def identify(clip_id: str) -> tuple[str, str]:
     """Return the video id and the person of a clip's name.
 
-    For a name in neither form, both are its first 11 characters, as for an AVSpeech id.
-
-    Examples
-    --------
-    >>> identify("0012Ann_Other__eRbIqzimYk_0000004")
-    ('_eRbIqzimYk', 'Ann_Other')
+    If the name has neither form, both are its first 11 characters, as for an AVSpeech id.
     """
     if match := _AVSPEECH_NAME.fullmatch(clip_id):
         return match["video"], match["video"]
@@ -85,7 +80,7 @@ def find_root(root: Path) -> Path:
     """Return the folder that holds `avspeech_res` or `voxceleb`: `root` itself, or `figures` in a clone."""
     root = Path(root)
     for folder in (root, root / "figures"):
-        if any((folder / name).is_dir() for name in SET_FOLDERS.values()):
+        if any((folder / name).is_dir() for name in _SET_FOLDERS.values()):
             return folder
     expected = "expected a folder with avspeech_res/Wav, avspeech_res/Face_ori and avspeech_res/Face_exg0"
     if not root.is_dir():
@@ -94,14 +89,14 @@ def find_root(root: Path) -> Path:
 
 
 def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
-    """List the pairs of a folder.
+    """List the pairs in a folder.
 
     Parameters
     ----------
     root
         Folder that holds `avspeech_res`, or a clone of the authors' repository.
     voxceleb
-        Whether to list the VoxCeleb pairs, too. Then the AVSpeech pairs may be missing.
+        Whether to list VoxCeleb's pairs, too. If so, AVSpeech's pairs may be missing.
 
     Raises
     ------
@@ -129,7 +124,7 @@ def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
     folder = find_root(root)
     pairs: list[Pair] = []
     missing: dict[str, tuple[str, ...]] = {}
-    for set_name, set_folder in SET_FOLDERS.items():
+    for set_name, set_folder in _SET_FOLDERS.items():
         if set_name == "voxceleb" and not voxceleb:
             continue
         if (folder / set_folder).is_dir():
@@ -154,16 +149,7 @@ def find_pairs(root: Path, *, voxceleb: bool = False) -> FoundPairs:
 def group_ids_of(pairs: Sequence[Pair]) -> list[int]:
     """Return the group of each pair; pairs that share a video or a person are in the same group.
 
-    Groups are numbered in the order of their first pairs.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> file = Path("unused")
-    >>> people = ["Ann", "Bob", "Ann"]
-    >>> pairs = [Pair(f"{n}", "voxceleb", f"{n}", name, file, file, file) for n, name in enumerate(people)]
-    >>> group_ids_of(pairs)
-    [0, 1, 0]
+    Groups are numbered from 0 in the order of their first pairs.
     """
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -179,32 +165,36 @@ def group_ids_of(pairs: Sequence[Pair]) -> list[int]:
     return [numbers.setdefault(root_of(("video", pair.video_id)), len(numbers)) for pair in pairs]
 
 
-def _add_pairs(
-    folder: Path, set_name: SetName, pairs: list[Pair], missing: dict[str, tuple[str, ...]]
-) -> None:
-    for member in NEEDED:
-        if not (folder / _MEMBERS[member][0]).is_dir():
-            raise MissingFileError(f"{folder} holds no folder {_MEMBERS[member][0]}")
-    files = {member: _files_by_stem(folder / name, ends) for member, (name, ends) in _MEMBERS.items()}
-    for clip_id in sorted(set().union(*files.values())):
-        lacking = tuple(_MEMBERS[member][0] for member in NEEDED if clip_id not in files[member])
-        if lacking:
-            missing[clip_id] = lacking
-            continue
-        video_id, person = identify(clip_id)
-        audio, face, face_from_speech = (files[member][clip_id] for member in NEEDED)
-        face_from_face = files["face_from_face"].get(clip_id)
-        pairs.append(Pair(clip_id, set_name, video_id, person, audio, face, face_from_speech, face_from_face))
+def files_by_stem(folder: Path, suffixes: Container[str]) -> dict[str, str]:
+    """Return the name without its suffix to the name, for the files with one of the suffixes.
 
-
-def _files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Return the name without its suffix to the file; names contain dots, so only the last dot counts."""
-    if not folder.is_dir():
-        return {}
-    found: dict[str, Path] = {}
+    Names contain dots, so only the part after the last dot is the suffix.
+    """
+    found: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for name in sorted(entry.name for entry in entries if entry.is_file()):
             stem, dot, suffix = name.rpartition(".")
             if stem and not stem.startswith(".") and f"{dot}{suffix.lower()}" in suffixes:
-                found.setdefault(stem, folder / name)
+                found.setdefault(stem, name)
     return found
+
+
+def _add_pairs(
+    folder: Path, set_name: SetName, pairs: list[Pair], missing: dict[str, tuple[str, ...]]
+) -> None:
+    files: dict[str, dict[str, Path]] = {}
+    for member, (name, suffixes) in _MEMBERS.items():
+        if (folder / name).is_dir():
+            names = files_by_stem(folder / name, suffixes)
+            files[member] = {stem: folder / name / file for stem, file in names.items()}
+        elif member in _NEEDED:
+            raise MissingFileError(f"{folder} holds no folder {name}")
+    for clip_id in sorted(set().union(*files.values())):
+        lacking = tuple(_MEMBERS[member][0] for member in _NEEDED if clip_id not in files[member])
+        if lacking:
+            missing[clip_id] = lacking
+            continue
+        video_id, person = identify(clip_id)
+        audio, face, face_from_speech = (files[member][clip_id] for member in _NEEDED)
+        face_from_face = files.get("face_from_face", {}).get(clip_id)
+        pairs.append(Pair(clip_id, set_name, video_id, person, audio, face, face_from_speech, face_from_face))

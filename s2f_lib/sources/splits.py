@@ -1,7 +1,7 @@
-"""Train and test splits: one CSV format, `clip_id,split`, and the rules that draw a split.
+"""Train and test splits: one CSV format, `clip_id,split`, and the rules by which a split is drawn.
 
-No split divides a video or a person. A clip of AVSpeech is drawn by a hash of its video id, because the list
-is too long to be held in memory. The public pairs are drawn at random, by groups of videos and persons.
+No split divides a video or a person. For AVSpeech, whose list is too long to be held in memory, a hash of the
+video id decides the split. The split of the public pairs is random, by groups of videos and people.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 
 _HEADER = ["clip_id", "split"]
-_N_EXAMPLES = 3  # names in an error message
+_N_EXAMPLES = 3  # number of names in an error message
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,9 @@ class PairSplit:
 
 
 def split_of_video(video_id: str, *, test_share: float, seed: int = 0) -> str:
-    """Return "train" or "test", as a function of the video's id and the seed only.
+    """Return "train" or "test"; it depends only on the video id and the seed, not on the order of a list.
 
-    So all clips of a video are in one split, in whatever order a list names them. `test_share` is the
-    expected share of the videos in the test split, in (0, 1).
-
-    Examples
-    --------
-    >>> [split_of_video(f"video-{n}", test_share=0.5) for n in range(3, 6)]
-    ['train', 'test', 'test']
+    `test_share` is the expected share of the videos in the test split, in (0, 1).
     """
     position = int(digest(f"{seed}:{video_id}", length=16), 16) / 2**64  # uniform in [0, 1)
     return "test" if position < test_share else "train"
@@ -64,10 +58,10 @@ def draw_splits(
     pairs
         All pairs.
     n_splits
-        Number of splits. They are drawn independently, so their test parts overlap. The first one does
-        not depend on `n_splits`.
+        Number of splits. They are drawn independently, so their test parts overlap. The first split does not
+        depend on `n_splits`.
     test_share
-        Share of the groups (videos or persons) in the test split, in (0, 1).
+        Share of the groups (videos or people) in the test split, in (0, 1).
     seed
         Seed of the splits.
 
@@ -99,9 +93,9 @@ def draw_splits(
 
     groups = group_ids_of(pairs)
     first = {group: pair for group, pair in reversed(list(zip(groups, pairs, strict=True)))}
-    set_names = np.array([first[group].set_name for group in groups])  # a video in both sets stays whole
-    labels = np.array([first[group].person for group in groups])  # the draw depends on the names only
-    drawn: list[tuple[list[int], list[int]]] = [([], []) for _ in range(n_splits)]
+    set_names = np.array([first[group].set_name for group in groups])  # one data set per group
+    labels = np.array([first[group].person for group in groups])  # the draw depends only on the names
+    splits: list[tuple[list[int], list[int]]] = [([], []) for _ in range(n_splits)]
     for set_name in np.unique(set_names):
         indices = np.flatnonzero(set_names == set_name)
         if len(np.unique(labels[indices])) < 2:
@@ -109,17 +103,17 @@ def draw_splits(
                 f"{len(indices)} pairs of {set_name} are of one video or person: a split needs two groups"
             )
         shuffle = GroupShuffleSplit(n_splits, test_size=test_share, random_state=seed)
-        for parts, rows in zip(drawn, shuffle.split(indices, groups=labels[indices]), strict=True):
-            for part, chosen in zip(parts, rows, strict=True):
-                part.extend(indices[chosen])
-    return [PairSplit(np.sort(train), np.sort(test)) for train, test in drawn]
+        for split, chosen in zip(splits, shuffle.split(indices, groups=labels[indices]), strict=True):
+            for part, rows in zip(split, chosen, strict=True):
+                part.extend(indices[rows])
+    return [PairSplit(np.sort(train), np.sort(test)) for train, test in splits]
 
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a stored split: clip id to "train" or "test", in the order of the file.
 
-    The file is a CSV `clip_id,split`, with or without a header and a byte order mark. An InputError says
-    which row is malformed or gives a clip a second split.
+    The file is a CSV `clip_id,split`, with or without a header and a byte order mark. An InputError names a
+    row that is malformed or that gives a clip a second split.
 
     Examples
     --------
@@ -168,8 +162,8 @@ def read_video_split(path: Path) -> dict[str, str]:
 def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] = ()) -> PairSplit:
     """Read a stored split of the public pairs.
 
-    Pairs that the file does not name are left out. There is one exception: a data set of which the file
-    names no pair is used for testing as a whole, as when VoxCeleb's pairs test a model of AVSpeech's.
+    Pairs that the file does not name are left out. There is one exception: if the file names no pair of a
+    data set, all pairs of this set are test pairs. So VoxCeleb's pairs can test a model of AVSpeech's.
 
     Parameters
     ----------
@@ -178,7 +172,7 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
     pairs
         All pairs that can be used.
     known
-        Further clip ids that the file may name: incomplete pairs, and pairs of a data set that is not used.
+        Other clip ids that the file may name: incomplete pairs, and pairs of a data set that is not used.
 
     Returns
     -------
@@ -219,13 +213,20 @@ def read_pair_split(path: Path, pairs: Sequence[Pair], *, known: Sequence[str] =
     if n_unused := len(stored) - len(split_of):
         logger.warning("%s names %d clips that are not used (no file, or another data set)", name, n_unused)
     groups = group_ids_of(pairs)
-    _check_disjoint(name, pairs, groups, split_of)
+    last_split = {groups[index]: split for index, split in split_of.items()}
+    both = {groups[index] for index, split in split_of.items() if last_split[groups[index]] != split}
+    if both:
+        shared = sorted({pairs[index].person for index in split_of if groups[index] in both})
+        raise InputError(
+            f"{name}: {len(both)} videos or people are in train and in test "
+            f"({_examples(shared)}): split by video, never by clip"
+        )
     train_groups = {groups[index] for index, split in split_of.items() if split == "train"}
     named_sets = {pairs[index].set_name for index in split_of}
     for set_name in sorted({pair.set_name for pair in pairs} - named_sets):
         in_set = (index for index, pair in enumerate(pairs) if pair.set_name == set_name)
         free = [index for index in in_set if groups[index] not in train_groups]
-        logger.warning("%s names no pair of %s: all %d are test", name, set_name, len(free))
+        logger.warning("%s names no pair of %s: all %d are test pairs", name, set_name, len(free))
         split_of |= dict.fromkeys(free, "test")
     indices = {split: np.array(sorted(i for i, s in split_of.items() if s == split), int) for split in SPLITS}
     for split in SPLITS:
@@ -240,19 +241,6 @@ def write_split(path: Path, split_of: Mapping[str, str]) -> None:
     """Write clip id to "train" or "test" as a CSV `clip_id,split` with a header; see `read_split`."""
     rows = [_HEADER, *split_of.items()]
     write_atomically(path, "".join(f"{clip_id},{split}\n" for clip_id, split in rows))
-
-
-def _check_disjoint(
-    name: str, pairs: Sequence[Pair], groups: Sequence[int], split_of: Mapping[int, str]
-) -> None:
-    first = {groups[index]: split for index, split in split_of.items()}
-    both = {groups[index] for index, split in split_of.items() if first[groups[index]] != split}
-    if both:
-        shared = sorted({pairs[index].person for index in split_of if groups[index] in both})
-        raise InputError(
-            f"{name}: {len(both)} videos or persons are in train and in test "
-            f"({_examples(shared)}): split by video, never by clip"
-        )
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -1,10 +1,10 @@
 """UTKFace: 20,000 aligned faces with age, gender and race in their file names; the report's decoder used it.
 
 A file is called ``[age]_[gender]_[race]_[date].jpg`` or, in the aligned and cropped form,
-``....jpg.chip.jpg``. Files whose name lacks a part are refused. Copies are refused, too, because a face that
-is in the folder twice could be in the training set and in the gallery.
+``....jpg.chip.jpg``. Files whose name lacks a part are refused. Copies are refused, too: otherwise one face
+could be in the training set and in the gallery.
 
-The licence allows research only. The study publishes numbers about the faces, and no image.
+The licence allows only research. The study publishes numbers about the faces, but no image.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
-MAX_AGE_YEARS = 116  # stated on the page of the data set
+MAX_AGE_YEARS = 116  # as the web page of the data set states
 
-#: Number of the report's training faces, and of the faces in the gallery that evaluates decoders.
+#: Number of training faces in the report, and number of faces in the gallery that evaluates decoders.
 REPORT_TRAIN, GALLERY = 5_900, 400
 
 _NAME = re.compile(r"(?P<parts>\d+(?:_\d+)*)_(?P<date>\d{14,20})\.jpe?g(?:\.chip\.jpe?g)?", re.ASCII)
@@ -38,18 +38,18 @@ class UTKFace:
     """One face image; age, gender and race as the data set states them."""
 
     path: Path
-    name: str  # of the file, unique in the folder
+    name: str  # file name, unique in the folder
     age_years: int  # 0 to 116
     gender: str  # one of `GENDERS`
     race: str  # one of `RACES`
-    content: str  # SHA-256 of the file
+    content: str  # SHA-256 digest of the file
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedFace:
     """A file that cannot be used."""
 
-    name: str  # of the file
+    name: str  # file name
     reason: str  # "name", "age", "gender", "race" or "copy"
     detail: str  # what was found and what was expected
 
@@ -122,19 +122,19 @@ def read_utkface(folder: Path) -> UTKFaceFolder:
     if refused:
         n_images = len(refused) + len(faces)
         logger.warning("%d of %d images are refused: %s", len(refused), n_images, read.refusals())
-        for one in refused[:5]:
-            logger.warning("  %s: %s", one.name, one.detail, extra=NAMES_CLIP)
+        for file in refused[:5]:
+            logger.warning("  %s: %s", file.name, file.detail, extra=NAMES_CLIP)
     return read
 
 
 def split_utkface(
     faces: Sequence[UTKFace], *, n_train: int = REPORT_TRAIN, n_gallery: int = GALLERY, fold: int = 0
 ) -> pd.DataFrame:
-    """Divide faces into training set and gallery, by the content of their files only.
+    """Divide faces into training set and gallery by the content of their files.
 
-    The faces are sorted by the SHA-256 of their files. The first ones are the gallery of fold 0, the next
-    ones the gallery of fold 1, and so on. So the number of training faces does not change a gallery, and two
-    galleries share no face.
+    The faces are sorted by the SHA-256 digest of their files. The first `n_gallery` faces are the gallery of
+    fold 0, the next ones the gallery of fold 1, and so on. So two galleries share no face, and a gallery does
+    not depend on the number of training faces.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def split_utkface(
     n_gallery
         Number of faces in the gallery.
     fold
-        Index of the gallery. A choice that was made on one gallery is evaluated on another.
+        Index of the gallery. A choice that was made with one gallery must be evaluated with another.
 
     Returns
     -------

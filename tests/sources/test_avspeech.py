@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2f_lib.errors import InputError, MissingFileError
+from s2f_lib.config import load_config
+from s2f_lib.errors import ConfigError, InputError, MissingFileError
 from s2f_lib.sources.avspeech import (
     BadRow,
     find_media,
@@ -149,6 +150,11 @@ def test_clip_list_invalid_file_fails_at_the_call(tmp_path, content, error, mess
         return
     with pytest.raises(error, match=message):
         read_clip_list(path)
+
+
+def test_setting_splits_is_refused_with_its_new_name():
+    with pytest.raises(ConfigError, match=r"did you mean source\.avspeech\.split\?"):
+        load_config("avspeech", {"source.avspeech.splits": "splits.csv"})
 
 
 def test_clip_list_long_file_needs_little_memory(tmp_path):

@@ -95,7 +95,7 @@ def test_read_pair_split_unnamed_set_is_test(folder, tmp_path):
         ("clip_id,split\n", "holds no row"),
         (
             f"{avspeech_name(0)},test\n{voxceleb_name(1, 1)},train\n{voxceleb_name(1, 2)},test\n",
-            "1 videos or persons are in train and in test",
+            "1 videos or people are in train and in test",
         ),
     ],
 )

@@ -7,7 +7,7 @@ Retries
 -------
 - *In the same run*: rate limits (429, 503; YouTube's 403) and network faults (stalls, resets, bodies that are
   cut off, 5xx), up to `max_attempts`, with back-off and jitter. All threads respect a Retry-After.
-- *In the next run*: the same failures if they last; redirect loops; messages that are not known.
+- *In the next run*: the same failures if they last; redirect loops; unknown messages.
 - *Never with the same settings*: private, removed, geo-blocked and age-gated videos; files that are not the
   clip.
 """
@@ -38,7 +38,7 @@ from s2f_lib.storage import digest, locked
 
 logger = logging.getLogger(__name__)
 
-MAX_RETRY_AFTER_S = 120.0  # a server that asks for a longer wait is left to the next run
+MAX_RETRY_AFTER_S = 120.0  # after a longer Retry-After, only the next run requests the clip again
 
 _PARTIAL_DIR = ".partial"  # one folder per clip that is being downloaded
 _STOP_CHECK_S = 0.5
@@ -48,12 +48,12 @@ _STOP_CHECK_S = 0.5
 class DownloadResult:
     """The outcome of one clip."""
 
-    clip: ClipRef  # `media` is its file if it was downloaded
+    clip: ClipRef  # with its file in `media` if the clip was downloaded
     reason: RefusalReason | None = None  # None if the clip was downloaded
     detail: str = ""
     can_retry: bool = False  # whether a later run with the same settings requests the clip again
     n_attempts: int = 0  # in this run; 0 if no request was necessary or allowed
-    seconds: float = 0.0  # elapsed time, with the waits between attempts and for the rate limit
+    seconds: float = 0.0  # elapsed time, including the waits between attempts and for the rate limit
 
     @property
     def is_done(self) -> bool:
@@ -70,19 +70,19 @@ def download_clips(
 ) -> Iterator[DownloadResult]:
     """Download a list of clips, several at the same time, and yield each outcome as soon as it is known.
 
-    At most `2 * concurrency` clips are in work or wait for the caller, so a slow caller slows the download
-    down. Closing the iterator ends the run.
+    At most `2 * concurrency` clips are being downloaded or wait for the caller, so a slow caller slows the
+    download down. Closing the iterator ends the run.
 
     Parameters
     ----------
     clips
-        Clips to download. The list is read as clips are needed, so it may be endless.
+        Clips to download. Clips are read only when they are needed, so the list may be endless.
     out_dir
         Folder of the finished files and of the ledger `downloads.sqlite`.
     config
         Settings of the download.
     stop
-        Event that ends the run: within a second, or within the socket timeout if a server stalls.
+        Event that ends the run within a second, or within the socket timeout if a server stalls.
 
     Yields
     ------
@@ -129,7 +129,7 @@ def finished_file(clip: ClipRef, out_dir: Path) -> Path | None:
 
 
 class _Run:
-    """One run over a folder: its threads, and the stop after many rate-limit answers."""
+    """One run in a folder: its threads, and the stop after many rate-limit answers."""
 
     def __init__(self, out_dir: Path, config: DownloadConfig, ledger: DownloadLedger) -> None:
         self.out_dir, self.config, self._ledger = out_dir, config, ledger
@@ -172,16 +172,13 @@ class _Run:
             return DownloadResult(replace(clip, media=file))
         try:
             file, n_attempts = self._download(clip)
-        except DownloadRefused as refusal:
-            result = DownloadResult(
-                clip, refusal.reason, refusal.detail, refusal.can_retry, refusal.n_attempts
-            )
-        else:
             result = DownloadResult(replace(clip, media=file), n_attempts=n_attempts)
+        except DownloadRefused as error:
+            result = DownloadResult(clip, error.reason, error.detail, error.can_retry, error.n_attempts)
         return replace(result, seconds=time.monotonic() - started_s)
 
     def _known_file(self, clip: ClipRef) -> Path | None:
-        """Return the finished file; a file that has changed since is deleted."""
+        """Return the finished file; a file that has changed since its download is deleted."""
         file = finished_file(clip, self.out_dir)
         if file is None:
             return None
@@ -201,7 +198,7 @@ class _Run:
         n_throttled = self._n_throttled
         try:
             if n_throttled >= self.config.stop_after_throttled:
-                detail = f"not requested: the server limited the {n_throttled} clips before; run again later"
+                detail = f"not requested: the server limited the last {n_throttled} clips; run again later"
                 raise DownloadRefused(RefusalReason.THROTTLED, detail, can_retry=True, n_attempts=0)
             file, n_attempts = fetch_clip(clip, self.out_dir, self.config, self._pacer)
         except DownloadRefused as refusal:
@@ -225,20 +222,18 @@ class _Run:
 
 
 def _work_dir(clip: ClipRef, out_dir: Path, config: DownloadConfig) -> Path:
-    """Return the clip's folder of partial files; files of two mirrors or heights must not be joined."""
+    """Return the folder of a clip's partial files; each mirror and height has its own."""
     return out_dir / _PARTIAL_DIR / f"{clip.clip_id}.{digest(request_key(config), length=8)}"
 
 
 def fetch_clip(clip: ClipRef, out_dir: Path, config: DownloadConfig, pacer: Pacer) -> tuple[Path, int]:
-    """Return the checked file of a clip and the number of attempts (0 if the file existed), or refuse it."""
-    if (existing := finished_file(clip, out_dir)) is not None:
-        return existing, 0
+    """Return the checked file of a clip and the number of attempts, or raise DownloadRefused."""
     work_dir = _work_dir(clip, out_dir, config)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         file, n_attempts = _fetch_with_retries(clip, work_dir, config, pacer)
         with file.open("rb+") as stream:
-            os.fsync(stream.fileno())  # before the rename, so that the name never stands for half a file
+            os.fsync(stream.fileno())  # before the rename, so that the final name means a complete file
         file = file.replace(out_dir / f"{clip.clip_id}{file.suffix}")
     except OSError as error:
         raise LocalFailure(f"cannot store {clip.clip_id} in {out_dir}: {error}") from None
@@ -301,7 +296,7 @@ def _attempt(clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer
 
     def check() -> None:
         pacer.check()
-        if time.monotonic() > deadline_s:  # the timeout of the socket does not see a slow trickle
+        if time.monotonic() > deadline_s:  # a slow trickle of bytes never exceeds the socket timeout
             detail = f"not complete after {config.max_clip_s:g} s"
             raise AttemptFailed(RefusalReason.NETWORK, Retry.LATER, detail)
 
@@ -316,8 +311,8 @@ def _attempt(clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer
     except AttemptFailed as error:
         if not is_resumed or error.reason != RefusalReason.FORMAT:
             raise
-        # The partial file belongs to a file that has changed, or it is complete already: then yt-dlp requests
-        # the bytes after its end and takes the answer 416 as final. A download from the start may succeed.
+        # The server's file has changed, or the partial file is complete: then yt-dlp requests the bytes after
+        # its end and treats the answer 416 as final. A download from the start may succeed.
         shutil.rmtree(work_dir)
         work_dir.mkdir()
         raise AttemptFailed(error.reason, Retry.NOW, error.detail) from None

@@ -1,7 +1,7 @@
 """Check that a downloaded file is the clip, by opening it with PyAV.
 
-A file that was damaged on its way is refused as NETWORK, and another attempt may succeed. A complete file
-that is not the clip (a web page, another length) is refused as FORMAT.
+A file that was damaged during the transfer is refused as NETWORK: another attempt may succeed. A complete
+file that is not the clip (a web page, another length) is refused as FORMAT.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FINISHED_SUFFIXES = (".mp4", *_SUFFIXES.values())
 
 
 def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
-    """Return the suffix that a downloaded file should have: ".mp4", or the one of another container.
+    """Return the suffix for a downloaded file: ".mp4", or the suffix of another container.
 
-    With `whole_file`, the file may be the clip or the whole video that contains it. Other files are an
-    AttemptFailed.
+    With `whole_file`, the file may be the clip or the whole video that contains it. For other files,
+    AttemptFailed is raised.
     """
     import av
 
@@ -42,7 +42,7 @@ def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, size, error) from None
     if found_s is None:
-        raise _not_the_clip(f"{size} bytes with no frame of video that decodes")
+        raise _not_the_clip(f"{size} bytes without a video frame that can be decoded")
     if found_s < header_s - DURATION_TOLERANCE_S:
         raise _damaged(f"the file ends at {found_s:.2f} s of the {header_s:.2f} s that its header states")
     is_clip = abs(found_s - clip.duration_s) <= DURATION_TOLERANCE_S
@@ -51,29 +51,29 @@ def check_file(path: Path, clip: ClipRef, *, whole_file: bool) -> str:
         return suffix
     expected = f"{clip.duration_s:.2f} s"
     if not whole_file and found_s < clip.duration_s:
-        # ffmpeg reports success if its input is cut off; a video that is too short was refused before
+        # ffmpeg reports success even if its input is cut off; the client refuses videos that are too short
         raise _damaged(f"{found_s:.2f} s arrived, expected {expected}")
     if whole_file:
-        expected += f", or a video of {clip.end_s:.2f} s and more"
+        expected += f", or a video of at least {clip.end_s:.2f} s"
     raise _not_the_clip(f"the file is complete and lasts {found_s:.2f} s, expected {expected}")
 
 
 def is_page(head: bytes) -> bool:
-    """Return whether a file with these first bytes is a page of HTML or XML."""
+    """Return whether the first bytes of a file are those of an HTML or XML page."""
     return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
 
 
 def _decodable_s(file: Any) -> float | None:
-    """Return the end of the last packet, in seconds from the start; None if no video frame decodes.
+    """Return the end of the last packet, in seconds from the start; None if no video frame can be decoded.
 
-    All packets are read, but frames are decoded only until the first one succeeds.
+    All packets are read, but frames are decoded only until the first success.
     """
     import av
 
     if not file.streams.video:
         return None
     streams = [file.streams.video[0], *file.streams.audio[:1]]
-    streams[0].thread_type = "NONE"  # clips run in parallel, so the codec need not
+    streams[0].thread_type = "NONE"  # clips are checked in parallel already
     first_s, last_s = math.inf, -math.inf
     decoded = False
     try:
@@ -90,7 +90,7 @@ def _decodable_s(file: Any) -> float | None:
         if not decoded:
             decoded = bool(streams[0].decode(None))  # the decoder may still hold the frames of a short file
     except av.error.FFmpegError:
-        pass  # use whatever was decoded before the error
+        pass  # use what was decoded before the error
     if not decoded:
         return None
     return last_s - max((file.start_time or 0) / 1e6, first_s)
@@ -104,7 +104,7 @@ def _unreadable(path: Path, size: int, error: Exception) -> AttemptFailed:
     if is_page(head):
         return _not_the_clip(f"a page of HTML ({size} bytes) instead of a video")
     message = getattr(error, "strerror", None) or type(error).__name__
-    return _not_the_clip(f"{size} bytes that no decoder opens: {message}")
+    return _not_the_clip(f"{size} bytes that no decoder can open: {message}")
 
 
 def _damaged(detail: str) -> AttemptFailed:

@@ -1,9 +1,9 @@
 """One attempt at one clip with yt-dlp, which is used as a library.
 
-There are two ways. A link to a file (`.../{id}.mp4`) goes straight to yt-dlp's downloader: one request, which
+A link to a file (`.../{id}.mp4`) is passed directly to yt-dlp's downloader: it sends one request, which
 resumes a partial file. Any other address is a page: yt-dlp's extractors find the media, and ffmpeg downloads
-only the seconds of the clip (`download_ranges`). It encodes them again, so that the file starts at `start_s`
-and not at the key frame before.
+only the seconds of the clip (`download_ranges`). ffmpeg encodes them again, so that the file starts at
+`start_s` and not at the key frame before.
 
 yt-dlp's own retries are off, because its downloader ignores Retry-After and its waits cannot be interrupted.
 `sources.download.attempts` retries instead.
@@ -51,35 +51,35 @@ from s2f_lib.sources.download.pacing import Stopped, is_youtube
 
 logger = logging.getLogger(__name__)
 
-_LOCAL_ERRORS = {  # errors of this machine, not of one clip
+_LOCAL_ERRORS = {  # errors of this machine, not of the clip
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 _DISK_FULL_BYTES = 16 << 20
-_ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # clips run in parallel, not the codec
+_ENCODING = ["-preset", "veryfast", "-crf", "18", "-threads", "1"]  # clips are encoded in parallel
 
 
 def clip_url(clip: ClipRef, config: DownloadConfig) -> str:
-    """Return the address of a clip, from the template."""
+    """Return the address of a clip."""
     return config.url_template.format(
         id=clip.video_id, clip_id=clip.clip_id, start_s=clip.start_s, end_s=clip.end_s
     )
 
 
 def is_file_link(config: DownloadConfig) -> bool:
-    """Return whether the template leads to media files and not to pages."""
+    """Return whether the URL template gives links to media files, not to pages."""
     return urlsplit(config.url_template).path.lower().endswith(MEDIA_EXTENSIONS)
 
 
 def takes_whole_file(config: DownloadConfig) -> bool:
-    """Return whether files are downloaded as they are, and not cut to the seconds of the clip."""
+    """Return whether whole files are downloaded, and not only the seconds of the clip."""
     return is_file_link(config) if config.whole_file is None else config.whole_file
 
 
 def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: Callable[[], None]) -> Path:
     """Download a clip into `work_dir`, or resume the partial file that an earlier attempt left there.
 
-    `check` is called repeatedly. An exception that it raises ends the download. A fault of the clip or the
-    server is an AttemptFailed, a fault of this machine a LocalFailure.
+    `check` is called repeatedly; an exception that it raises ends the download. AttemptFailed is raised if
+    the clip or the server fails, and LocalFailure if this machine fails.
     """
     url = clip_url(clip, config)
     FFmpegPostProcessor._ffmpeg_location.set(get_ffmpeg_exe())  # a context variable: each thread has its own
@@ -92,7 +92,7 @@ def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: 
             done = client.process_ie_result(info, download=True)
             return Path(done["requested_downloads"][0]["filepath"])
         except (YoutubeDLError, RequestError) as error:
-            check()  # says why, if ffmpeg was killed
+            check()  # raises the cause if ffmpeg was killed
             raise _failure(client, error) from None
         except (AttemptFailed, Stopped):
             raise
@@ -100,13 +100,13 @@ def fetch_once(clip: ClipRef, work_dir: Path, config: DownloadConfig, *, check: 
             if error.errno in _LOCAL_ERRORS:
                 raise LocalFailure(f"cannot store downloads in {work_dir.parent}: {error}") from None
             raise AttemptFailed(RefusalReason.NETWORK, Retry.NOW, one_line(str(error))) from None
-        except Exception as error:  # an extractor that fails at one video must not end the run
+        except Exception as error:  # an extractor that fails for one video must not end the run
             detail = one_line(f"yt-dlp failed with {type(error).__name__}: {error}")
             raise AttemptFailed(RefusalReason.FORMAT, Retry.LATER, detail) from error
 
 
 def read_cookies(path: Path) -> str:
-    """Return the text of a Netscape cookies file; a missing or invalid file is a MissingFileError.
+    """Return the text of a Netscape cookies file, or raise MissingFileError if it is missing or invalid.
 
     Each client gets a copy of the text, because yt-dlp writes its cookies back to the file.
     """
@@ -131,7 +131,7 @@ def _checked_cookies(path: Path, _changed_ns: int) -> str:
 def _kill_ffmpeg(work_dir: Path, *, check: Callable[[], None]) -> Iterator[None]:
     """Kill the ffmpeg process that writes into `work_dir` as soon as `check` raises.
 
-    yt-dlp calls no hook while it waits for ffmpeg, and ffmpeg's `-rw_timeout` does not see a slow trickle.
+    yt-dlp calls no hook while it waits for ffmpeg, and a slow trickle never exceeds ffmpeg's `-rw_timeout`.
     """
     done = threading.Event()
 
@@ -155,7 +155,7 @@ def _kill_ffmpeg(work_dir: Path, *, check: Callable[[], None]) -> Iterator[None]
 
 
 class _Client(yt_dlp.YoutubeDL):
-    """A client of yt-dlp that keeps the last HTTP error with its headers, and the address of the media."""
+    """A yt-dlp client that stores the last HTTP error with its headers, and the address of the media."""
 
     http_error: HTTPError | None = None
     media_url: str | None = None
@@ -175,7 +175,7 @@ class _Client(yt_dlp.YoutubeDL):
 
 
 class _Quiet:
-    """A logger that keeps yt-dlp's messages off the terminal; errors are also exceptions."""
+    """A logger that hides yt-dlp's messages from the terminal; its errors are also raised as exceptions."""
 
     def debug(self, message: str) -> None:
         logger.debug("%s", message)
@@ -198,7 +198,7 @@ def _parameters(
         "outtmpl": {"default": str(work_dir / "clip").replace("%", "%%") + ".%(ext)s"},
         "overwrites": True,
         "updatetime": False,
-        "format": f"b{height}[ext=mp4]/bv*{height}+ba/b{height}",  # one file, otherwise two that are merged
+        "format": f"b{height}[ext=mp4]/bv*{height}+ba/b{height}",  # one file; otherwise two are merged
         "format_sort": [f"res:{config.max_height_px}", "ext:mp4:m4a"],
         "merge_output_format": "mp4",
         "ffmpeg_location": get_ffmpeg_exe(),
@@ -225,7 +225,7 @@ def _parameters(
 
 
 def _file_info(clip: ClipRef, url: str) -> dict[str, Any]:
-    """Return what an extractor would report about a link to a file, without a request."""
+    """Return the dictionary that an extractor would return for a link to a file, without a request."""
     ext = Path(urlsplit(url).path).suffix[1:].lower()
     names = {"id": clip.video_id, "title": clip.video_id, "extractor": "file", "extractor_key": "Generic"}
     return names | {"url": url, "webpage_url": url, "ext": ext}
@@ -233,7 +233,7 @@ def _file_info(clip: ClipRef, url: str) -> dict[str, Any]:
 
 def _page_info(client: _Client, url: str) -> dict[str, Any]:
     info = client.extract_info(url, download=False)
-    if info and info.get("_type") in ("playlist", "multi_video"):  # a page with a video in it is a list, too
+    if info and info.get("_type") in ("playlist", "multi_video"):  # also returned for a page with one video
         info = next(iter(info.get("entries") or ()), None)
     if not info:
         raise YoutubeDLError(f"no media in the page {url}")
@@ -241,7 +241,7 @@ def _page_info(client: _Client, url: str) -> dict[str, Any]:
 
 
 def _check_length(info: dict[str, Any], clip: ClipRef) -> None:
-    """Refuse a clip after the end of its video, which the uploader may have shortened."""
+    """Refuse a clip that ends after its video; uploaders sometimes shorten a video."""
     length_s = info.get("duration")
     if length_s is not None and length_s < clip.end_s - DURATION_TOLERANCE_S - 1:  # YouTube rounds to seconds
         detail = f"the video lasts {length_s:g} s, the clip ends at {clip.end_s:g} s"
@@ -256,7 +256,7 @@ def _failure(client: _Client, error: Exception) -> AttemptFailed:
     answer = client.http_error
     if answer is None:
         return failure
-    # an extractor may ignore "too many requests" and then report that a part of the page is missing
+    # an extractor may ignore "too many requests" and then report that part of the page is missing
     unclear = (failure.reason, failure.retry) == (RefusalReason.FORMAT, Retry.LATER)
     if http_status(message) == answer.status or (unclear and answer.status == 429):
         return _http_failure(answer, one_line(message))
@@ -275,10 +275,10 @@ def _http_failure(answer: HTTPError, detail: str) -> AttemptFailed:
 
 
 def _ffmpeg_failure(client: _Client, message: str) -> AttemptFailed:
-    """Request the first bytes of the media again, because ffmpeg's exit code does not say what failed."""
+    """Find the reason, which ffmpeg's exit code does not give: request the first bytes of the media again."""
     if shutil.disk_usage(client.work_dir).free < _DISK_FULL_BYTES:
         raise LocalFailure(
-            f"the disk of {client.work_dir.parent} is full; no finished clip is lost, run again"
+            f"the disk of {client.work_dir.parent} is full; no finished clip is lost: free space, run again"
         )
     if client.media_url is None:
         return classify_message(message)

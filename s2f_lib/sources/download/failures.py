@@ -1,6 +1,6 @@
 """Reasons of failed downloads, read from the messages of yt-dlp and the answers of servers.
 
-One table maps a message to a reason and to the time of the next attempt. The first row that matches counts,
+One table maps a message to a reason and to the time of the next attempt. The first row that matches decides,
 so special messages come before general ones: "Video unavailable" means that a video was removed, but "Video
 unavailable ... in your country" does not.
 """
@@ -19,13 +19,13 @@ from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
 class Retry(StrEnum):
     """When another attempt may succeed."""
 
-    NOW = "now"  # after some seconds: in this run, and in the next
-    LATER = "later"  # not within seconds: the next run requests the clip again
+    NOW = "now"  # within seconds: in this run, and in the next
+    LATER = "later"  # not within seconds: only in the next run
     NEVER = "never"  # not with these settings
 
 
 class AttemptFailed(Exception):
-    """One attempt failed; `retry_after_s` is the wait in seconds that the server asked for, if it did."""
+    """One attempt failed; `retry_after_s` is the Retry-After of the server in seconds, or None."""
 
     def __init__(
         self, reason: RefusalReason, retry: Retry, detail: str, retry_after_s: float | None = None
@@ -43,13 +43,13 @@ class DownloadRefused(ClipRefused):
         self.n_attempts = n_attempts
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # pickle passes only positional arguments to an exception; workers of a cluster send this one
+        # pickle passes only positional arguments to an exception; workers of a cluster pickle this one
         make = functools.partial(DownloadRefused, can_retry=self.can_retry, n_attempts=self.n_attempts)
         return make, (self.reason, self.detail)
 
 
 class LocalFailure(StudyError):
-    """This machine failed, not the clip: the disk is full, or ffmpeg is missing. The run ends."""
+    """This machine failed, not the clip: for example, the disk is full. The run ends."""
 
 
 _PRIVATE, _REMOVED = RefusalReason.PRIVATE, RefusalReason.REMOVED
@@ -95,7 +95,7 @@ _LOCAL = re.compile(
     r"no space left|disk quota|permission denied|read-only file system|too many open files"
     r"|unable to (open for writing|write data|create directory)|ffmpeg (is not installed|could not be found)"
 )
-#: Reasons of the table: a clip that was refused for one of them may be downloaded later.
+# a clip that was refused for one of these reasons may be downloaded later
 DOWNLOAD_REASONS = frozenset(reason for _, reason, _ in _MESSAGES)
 
 _HTTP_STATUS = re.compile(r"HTTP Error (\d{3})")
@@ -109,7 +109,7 @@ def http_status(message: str) -> int | None:
 
 
 def classify_message(message: str) -> AttemptFailed:
-    """Return the failure that a message of yt-dlp reports; raise it if this machine failed."""
+    """Return the failure that a message of yt-dlp reports; raise LocalFailure if this machine failed."""
     line = one_line(message)
     text = _PREFIX.sub("", line).lower().replace("’", "'")  # YouTube writes curly apostrophes
     if _LOCAL.search(text):
@@ -130,14 +130,12 @@ def classify_status(
 ) -> AttemptFailed:  # fmt: skip
     """Return the failure that an HTTP status reports.
 
-    403 has two meanings. YouTube's media servers send it to an address that they throttle, and the next
+    403 has two meanings. YouTube's media servers send it to an IP address that they throttle, and the next
     run often succeeds. Other servers send it for a file that they never serve.
     """
-    if redirect_loop or 300 <= status < 400:  # a mistake of the mirror, which its owner may correct
+    if redirect_loop or 300 <= status < 400:  # an error of the mirror, which its owner may correct
         return AttemptFailed(_NETWORK, Retry.LATER, detail)
-    if status in (429, 503):
-        return AttemptFailed(_THROTTLED, Retry.NOW, detail, retry_after_s)
-    if status in (402, 403) and youtube:
+    if status in (429, 503) or (status in (402, 403) and youtube):
         return AttemptFailed(_THROTTLED, Retry.NOW, detail, retry_after_s)
     if status in (408, 425) or status >= 500:
         return AttemptFailed(_NETWORK, Retry.NOW, detail, retry_after_s)
@@ -145,15 +143,15 @@ def classify_status(
         return AttemptFailed(_REMOVED, Retry.NEVER, detail)
     if status in (401, 402, 403, 407):
         return AttemptFailed(_PRIVATE, Retry.NEVER, detail)
-    if status == 451:  # unavailable for legal reasons, where the request comes from
+    if status == 451:  # unavailable for legal reasons in the country of the request
         return AttemptFailed(_GEO, Retry.NEVER, detail)
     return AttemptFailed(_FORMAT, Retry.NEVER, detail)
 
 
 def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
-    """Return a Retry-After header in seconds from now; None if there is no valid header.
+    """Return the wait in seconds that a Retry-After header states; None for an invalid or missing header.
 
-    RFC 9110, section 10.2.3, allows a number of seconds or a date. `now_s` is in Unix time.
+    RFC 9110, section 10.2.3, allows a number of seconds or a date. `now_s` is the Unix time.
     """
     if not value:
         return None
@@ -165,9 +163,9 @@ def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
         return None
 
 
-def one_line(message: str, *, limit: int = 300) -> str:
-    """Return a message without colours, advice on bug reports and line breaks, cut to `limit` characters."""
+def one_line(message: str) -> str:
+    """Return a message without colours, advice on bug reports and line breaks, cut to 300 characters."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(message))
     text = re.sub(r"; please report this issue on .*", "", text, flags=re.DOTALL)
     text = re.sub(r"^(ERROR:\s*)+", "", " ".join(text.split()))
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= 300 else text[:299] + "…"

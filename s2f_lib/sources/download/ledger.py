@@ -1,7 +1,7 @@
 """The ledger of a download folder: one row per clip that is finished or refused.
 
-A file has its own name only after it was checked, so the files say which clips are finished. The ledger says
-why the others were refused, and whether a later run may request them again.
+A file gets its final name only after it was checked, so the files show which clips are finished. The ledger
+records why the others were refused, and whether a later run may request them again.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _COOKIES_DECIDE = {RefusalReason.AGE_GATED, RefusalReason.PRIVATE}
 
 
 def request_key(config: DownloadConfig, reason: RefusalReason | None = None) -> str:
-    """Return the settings that decide a file, or a refusal for a reason, as text.
+    """Return, as text, the settings on which a file or a refusal for `reason` depends.
 
-    A refusal is final only for the same mirror, resolution and, for age-gated or private videos, the same
-    cookies.
+    They are the mirror, the resolution and, for age-gated and private videos, the cookies. A refusal is final
+    only for the same settings.
     """
     settings: list[object] = [config.url_template, config.max_height_px, config.whole_file]
     if reason in _COOKIES_DECIDE and config.cookies is not None:
@@ -58,7 +58,7 @@ class DownloadLedger:
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")  # survives a kill; a power cut costs some rows
+            self._db.execute("PRAGMA synchronous = NORMAL")  # rows survive a kill, but not a power cut
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise DataError(f"{path} is not a ledger of downloads ({error}): move it away") from None
@@ -71,17 +71,17 @@ class DownloadLedger:
             self._db.close()
 
     def done(self, clip_id: str, file: Path, *, config: DownloadConfig, n_attempts: int) -> None:
-        """Enter a finished file."""
+        """Record a finished file."""
         size = file.stat().st_size
-        self._enter(clip_id, (file.name, size, None, None, False, request_key(config), n_attempts))
+        self._write(clip_id, (file.name, size, None, None, False, request_key(config), n_attempts))
 
     def refused(self, clip_id: str, refusal: DownloadRefused, *, config: DownloadConfig) -> None:
-        """Enter the reason why a clip could not be downloaded."""
+        """Record why a clip could not be downloaded."""
         row = (None, None, refusal.reason.value, refusal.detail, refusal.can_retry)
-        self._enter(clip_id, (*row, request_key(config, refusal.reason), refusal.n_attempts))
+        self._write(clip_id, (*row, request_key(config, refusal.reason), refusal.n_attempts))
 
     def final_refusal(self, clip_id: str, config: DownloadConfig) -> DownloadRefused | None:
-        """Return the refusal that is final for these settings; None if the clip may be requested."""
+        """Return the refusal that is final with these settings; None if the clip may be requested."""
         found = self._rows(
             "SELECT reason, detail, asked_as FROM downloads"
             " WHERE clip_id = ? AND file IS NULL AND NOT can_retry",
@@ -100,7 +100,7 @@ class DownloadLedger:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
-    def _enter(self, clip_id: str, values: tuple[object, ...]) -> None:
+    def _write(self, clip_id: str, values: tuple[object, ...]) -> None:
         self._rows(
             "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(clip_id, *values, time.time()),

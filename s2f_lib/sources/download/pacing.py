@@ -1,7 +1,7 @@
 """When to send a request: a rate limit and pauses that all threads share, and the back-off.
 
-A server that answers "too many requests" limits the address, not the clip. So all threads wait, and not only
-the one that got the answer.
+A server that answers "too many requests" limits the IP address, not the clip. So all threads wait, not only
+the thread that got the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 class Pacer:
-    """Lets threads begin one by one, at most `max_per_s` per second (0: no limit), and not during a pause."""
+    """Lets threads start one by one, at most `max_per_s` per second (0: no limit), but not during a pause."""
 
     def __init__(self, max_per_s: float = 0.0) -> None:
         self._interval_s = 1.0 / max_per_s if max_per_s else 0.0
@@ -33,7 +33,7 @@ class Pacer:
         self._stop = threading.Event()
 
     def wait_turn(self) -> None:
-        """Return when the caller may send its request; raise `Stopped` if the run ends before."""
+        """Wait until the caller may send its request; raise `Stopped` if the run ends before."""
         with self._lock:
             turn_s = max(time.monotonic(), self._next_s)
             self._next_s = turn_s + self._interval_s
@@ -42,7 +42,7 @@ class Pacer:
         self.check()
 
     def pause(self, seconds: float) -> None:
-        """Let no thread begin for some seconds; a longer pause is not shortened."""
+        """Let no thread start for some seconds; a longer pause is not shortened."""
         with self._lock:
             self._pause_until_s = max(self._pause_until_s, time.monotonic() + seconds)
 
@@ -62,23 +62,22 @@ class Pacer:
 
 
 def is_youtube(url: str) -> bool:
-    """Return whether an address belongs to a server of YouTube."""
+    """Return whether a URL belongs to a server of YouTube."""
     host = urlsplit(url).hostname or ""
     return any(host == name or host.endswith("." + name) for name in _YOUTUBE_HOSTS)
 
 
 def clips_per_s(config: DownloadConfig) -> float:
-    """Return the largest number of clips per second; 0: no limit."""
+    """Return the limit of clips per second; 0: no limit."""
     if config.max_clips_per_s is not None:
         return config.max_clips_per_s
     return _YOUTUBE_CLIPS_PER_S if is_youtube(config.url_template) else 0.0
 
 
 def backoff_s(n_failed: int, config: DownloadConfig) -> float:
-    """Return the wait after the n-th failed attempt, in seconds.
+    """Return the wait after the n-th failed attempt, in seconds; it doubles up to `max_backoff_s`.
 
-    The wait doubles with each attempt, up to `max_backoff_s`. Half of it is random, so that threads that
-    failed together do not try again together.
+    Half of it is random, so that threads that failed together do not retry together.
     """
     longest_s = min(config.max_backoff_s, config.backoff_s * 2 ** (n_failed - 1))
     return longest_s * _JITTER.uniform(0.5, 1.0)
