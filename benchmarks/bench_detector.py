@@ -1,8 +1,7 @@
 """dlib's CNN face detector against the same network in torch: speed and agreement.
 
-Both see the same frames in one run, each on one CPU thread.  Frames are those
-of the real clips beside the checkout (`../shared/data/clips`) where they are,
-and portraits of the generated population.
+Both detect faces in the same frames, each on one CPU thread. The frames come from the real clips next to the
+checkout (`../shared/data/clips`), if they exist, and from portraits of the synthetic population.
 
     python benchmarks/bench_detector.py [--frames 12] [--device cpu] [--precision fp32]
 """
@@ -25,7 +24,7 @@ SIZES = ((640, 360), (1280, 720))  # width, height in pixels
 
 
 def real_frames(limit: int) -> list[np.ndarray]:
-    """Return the middle frame of up to `limit` real clips, RGB; none where there are no clips."""
+    """Return the middle frame of up to `limit` real clips, RGB; an empty list without clips."""
     import av
 
     frames = []
@@ -37,7 +36,7 @@ def real_frames(limit: int) -> list[np.ndarray]:
 
 
 def generated_frames(count: int) -> list[np.ndarray]:
-    """Return `count` portraits of the generated population, 1280x720 RGB."""
+    """Return `count` portraits of the synthetic population, 1280x720 RGB."""
     from s2f_lib.sources.synthetic.people import draw_face
     from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
@@ -50,7 +49,7 @@ def generated_frames(count: int) -> list[np.ndarray]:
 
 
 def fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Cut a frame to the wanted shape around its middle, then scale it."""
+    """Crop the centre of a frame to an aspect ratio, then scale it to the size."""
     import cv2
 
     rows, columns = frame.shape[:2]
@@ -61,7 +60,7 @@ def fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def timed(detector: FaceDetector, frames: list[np.ndarray]) -> tuple[float, list[list[Detection]]]:
-    """Return seconds a frame, and what was found, after a first frame that does not count."""
+    """Return the seconds per frame and the detections; a first call, to warm up, is not timed."""
     detector.detect(frames[:1])
     start = time.perf_counter()
     found = detector.detect(frames)
@@ -73,15 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=int, default=12, help="frames a size (default 12)")
+    parser.add_argument("--frames", type=int, default=12, help="number of frames per size (default 12)")
     parser.add_argument("--device", default="cpu", help="device of the torch detector (default cpu)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="default fp32")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads of torch (default 1)")
     arguments = parser.parse_args()
 
     real = real_frames((arguments.frames + 1) // 2)
     sources = real + generated_frames(arguments.frames - len(real))
-    print(f"{len(real)} frames of real clips, {len(sources) - len(real)} generated portraits; RGB")
+    print(f"{len(real)} frames of real clips, {len(sources) - len(real)} synthetic portraits; RGB")
     for width, height in SIZES:
         frames = [fit(frame, width, height) for frame in sources]
         dlib_s, reference = timed(DlibFaceDetector(width_px=width), frames)
@@ -94,8 +93,8 @@ def main() -> None:
         torch_s, found = timed(ours, frames)
         agreement = compare_detections(reference, found)
         print(
-            f"{width}x{height}: dlib {1 / dlib_s:.2f} frames/s ({dlib_s:.3f} s a frame), "
-            f"torch {1 / torch_s:.2f} frames/s ({torch_s:.3f} s a frame), ratio {dlib_s / torch_s:.1f}x"
+            f"{width}x{height}: dlib {1 / dlib_s:.2f} frames/s ({dlib_s:.3f} s per frame), "
+            f"torch {1 / torch_s:.2f} frames/s ({torch_s:.3f} s per frame), ratio {dlib_s / torch_s:.1f}x"
         )
         print(
             f"{width}x{height}: {agreement.matched} of {agreement.reference} faces matched "

@@ -1,11 +1,11 @@
 """Samples per second with random access, as training needs it.
 
-- one pickle per clip, as the report kept them;
-- the mapped shards that training uses, and training's own loader.
+- one pickle per clip, as in the report;
+- the memory-mapped shards that training uses, and the loader of training.
 
     python benchmarks/bench_loader.py [--clips 512] [--batch 64] [--batches 100]
 
-With more clips than the memory holds, `--clips 200000 --keep DIR` measures the disk.
+If the clips do not fit into memory, `--clips 200000 --keep DIR` measures the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from s2f_lib.training.data import BatchLoader, PairedArrays
 
 
 def rate(load: Callable[[np.ndarray], object], n: int, options: argparse.Namespace, batches: int) -> float:
-    """Return samples/s of a function that loads the clips at some random places."""
+    """Return samples/s of a function that loads the clips at random indices."""
     rng = np.random.default_rng(0)
     load(rng.choice(n, options.batch, replace=False))
     started = time.perf_counter()
@@ -39,7 +39,7 @@ def rate(load: Callable[[np.ndarray], object], n: int, options: argparse.Namespa
 
 
 def loader_rate(clips, options: argparse.Namespace, threads: int) -> float:
-    """Return samples/s of the training's own loader over whole epochs."""
+    """Return samples/s of the loader of training, over whole epochs."""
     data = PairedArrays(clips.audio, clips.features)
     loader = BatchLoader(data, batch_size=options.batch, seed=0, device=torch.device("cpu"), threads=threads)
     done, started = 0, time.perf_counter()
@@ -55,10 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=512, help="made-up clips of 6 s (default 512)")
-    parser.add_argument("--batch", type=int, default=64, help="clips a batch (default 64)")
-    parser.add_argument("--batches", type=int, default=100, help="random batches (default 100)")
-    parser.add_argument("--keep", type=Path, help="folder for the shards, used again if it is there")
+    parser.add_argument(
+        "--clips", type=int, default=512, help="number of artificial clips of 6 s (default 512)"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="clips per batch (default 64)")
+    parser.add_argument("--batches", type=int, default=100, help="number of random batches (default 100)")
+    parser.add_argument("--keep", type=Path, help="folder for the shards; existing shards in it are used")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as text:
@@ -71,13 +73,15 @@ def main() -> None:
         opened_s = time.perf_counter() - started
         n = len(clips)
         mega_bytes = n * clips.audio[0].nbytes / 2**20
-        print(f"{n} clips, {mega_bytes:.0f} MB of sound; batches of {options.batch}, one thread unless said")
-        print(f"opening, checksums included: {n / opened_s:6.0f} clips/s ({opened_s:.1f} s)")
+        print(
+            f"{n} clips, {mega_bytes:.0f} MB of sound; batches of {options.batch}, one thread if not stated"
+        )
+        print(f"opening, with checksums: {n / opened_s:6.0f} clips/s ({opened_s:.1f} s)")
 
         sample = min(n, 512)
-        for place in range(sample):
-            with (pickles / f"{place:06d}.pkl").open("wb") as stream:
-                pickle.dump((clips.audio[place], clips.features[place].copy()), stream)
+        for index in range(sample):
+            with (pickles / f"{index:06d}.pkl").open("wb") as stream:
+                pickle.dump((clips.audio[index], clips.features[index].copy()), stream)
 
         def from_pickles(rows: np.ndarray) -> torch.Tensor:
             loaded = []

@@ -1,19 +1,20 @@
 """Preparation: the report's recipe against ours, on the same clips, in one run and without network.
 
 The recipe (report, "Data Preparation Details"): one process, clip by clip; moviepy for sound and frames,
-dlib's CNN detector, librosa's spectrogram, and a pickle of spectrogram and face features a clip.
-Ours: `s2f_lib.preparation.pipeline.prepare` on all cores, with the torch port of that detector; sound, face
-and features into shards, checksums and ledger included.  Both compute the same face features (dlib's
-128-D: VGG-Face's weights cannot be shipped), and both times include the start of processes and models.
+dlib's CNN detector, librosa's spectrogram, and one pickle per clip with spectrogram and face features.
+Ours: `s2f_lib.preparation.pipeline.prepare` on all cores, with the torch port of this detector; it writes
+sound, face and features into shards with checksums, and a ledger. Both compute the same face features
+(dlib's 128 dimensions, because VGG-Face's weights cannot be shipped). Both times include the start of
+processes and models.
 
-Measured twice: both look at three frames of a clip, scaled to 640 pixels (ours by default), and both at one.
-Seconds of the processor are counted beside those of the clock: they hardly change where other programs run.
+It is measured twice: with three frames per clip, scaled to 640 pixels (our default), and with one frame.
+CPU seconds are reported next to elapsed seconds, because other programs hardly change them.
 
     python benchmarks/bench_preparation.py [--generated 15] [--workers 0] [--json FILE]
     python benchmarks/bench_preparation.py --many 2000
 
-`--many` prepares so many small clips, and a tenth of them, and compares the peak memory of the two.
-Real clips are those of `../shared/data/clips`, where they are.
+`--many N` prepares N / 10 and then N small clips, and compares the peak memory.
+The real clips are in `../shared/data/clips`, if this folder exists.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
 class TreeMemory:
     """Samples the resident memory of this process's descendants; `peak_mb` is its highest sum.
 
-    Pages that processes share count for each, so the true sum is lower.
+    Pages that processes share are counted once per process, so the true sum is lower.
     """
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peak_mb = 0.0
-        self.processes = 0  # when it was highest
+        self.processes = 0  # number of processes at the peak
 
     def __enter__(self) -> TreeMemory:
         self._thread.start()
@@ -79,24 +80,24 @@ class TreeMemory:
 
 @dataclass
 class Result:
-    """What a way took for a list of clips."""
+    """Time, memory and size of one method for a list of clips."""
 
     clips: int
     kept: int
-    seconds: float  # by the clock
-    cpu_seconds: float  # of all its processes
+    seconds: float  # elapsed
+    cpu_seconds: float  # sum over all processes
     peak_mb: float = 0.0
     processes: int = 0
     bytes_per_clip: float = 0.0
 
     @property
     def clips_per_s(self) -> float:
-        """Clips a second by the clock, refused ones included."""
+        """Clips per elapsed second, including refused clips."""
         return self.clips / self.seconds
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that have ended."""
+    """Return the CPU time of this process and of its children that have ended."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -104,7 +105,7 @@ def cpu_seconds() -> float:
 
 
 def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
-    """Prepare clips as the report did."""
+    """Prepare clips with the recipe of the report."""
     started = time.perf_counter()
     import warnings
 
@@ -118,7 +119,7 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
 
     c, s = config.preparation, config.spectrogram
     detector, extractor = DlibFaceDetector(width_px=c.detection_width_px), make_extractor(config.features)
-    warnings.simplefilter("ignore")  # moviepy's, about tracks of subtitles
+    warnings.simplefilter("ignore")  # moviepy warns about subtitle tracks
     n_kept = 0
     for clip in clips:
         with moviepy.VideoFileClip(str(clip.media)) as video:
@@ -148,23 +149,23 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
 
 
 def ours(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
-    """Prepare clips by the pipeline."""
+    """Prepare clips with the pipeline."""
     started = time.perf_counter()
     from s2f_lib.preparation.pipeline import prepare
 
     summary = prepare(config, clips, out)
     seconds = time.perf_counter() - started
     stages = ", ".join(f"{row.stage} {row.seconds_per_clip:.2f}" for row in summary.stages().itertuples())
-    print(f"  seconds of a worker a clip: {stages}", flush=True)
+    print(f"  worker seconds per clip: {stages}", flush=True)
     return Result(len(clips), summary.n_done, seconds, cpu_seconds())
 
 
 def measured(function: Callable[..., Result], clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
-    """Run a way in a process of its own, and add the memory of its tree and the bytes it wrote."""
+    """Run a method in its own process, and add the memory of its process tree and the bytes that it wrote."""
     out.mkdir(parents=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        pool.submit(os.getpid).result()  # the process is there before the clock runs
+        pool.submit(os.getpid).result()  # starts the process before the time is measured
         with TreeMemory() as memory:
             result = pool.submit(function, clips, out, config).result()
     result.peak_mb, result.processes = memory.peak_mb, memory.processes
@@ -173,14 +174,14 @@ def measured(function: Callable[..., Result], clips: list[ClipRef], out: Path, c
 
 
 def real_clips() -> list[ClipRef]:
-    """Return the real clips beside the checkout; none where there are none."""
+    """Return the real clips next to the checkout; an empty list if there are none."""
     from s2f_lib.sources.avspeech import load_clips
 
     return list(load_clips(CLIPS / "avspeech_clips.csv", CLIPS)) if CLIPS.is_dir() else []
 
 
 def generated_clips(folder: Path, count: int, *, size_px: tuple[int, int] = (640, 360)) -> list[ClipRef]:
-    """Make clips of generated people, 25 frames a second."""
+    """Generate clips of synthetic people, with 25 frames per second."""
     from s2f_lib.sources.avspeech import load_clips
     from s2f_lib.sources.synthetic.clips import make_synthetic_clips
 
@@ -193,14 +194,14 @@ def generated_clips(folder: Path, count: int, *, size_px: tuple[int, int] = (640
 
 
 def study(n_frames: int, workers: int) -> StudyConfig:
-    """Return the settings of both ways."""
+    """Return the settings of both methods."""
     positions = {1: (0.5,), 3: (0.25, 0.5, 0.75)}[n_frames]
     preparation = PreparationConfig(detector="torch", frame_positions=positions, workers=workers)
     return StudyConfig(preparation=preparation, spectrogram=SpectrogramConfig())
 
 
 def cpu_name() -> str:
-    """Return the processor's name, or its architecture where it has none."""
+    """Return the name of the CPU, or its architecture if there is no name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -213,32 +214,32 @@ def size_bytes(folder: Path) -> int:
 
 
 def compare(clips: list[ClipRef], folder: Path, *, n_frames: int, workers: int) -> dict[str, dict]:
-    """Measure both ways, print, and return the results."""
+    """Measure both methods, print the results, and return them."""
     config = study(n_frames, workers)
-    print(f"{n_frames} frame(s) of a clip looked at:")
+    print(f"{n_frames} frame(s) per clip:")
     results = {}
     for name, function in (("the recipe", recipe), ("ours", ours)):
         result = results[name] = measured(function, clips, folder / f"{name.split()[-1]}-{n_frames}", config)
         print(
-            f"  {name:10} {result.clips_per_s:6.2f} clips/s ({result.seconds:.1f} s by the clock, "
-            f"{result.cpu_seconds / result.clips:.2f} s of the processor a clip; "
-            f"{result.kept} of {result.clips} kept), peak memory {result.peak_mb:,.0f} MB "
-            f"in {result.processes} process(es), {result.bytes_per_clip:,.0f} bytes a clip",
+            f"  {name:10} {result.clips_per_s:6.2f} clips/s ({result.seconds:.1f} s elapsed, "
+            f"{result.cpu_seconds / result.clips:.2f} CPU seconds per clip; "
+            f"{result.kept} of {result.clips} prepared), peak memory {result.peak_mb:,.0f} MB "
+            f"in {result.processes} process(es), {result.bytes_per_clip:,.0f} bytes per clip",
             flush=True,
         )
     old, new = results.values()
     print(
         f"  ratio: {new.clips_per_s / old.clips_per_s:.1f}x the clips/s, "
-        f"{old.cpu_seconds / new.cpu_seconds:.1f}x fewer seconds of the processor, "
+        f"{old.cpu_seconds / new.cpu_seconds:.1f}x fewer CPU seconds, "
         f"{new.bytes_per_clip / old.bytes_per_clip:.3f} of the bytes"
     )
     return {name: asdict(result) for name, result in results.items()}
 
 
 def start_up(clips: list[ClipRef], folder: Path, *, workers: int) -> Result:
-    """Return what ours takes for a clip a worker: nearly all of it is loading libraries and models."""
+    """Return the result of ours with one clip per worker: nearly all of its time is loading."""
     result = measured(ours, clips[: workers or os.cpu_count()], folder / "start", study(1, workers))
-    print(f"start of ours: {result.seconds:.1f} s by the clock, {result.cpu_seconds:.1f} s of the processor")
+    print(f"start of ours: {result.seconds:.1f} s elapsed, {result.cpu_seconds:.1f} CPU seconds")
     return result
 
 
@@ -246,8 +247,7 @@ def many(folder: Path, count: int, *, workers: int) -> None:
     """Measure whether memory grows with the number of clips."""
     originals = generated_clips(folder / "small", 8, size_px=(320, 240))
     base = study(1, workers)
-    settings = {"detection_width_px": 200}
-    config = base.model_copy(update={"preparation": base.preparation.model_copy(update=settings)})
+    config = base.with_(preparation__detection_width_px=200)
     for n in (max(count // 10, 1), count):
         clips = [
             ClipRef(f"{number:011d}", f"{number:011d}", 0.0, original.duration_s, 0.5, 0.5, original.media)
@@ -256,7 +256,7 @@ def many(folder: Path, count: int, *, workers: int) -> None:
         ]
         result = measured(ours, clips, folder / f"many-{n}", config)
         print(
-            f"{n} small clips ({result.kept} kept): peak memory {result.peak_mb:,.0f} MB "
+            f"{n} small clips ({result.kept} prepared): peak memory {result.peak_mb:,.0f} MB "
             f"in {result.processes} processes, {result.clips_per_s:.1f} clips/s",
             flush=True,
         )
@@ -267,13 +267,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--generated", type=int, default=15, help="generated clips, 640x360 (default 15)")
-    parser.add_argument("--workers", type=int, default=0, help="of ours; 0: one a core")
-    parser.add_argument("--json", type=Path, help="write the results there, too")
-    parser.add_argument("--many", type=int, default=0, help="measure memory over so many small clips instead")
+    parser.add_argument(
+        "--generated", type=int, default=15, help="number of synthetic clips, 640x360 (default 15)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="number of processes of ours; 0: one per core (default)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the results into this file")
+    parser.add_argument(
+        "--many", type=int, default=0, help="measure only the memory, with this number of small clips"
+    )
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    load = os.getloadavg()[0]  # other programs, before ours
+    load = os.getloadavg()[0]  # of other programs, before the benchmark
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         if options.many:
@@ -291,7 +297,7 @@ def main() -> None:
         s = SpectrogramConfig()
         as_spectrogram = 2 * s.n_frames * s.n_bins * 4
         print(
-            f"a clip's 6 s as 16-bit sound: {2 * s.n_samples:,} bytes; as its spectrogram in float32: "
+            f"6 s of a clip as 16-bit sound: {2 * s.n_samples:,} bytes; as its spectrogram in float32: "
             f"{as_spectrogram:,} bytes ({as_spectrogram / (2 * s.n_samples):.1f}x), "
             f"in float16 {as_spectrogram // 2:,}"
         )

@@ -1,8 +1,8 @@
-"""`s2f reconstruct` as a person types it: seconds by the clock, from the command to the picture.
+"""Time of the command `s2f reconstruct`: elapsed seconds from its start to the image.
 
-Each time is of a fresh process, imports and the reading of the models included, on a voice of a generated
-person whom no run has seen.  A first command, which does not count, makes the run's kit where it is missing.
-The run is one that `make book` left; the bound is 5 s on a CPU.
+Each command runs in a new process, so the time includes imports and the loading of the models. The voice
+belongs to a synthetic person who is in no run. A first command, which is not in the median, writes the kit of
+the run if it is missing. The run is one of `make book`; the limit is 5 s on a CPU.
 
     python benchmarks/bench_reconstruct.py [--run runs/quick] [--repeats 3]
 """
@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", "r
 
 
 def write_voice(path: Path) -> None:
-    """Write 6 s of a generated person's speech."""
+    """Write 6 s of speech of a synthetic person."""
     world = SyntheticConfig(n_train=1, n_test=1, seed=5_000)
     clip_id = draw_population(world)[0].clip_id
     audio = resynthesize_speech(world, [clip_id], sample_rate_hz=RATE_HZ, workers=1)[0]
@@ -39,7 +39,7 @@ def write_voice(path: Path) -> None:
 
 
 def seconds(voice: Path, run: Path, out: Path) -> float:
-    """Return how long one command takes; ends the benchmark where it fails."""
+    """Return the elapsed seconds of one command; a command that fails ends the benchmark."""
     started = time.perf_counter()
     done = subprocess.run(
         [*COMMAND, str(voice), "--run", str(run), "-o", str(out)], capture_output=True, text=True
@@ -55,12 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, help="a run's folder (default runs/quick)")
-    parser.add_argument("--repeats", type=int, default=3, help="the median counts (default 3)")
+    parser.add_argument("--run", type=Path, help="run folder (default runs/quick)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of commands; the median is reported (default 3)"
+    )
     options = parser.parse_args()
     run = RunPaths(options.run) if options.run else RunPaths.of_profile("quick")
     if not run.settings.is_file():
-        sys.exit(f"no run at {run.root}: type `make book` first, or say where one is with --run DIR")
+        sys.exit(f"no run at {run.root}: run `make book` first, or name a run folder with --run DIR")
     with tempfile.TemporaryDirectory() as folder:
         voice, out = Path(folder) / "voice.wav", Path(folder) / "face.png"
         write_voice(voice)
@@ -70,7 +72,7 @@ def main() -> None:
     print(f"first command: {first_s:.2f} s")
     print(
         f"s2f reconstruct: {found_s:.2f} s, the median of {len(times_s)} ({min(times_s):.2f} to "
-        f"{max(times_s):.2f} s); {found_s / BOUND_S:.2f}x the bound of {BOUND_S:g} s"
+        f"{max(times_s):.2f} s); {found_s / BOUND_S:.2f}x the limit of {BOUND_S:g} s"
     )
 
 

@@ -1,9 +1,9 @@
 """Complex spectrograms: librosa, clip by clip, against the batched transform in torch, in one run.
 
-The recipe (report, "Data Preparation Details"): `librosa.stft` of each clip, real and imaginary part
-compressed.  Its framing pads the window on both sides, so its numbers differ from TensorFlow's framing,
-which Speech2Face used; agreement is therefore measured against librosa's primitives with that framing
-(`complex_spectrogram_librosa`, float64), which is timed, too.
+The recipe (report, "Data Preparation Details") is `librosa.stft` of each clip, with compressed real and
+imaginary parts. librosa pads the window on both sides, so its numbers differ from TensorFlow's framing, which
+Speech2Face used. Agreement is therefore measured with librosa's primitives and TensorFlow's framing
+(`complex_spectrogram_librosa`, float64), which are timed, too.
 
     python -m benchmarks.bench_spectrogram [--clips 64] [--threads 1] [--device cpu]
 """
@@ -23,7 +23,7 @@ from tests.media.reference_spectrogram import complex_spectrogram_librosa
 
 
 def voices(count: int, config: SpectrogramConfig) -> np.ndarray:
-    """Return (count, samples) int16: harmonics under a slow envelope, noise, and stretches of silence."""
+    """Return (count, samples) int16: harmonics with a slow envelope, noise and silence."""
     rng = np.random.default_rng(0)
     time_s = np.arange(config.n_samples) / config.sample_rate_hz
     made = []
@@ -52,7 +52,7 @@ def recipe(audio: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 
 
 def clips_per_s(function: Callable[[], object], count: int, repeats: int, device: str) -> float:
-    """Return clips/s: the best of some repeats, after one that does not count."""
+    """Return clips/s: the best of several repeats, after a warm-up."""
     best = np.inf
     for repeat in range(repeats + 1):
         started = time.perf_counter()
@@ -69,9 +69,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=64, help="clips of 6 s, one batch (default 64)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
-    parser.add_argument("--repeats", type=int, default=5, help="the best counts (default 5)")
+    parser.add_argument(
+        "--clips", type=int, default=64, help="number of clips of 6 s, in one batch (default 64)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads of torch (default 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of repeats; the best is reported (default 5)"
+    )
     parser.add_argument("--device", default="cpu", help="device of torch (default cpu)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

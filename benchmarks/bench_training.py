@@ -1,11 +1,10 @@
 """Training: the report's recipe against ours, at equal model, batch and clips, in one run.
 
-The recipe (report, "Data Preparation Details"; its likely ancestor's code): a pickle
-a clip with the int16 audio and the features, the spectrogram by librosa on the CPU as
-each clip is loaded, float32, eager, PyTorch's default memory format, one process.
-Ours: shards mapped from disk, batches gathered ahead by a thread, the spectrogram in
-batch on the device, channels last, bf16 where the processor computes it (AMX, AVX-512
-bf16, GPUs).
+The recipe (report, "Data Preparation Details", and the code on which it is probably based): one pickle per
+clip with the int16 audio and the features; the spectrogram by librosa on the CPU when a clip is loaded;
+float32, eager mode, PyTorch's default memory format, one process.
+Ours: memory-mapped shards; a thread that prefetches batches; the spectrogram of a batch on the device;
+channels last; bf16 if the hardware supports it (AMX, AVX-512 bf16, GPUs).
 
     python benchmarks/bench_training.py [--width 0.125] [--batch 16] [--clips 64] [--steps 12]
     python benchmarks/bench_training.py --accuracy [--seeds 3]
@@ -34,11 +33,11 @@ from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.training.distributed import resolve_precision
 from s2f_lib.training.losses import l1_loss
 
-WARM_UP = 2  # steps that do not count
+WARM_UP = 2  # steps that are not measured
 
 
 def study(options: argparse.Namespace, **training: object) -> StudyConfig:
-    """Return the settings of both ways."""
+    """Return the settings of both methods."""
     return StudyConfig(
         spectrogram=SpectrogramConfig(duration_s=options.duration, max_frequency_hz=options.bandwidth),
         encoder=VoiceEncoderConfig(width=options.width, hidden=options.hidden, frequency_bins=9),
@@ -50,7 +49,7 @@ def study(options: argparse.Namespace, **training: object) -> StudyConfig:
 
 
 def write_pickles(shards: Path, out: Path) -> None:
-    """Write a pickle a clip, as the report did."""
+    """Write one pickle per clip, as in the report."""
     clips = read_prepared(shards)
     for clip_id, audio, features in zip(clips.clip_ids, clips.audio, clips.features, strict=True):
         with (out / f"{clip_id}.pkl").open("wb") as stream:
@@ -58,7 +57,7 @@ def write_pickles(shards: Path, out: Path) -> None:
 
 
 class PickledClips(torch.utils.data.Dataset):
-    """The recipe's data set: a file a clip, librosa as it is read."""
+    """The data set of the recipe: one file per clip; librosa computes the spectrogram when it is read."""
 
     def __init__(self, folder: Path, config: SpectrogramConfig) -> None:
         self._paths = sorted(folder.glob("*.pkl"))
@@ -77,7 +76,9 @@ class PickledClips(torch.utils.data.Dataset):
         spectrum = librosa.stft(
             audio, n_fft=c.fft_samples, hop_length=c.hop_samples, win_length=c.window_samples, center=False
         )[: c.n_bins].T  # (frames, bins)
-        missing = c.n_frames - len(spectrum)  # librosa frames by the 512 of the FFT: one less
+        missing = c.n_frames - len(
+            spectrum
+        )  # librosa's frames have the 512 samples of the FFT: one frame less
         spectrum = np.pad(spectrum, ((0, missing), (0, 0)))
         parts = np.stack([spectrum.real, spectrum.imag])
         parts = np.sign(parts) * np.abs(parts) ** c.compression
@@ -85,7 +86,7 @@ class PickledClips(torch.utils.data.Dataset):
 
 
 def run_recipe(folder: str, options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
-    """Train as the report did; return samples/s, wait share, peak memory and the last loss."""
+    """Train with the recipe; return samples/s, the share of time spent waiting, and peak memory."""
     torch.set_num_threads(options.threads)
     config = study(options)
     data = PickledClips(Path(folder), config.spectrogram)
@@ -125,7 +126,7 @@ def run_recipe(folder: str, options: argparse.Namespace, epochs: int, seed: int)
 
 
 def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
-    """Train with this package; the same numbers."""
+    """Train with this package; return the same numbers as `run_recipe`."""
     from s2f_lib.training.encoder import train_voice_encoder
 
     torch.set_num_threads(options.threads)
@@ -150,7 +151,7 @@ def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -
             after_step=after_step,
         )
     rows = trained.metrics.iloc[-1]
-    # the time between the first and last step, checkpoints and their writing included
+    # the time between the first and last step includes the checkpoints
     return {
         "samples_per_s": (len(times) - WARM_UP) * options.batch / (times[-1] - times[WARM_UP - 1]),
         "wait_share": float(rows["wait_share"]),
@@ -160,7 +161,7 @@ def run_ours(folder: str, options: argparse.Namespace, epochs: int, seed: int) -
 
 
 def accuracy(shards: str, options: argparse.Namespace, precision: str, seed: int) -> float:
-    """Return the cosine on held-out clips after training in one precision."""
+    """Return the cosine on held-out clips after training with one precision."""
     from s2f_lib.training.encoder import train_voice_encoder
 
     torch.set_num_threads(options.threads)
@@ -182,7 +183,7 @@ def accuracy(shards: str, options: argparse.Namespace, precision: str, seed: int
 
 
 def matmul_rate(device: str, *, size: int = 8192, repeats: int = 30) -> float:
-    """Return the measured bf16 rate of a large matrix product, FLOP/s."""
+    """Return the measured rate of a large bf16 matrix product, in FLOP/s."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         a @ b
@@ -195,10 +196,10 @@ def matmul_rate(device: str, *, size: int = 8192, repeats: int = 30) -> float:
 
 
 def flops_a_clip(config: StudyConfig, dimension: int) -> float:
-    """Return the FLOPs of one clip's forward and backward pass, multiply and add as two.
+    """Return the FLOPs of one clip's two passes; a multiplication and an addition count as two.
 
-    The backward pass computes each product twice, for the weights and for the input;
-    the first layer's input needs none.
+    The backward pass computes each product twice, for the weights and for the input; the input of the first
+    layer needs no gradient.
     """
     model = VoiceEncoder(config.encoder, feature_dimension=dimension, spectrogram=config.spectrogram)
     rows = [row.mega_flops * 1e6 for row in summarize(model, config.spectrogram) if row.mega_flops]
@@ -236,7 +237,7 @@ def main() -> None:
 
 
 def report_flops(ours: dict[str, float], options: argparse.Namespace) -> None:
-    """Print the achieved rate over that of a large bf16 product on the same device."""
+    """Print the achieved rate, and its share of the rate of a large bf16 product on the same device."""
     size = 8192 if options.device == "cuda" else 1024
     torch.set_num_threads(options.threads)
     achieved = ours["samples_per_s"] * flops_a_clip(study(options), options.dimension)
@@ -248,7 +249,7 @@ def report_flops(ours: dict[str, float], options: argparse.Namespace) -> None:
 
 
 def compare_accuracy(shards: str, options: argparse.Namespace) -> None:
-    """Print held-out cosines in float32 and in the fast precision and format, over seeds."""
+    """Print held-out cosines over seeds: in float32, and in the fast precision and memory format."""
     found = {
         precision: [
             in_own_process(accuracy, shards, options, precision, seed) for seed in range(options.seeds)
@@ -279,28 +280,33 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--width", type=float, default=0.125, help="of the encoder's channels (default 1/8)")
+    add("--width", type=float, default=0.125, help="factor of the encoder's channels (default 1/8)")
     add("--hidden", type=int, default=512, help="units of the first fully connected layer (default 512)")
-    add("--dimension", type=int, default=128, help="of the face features (default 128)")
-    add("--batch", type=int, default=16, help="pairs a step (default 16)")
-    add("--clips", type=int, default=64, help="made-up clips (default 64)")
-    add("--steps", type=int, default=12, help="steps that count, at least (default 12)")
-    add("--duration", type=float, default=6.0, help="seconds of a clip (default 6)")
+    add("--dimension", type=int, default=128, help="dimension of the face features (default 128)")
+    add("--batch", type=int, default=16, help="pairs per step (default 16)")
+    add("--clips", type=int, default=64, help="number of artificial clips (default 64)")
+    add("--steps", type=int, default=12, help="smallest number of measured steps (default 12)")
+    add("--duration", type=float, default=6.0, help="seconds per clip (default 6)")
     add("--bandwidth", type=float, default=8000.0, help="highest frequency in Hz (default 8000)")
-    add("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    add("--loader-threads", type=int, default=1, help="that gather batches ahead (default 1)")
+    add("--threads", type=int, default=2, help="number of CPU threads of torch (default 2)")
+    add("--loader-threads", type=int, default=1, help="number of threads that prefetch batches (default 1)")
     add("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
-    add("--precision", default="auto", choices=["auto", "no", "bf16"], help="default: bf16 if in hardware")
+    add(
+        "--precision",
+        default="auto",
+        choices=["auto", "no", "bf16"],
+        help="default: bf16 if the hardware supports it",
+    )
     add(
         "--channels-last",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="format of ours (default on)",
+        help="memory format of ours (default on)",
     )
-    add("--compile", action="store_true", help="torch.compile for ours")
+    add("--compile", action="store_true", help="use torch.compile for ours")
     add("--accuracy", action="store_true", help="compare held-out cosines instead of speed")
-    add("--seeds", type=int, default=3, help="of --accuracy (default 3)")
-    add("--epochs", type=int, default=10, help="of --accuracy (default 10)")
+    add("--seeds", type=int, default=3, help="number of seeds of --accuracy (default 3)")
+    add("--epochs", type=int, default=10, help="number of epochs of --accuracy (default 10)")
     return parser.parse_args()
 
 

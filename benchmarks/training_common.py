@@ -1,4 +1,4 @@
-"""What the two training benchmarks share: clips, a recipe's way of loading them, and memory."""
+"""Functions of two training benchmarks: artificial clips, peak memory, and new processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE_RATE_HZ = 16_000
 def make_shards(
     folder: Path, *, n: int, duration_s: float = 6.0, dimension: int = 128, seed: int = 0
 ) -> None:
-    """Write shards of made-up clips: vowel-like voices that say something about the face's features."""
+    """Write shards of artificial clips: vowel-like voices that correlate with the face features."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(4, dimension))
     time_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
@@ -54,7 +54,7 @@ def make_shards(
 
 
 class PeakMemory:
-    """Samples this process's resident memory in a thread; `peak_mb` is its highest."""
+    """Samples this process's resident memory in a thread; `peak_mb` is its maximum."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -77,7 +77,7 @@ class PeakMemory:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function in a fresh process, so that its memory is its own, and return its result."""
+    """Return the result of a function that runs in a new process with its own memory."""
     context = mp.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(function, arguments)

@@ -1,4 +1,4 @@
-"""The command `s2f faces` on a small folder of drawn faces with UTKFace's file names."""
+"""The command `s2f faces` on a small folder of artificial faces with UTKFace's file names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def s2f(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """24 drawn faces of 200 x 200 pixels, one of them with a file name without race."""
+    """24 artificial faces of 200 x 200 pixels; the file name of one of them has no race."""
     folder = tmp_path_factory.mktemp("utkface")
     rng = np.random.default_rng(0)
     for number in range(24):

@@ -33,7 +33,7 @@ def s2f(*arguments: object, workspace: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixteen AVSpeech pairs, of which one has no sound, and three VoxCeleb persons."""
+    """Sixteen AVSpeech pairs, of which one has no sound, and three people of VoxCeleb."""
     root = tmp_path_factory.mktemp("pairs") / "clone"
     write_pairs(root / "figures", avspeech=16, voxceleb=3)
     (root / "figures" / "avspeech_res" / "Wav" / f"{avspeech_name(15)}.flac").unlink()

@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve_manifest(self) -> None:
         """A manifest of separate files: `/<id>-<height>.mp4` for video and `/<id>-sound.mp4` for audio."""
-        pictures = "".join(
+        videos = "".join(
             f'<Representation id="v{h}" width="{h}" height="{h}" codecs="avc1.42c00d" bandwidth="{h}000">'
             f"<BaseURL>/{self.key}-{h}.mp4</BaseURL></Representation>"
             for h in self.server.player_heights
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         manifest = (
             '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"'
             f' mediaPresentationDuration="PT{self.server.stated_s}S"><Period>'
-            f'<AdaptationSet mimeType="video/mp4">{pictures}</AdaptationSet>'
+            f'<AdaptationSet mimeType="video/mp4">{videos}</AdaptationSet>'
             f'<AdaptationSet mimeType="audio/mp4">{sound}</AdaptationSet></Period></MPD>'
         ).encode()
         self._answer(200, {"Content-Type": "application/dash+xml", "Content-Length": str(len(manifest))})
@@ -150,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve_file(self, data: bytes) -> None:
         start = 0
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            start, stop = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1) + 1
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, stop = int(found[1]), min(int(found[2] or len(data)), len(data) - 1) + 1
             if start >= len(data):
                 self._answer(416, {"Content-Range": f"bytes */{len(data)}"})
                 return

@@ -1,4 +1,4 @@
-"""The pairs of a folder and their persons."""
+"""The pairs in a folder, and the people in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pairs_folder import avspeech_name, write_pair, write_pairs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve AVSpeech pairs, and four VoxCeleb persons with two clips each."""
+    """Twelve AVSpeech pairs, and four people of VoxCeleb with two clips each."""
     root = tmp_path_factory.mktemp("pairs")
     write_pairs(root, avspeech=12, voxceleb=4)
     return root
@@ -83,7 +83,7 @@ def test_find_pairs_unusable_folder_is_refused(folder, tmp_path):
         find_pairs(only, voxceleb=True)
 
 
-def test_group_ids_join_videos_and_persons(folder):
+def test_group_ids_of_joins_videos_and_people(folder):
     found = find_pairs(folder, voxceleb=True).pairs
     groups = group_ids_of(found)
     assert len(set(groups)) == 12 + 4

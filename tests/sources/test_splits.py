@@ -15,7 +15,7 @@ from tests.pairs_folder import avspeech_name, voxceleb_name, write_pairs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve AVSpeech pairs, and four VoxCeleb persons with two clips each."""
+    """Twelve AVSpeech pairs, and four people of VoxCeleb with two clips each."""
     root = tmp_path_factory.mktemp("pairs")
     write_pairs(root, avspeech=12, voxceleb=4)
     return root
@@ -46,7 +46,7 @@ def test_draw_splits_keeps_groups_and_depends_on_seed(folder):
         assert not set(groups[split.train]) & set(groups[split.test])
         assert sorted([*split.train, *split.test]) == list(range(len(pairs)))
         sets = [pairs[row].set_name for row in split.test]
-        assert (sets.count("avspeech"), sets.count("voxceleb")) == (3, 2)  # 3 of 12 videos, 1 of 4 persons
+        assert (sets.count("avspeech"), sets.count("voxceleb")) == (3, 2)  # 3 of 12 videos, 1 of 4 people
     again = draw_splits(pairs, n_splits=1, test_share=0.25, seed=1)[0]
     assert np.array_equal(again.test, splits[0].test)
     other = draw_splits(pairs, n_splits=1, test_share=0.25, seed=2)[0]

@@ -419,7 +419,7 @@ def test_download_clips_replaces_changed_or_lost_files(tmp_path, make_video):
         assert all(path.read_bytes() == data for path in paths)
 
 
-def test_download_clips_other_mirror_is_asked_again(tmp_path, make_video):
+def test_download_clips_other_mirror_is_requested(tmp_path, make_video):
     """Another mirror may have a clip that the first one does not have."""
     with _serve(make_video(CLIP_S), 1, {0: Behaviour("status:404")}) as server:
         assert not next(download_clips([_clip(0)], tmp_path, _config(server))).is_done
@@ -490,7 +490,7 @@ def test_download_clips_sends_cookies_and_keeps_file(tmp_path, make_video):
     assert cookies.read_text() == text  # yt-dlp would write its own cookies back
 
 
-@pytest.mark.parametrize("text", [None, "this is no cookies file\n"])
+@pytest.mark.parametrize("text", [None, "not a cookies file\n"])
 def test_download_clips_bad_cookies_file_is_refused(tmp_path, text):
     path = tmp_path / "cookies.txt"
     if text is not None:

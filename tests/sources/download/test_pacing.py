@@ -12,11 +12,11 @@ from s2f_lib.sources.download.pacing import Pacer, Stopped, backoff_s
 
 
 def test_pacer_pause_holds_all_threads():
-    """A 429 means the address: nobody goes through before the time is over."""
+    """A 429 limits the IP address, so no thread may send a request before the pause is over."""
     pacer = Pacer()
     paused_at = time.monotonic()
     pacer.pause(0.6)
-    pacer.pause(0.1)  # a shorter one does not end it
+    pacer.pause(0.1)  # a shorter pause does not end the longer one
     with ThreadPoolExecutor(3) as threads:
         turns = list(threads.map(lambda _: (pacer.wait_turn(), time.monotonic())[1], range(3)))
     assert min(turns) >= paused_at + 0.6
