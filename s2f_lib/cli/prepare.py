@@ -90,7 +90,8 @@ def prepare_command(
     }
     if not download and any(value is not None for value in download_options.values()):
         raise InputError(
-            "--url-template, --cookies, --concurrency and --max-height need --download: add it, or omit them"
+            "--url-template, --cookies, --concurrency and --max-height are for downloads: "
+            "add --download, or leave them out"
         )
     if address is not None and engine != "ray":
         raise InputError(f"--address {address} needs a Ray cluster: add --engine ray, or leave it out")
