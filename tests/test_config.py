@@ -102,7 +102,7 @@ def test_settings_are_frozen_and_digest_follows_values():
     with pytest.raises(ValueError, match="frozen"):
         config.profile = "other"
     assert config.training.digest() == StudyConfig().training.digest()
-    assert config.training.digest() != config.training.model_copy(update={"epochs": 21}).digest()
+    assert config.training.digest() != config.training.with_(epochs=21).digest()
 
 
 def test_to_yaml_round_trip(tmp_path):

@@ -141,7 +141,7 @@ def test_at_xy_takes_the_face_of_the_list(tmp_path, media_writer, tone_maker, po
     path = media_writer(
         tmp_path / "two.mp4", image=portrait_drawer(((80, 120), (240, 120))), sound=tone_maker(2.0)
     )
-    config = CONFIG.model_copy(update={"faces": "at-xy"})
+    config = CONFIG.with_(faces="at-xy")
     for x in (0.25, 0.75):
         clip = replace(_clip(path), x=x)
         left, _, right, _ = prepare_clip(clip, config, detector=detector).row.box
@@ -149,7 +149,7 @@ def test_at_xy_takes_the_face_of_the_list(tmp_path, media_writer, tone_maker, po
 
 
 def test_a_face_below_the_least_size_is_refused(good_clip, detector):
-    config = CONFIG.model_copy(update={"min_face_px": 200})
+    config = CONFIG.with_(min_face_px=200)
     outcome = prepare_clip(_clip(good_clip), config, detector=detector)
     assert outcome.reason == RefusalReason.FACE_TOO_SMALL
     assert "at least 200 px" in outcome.detail
