@@ -1,4 +1,4 @@
-"""The networks: voice encoder and face decoders, and how they are used once trained."""
+"""The networks: voice encoder and face decoders, and the use of trained ones."""
 
 import lazy_loader as lazy
 

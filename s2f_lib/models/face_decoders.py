@@ -1,6 +1,6 @@
-"""The face decoders: face features to a 224x224 face (report, "Decoder").
+"""The face decoders: from face features to a 224x224 image of the face (report, "Decoder").
 
-`FaceDecoder` is the report's. `ResidualDecoder` has the same input and output and residual upsampling.
+`FaceDecoder` is the report's. `ResidualDecoder` has the same input and output and uses residual blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BASE_CHANNELS = 256  # channels of the report's 14x14 map at width 1
 MAP_SIZE = 14  # the report's maps: 14 -> 28 -> 56 -> 112 -> 224
 FIRST_MAP = 7  # the residual maps: 7 -> 14 -> 28 -> 56 -> 112, then 2x2 pixels at once
 
-#: Debug sizes.
+# debug sizes
 DEBUG_DECODER = FaceDecoderConfig(kind="report", width=1 / 64)
 DEBUG_RESIDUAL = FaceDecoderConfig(kind="residual", residual_channels=(8, 8, 8, 8, 8), residual_hidden=16)
 
@@ -62,8 +62,8 @@ class FaceDecoder(nn.Module):
 
     Notes
     -----
-    Features are first normalised to unit length, because the encoder is trained on directions only.
-    Predicted and true features then have one scale.
+    Features are first normalised to one length, because the encoder is trained only on directions. Predicted
+    and true features then have the same scale.
 
     See Also
     --------
@@ -97,7 +97,7 @@ class FaceDecoder(nn.Module):
         self.upsample = nn.Sequential(*layers, nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Render faces, `(batch, 3, 224, 224)` RGB in [0, 1], from `(batch, d)` features of any length."""
+        """Reconstruct `(batch, 3, 224, 224)` RGB faces in [0, 1] from `(batch, d)` features of any length."""
         maps = self.first_layer(features).unflatten(1, (self._base, MAP_SIZE, MAP_SIZE))  # (B, C, 14, 14)
         return self.upsample(maps)
 
@@ -111,13 +111,14 @@ class FaceDecoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """Residual blocks that double the size, each normalised with gains and shifts from the features.
+    """Residual blocks that double the size, with normalisations that depend on the features.
 
-    The features make a 7x7 map, and they set gain and shift of every normalisation (FiLM, Perez et al.
-    2018; as in BigGAN, Brock et al. 2019). Four residual blocks double the size, to 112x112. The last
-    convolution computes four pixels per position (Shi et al. 2016), and a fixed blur removes the pattern
-    of two pixels that this leaves (Sugawara et al. 2018). In the blocks the upsampling comes before a
-    convolution, which avoids the checkerboard of transposed convolutions (Odena et al. 2016).
+    A linear layer turns the features into a 7x7 map. The features also set the gain and shift of every
+    normalisation (FiLM, Perez et al. 2018; as in BigGAN, Brock et al. 2019). Four residual blocks double the
+    size, to 112x112. The last convolution computes four pixels per position (Shi et al. 2016), and a fixed
+    blur removes the pattern that this leaves (period 2 pixels; Sugawara et al. 2018). In the blocks a
+    convolution follows the upsampling, which avoids the checkerboard of transposed convolutions (Odena et al.
+    2016).
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ class ResidualDecoder(nn.Module):
         self.to_pixels = nn.Conv2d(channels[-1], 3 * 4, kernel_size=3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Render faces, `(batch, 3, 224, 224)` RGB in [0, 1], from `(batch, d)` features of any length."""
+        """Reconstruct `(batch, 3, 224, 224)` RGB faces in [0, 1] from `(batch, d)` features of any length."""
         code = self.first_layer(features)  # (B, hidden)
         x = self.project(code).unflatten(1, (self._base, FIRST_MAP, FIRST_MAP))  # (B, C, 7, 7)
         for block in self.blocks:
@@ -187,7 +188,7 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """One convolution before and one after the upsampling, and a shortcut around both (`around`)."""
+    """One convolution before and one after the upsampling, and a shortcut (`around`)."""
 
     def __init__(self, before: int, after: int, hidden: int) -> None:
         super().__init__()
@@ -204,11 +205,7 @@ class _UpBlock(nn.Module):
 
 
 def binomial_blur(images: Tensor) -> Tensor:
-    """Average neighbouring pixels with the weights 1, 2, 1 in both directions.
-
-    Each of the four pixels of one position has weights of its own. The blur removes exactly what
-    alternates from pixel to pixel.
-    """
+    """Average neighbours with weights 1, 2, 1 in both directions, which removes patterns of period 2."""
     padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     return functional.avg_pool2d(functional.avg_pool2d(padded, 2, stride=1), 2, stride=1)
 
@@ -219,5 +216,5 @@ def upsample2x(maps: Tensor) -> Tensor:
 
 
 def _normalised(features: Tensor) -> Tensor:
-    """Return directions with a mean square of 1 per dimension."""
+    """Scale features to a mean square of 1 per dimension."""
     return functional.normalize(features, dim=1) * features.shape[1] ** 0.5

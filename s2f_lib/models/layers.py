@@ -11,10 +11,9 @@ from torch import Tensor, nn
 class FaceAxes(nn.Module):
     """A fixed linear map from principal-component coordinates to face features.
 
-    ``mean + axes @ output``, with the mean and the principal axes of the training faces' unit features.
-    Faces vary much along a few axes and little along the rest. In these coordinates one learning rate
-    suits all outputs. The map is invertible and is not trained, so the encoder can express the same
-    features with it as without it.
+    ``mean + axes @ output``, with the mean and the principal axes of the training faces' unit features. Faces
+    vary much along a few axes and little along the others. In these coordinates one learning rate suits all
+    outputs. The map is fixed and invertible, so it does not limit the features that the encoder can predict.
     """
 
     mean: Tensor
@@ -29,7 +28,7 @@ class FaceAxes(nn.Module):
         """Set the map from the mean `(d,)` and the covariance `(d, d)` of unit features."""
         variances, directions = torch.linalg.eigh(covariance.double())
         variances = variances.clamp(min=0)
-        # half-whitening: an axis is as long as the square root of the standard deviation along it
+        # half-whitening: the length of an axis is the square root of the standard deviation along it
         lengths = (variances * variances.mean()) ** 0.25
         self.mean.copy_(mean)
         self.axes.copy_((directions * lengths).float())
@@ -44,8 +43,8 @@ class FaceAxes(nn.Module):
 class TimeMaxPool(nn.MaxPool2d):
     """The maximum of two consecutive frames: `MaxPool2d` with a kernel of 2 x 1.
 
-    On a CPU torch's own pooling stores one index per maximum and processes the indices one by one. For
-    two frames one bit is enough. Values and gradients are the same, about four times as fast.
+    On a CPU torch's own pooling stores one index per maximum and processes the indices one by one. For two
+    frames one bit is enough. Values and gradients are the same, and this is about four times as fast.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,7 @@ class _MaxOfTwoFrames(torch.autograd.Function):
         ctx.channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
         even = ctx.frames // 2 * 2
         first, second = maps[:, :, 0:even:2], maps[:, :, 1:even:2]
-        second_larger = second > first  # of two equal values the first one gets the gradient
+        second_larger = second > first  # if both are equal, the first one gets the gradient
         ctx.save_for_backward(second_larger)
         return torch.maximum(first, second)
 
@@ -76,7 +75,7 @@ class _MaxOfTwoFrames(torch.autograd.Function):
             (batch, channels, ctx.frames, bins),
             dtype=gradient.dtype,
             device=gradient.device,
-            # the memory format of the input: with another one each earlier layer converts its gradient
+            # the memory format of the input; otherwise each earlier layer would convert its gradient
             memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format,
         )
         result[:, :, 2 * pooled :] = 0  # an odd last frame is not pooled

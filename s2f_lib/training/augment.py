@@ -1,8 +1,7 @@
 """Random changes of audio, in batches on the device.
 
-Every random number is a hash of (seed, epoch, clip id, counter), computed on the device for the whole
-batch at once. A clip is therefore changed in the same way in a given epoch, whatever the batch, the
-number of threads or processes, the device, and the number of interruptions.
+Every random number is a hash of (seed, epoch, clip id, counter). The change of a clip in an epoch therefore
+does not depend on its batch, the device, the number of threads or processes, or interruptions.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from s2f_lib.config import AugmentationConfig
 from s2f_lib.media.spectrogram import INT16_SCALE
 from s2f_lib.storage import digest
 
-# SplitMix64 (Steele, Lea and Flood 2014), its constants as signed 64-bit numbers
+# SplitMix64 (Steele, Lea and Flood 2014), with its constants as signed 64-bit numbers
 _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 # first counter of each purpose
@@ -24,13 +23,13 @@ _CROP, _GAIN = 0, 1 << 32
 
 
 def clip_keys(clip_ids: Sequence[str]) -> Tensor:
-    """Return a number per clip id, `(n,)` int64, the same on every machine."""
+    """Return a hash of each clip id, `(n,)` int64, the same on every machine."""
     digests = (bytes.fromhex(digest(clip_id, length=16)) for clip_id in clip_ids)
     return torch.tensor([int.from_bytes(value, "big", signed=True) for value in digests])
 
 
 def epoch_keys(keys: Tensor, *, seed: int, epoch: int) -> Tensor:
-    """Return the numbers of the clips for one epoch and seed, `(n,)` int64."""
+    """Return the hashes of the clips for one epoch and seed, `(n,)` int64."""
     return _mix(_mix(keys + seed * 1_000_003) + epoch)
 
 
@@ -41,24 +40,10 @@ def uniform(keys: Tensor, counters: Tensor) -> Tensor:
 
 
 def augment_audio(audio: Tensor, keys: Tensor, config: AugmentationConfig, *, n_samples: int) -> Tensor:
-    """Crop clips at random positions and change their level.
+    """Crop clips at random positions and change their level: `(n, samples)` int16 to `(n, n_samples)`.
 
-    Parameters
-    ----------
-    audio
-        `(n, samples)` int16.
-    keys
-        `(n,)` int64 from `epoch_keys`, on the device of the audio.
-    config
-        Changes that are switched on.
-    n_samples
-        Length of a crop.
-
-    Returns
-    -------
-    Tensor
-        `(n, n_samples)`, fewer if the clips are shorter: int16, or float32 (full scale 1.0) if the level
-        was changed.
+    `keys` are `(n,)` int64 from `epoch_keys`, on the device of the audio. The result has fewer samples if the
+    clips are shorter. It is int16, or float32 (full scale 1.0) if the level was changed.
     """
     spare = audio.shape[1] - n_samples
     if config.random_crop and spare > 0:

@@ -1,8 +1,8 @@
 """Checkpoints: the model as safetensors, the rest in a file that holds only tensors and numbers.
 
-A checkpoint is a folder `step-NNNNNNNNN` with `model.safetensors`, `state.pt` and `manifest.json`, which
-holds their SHA-256 and the digest of the settings. It is written atomically. Nothing that could run code
-is ever unpickled.
+A checkpoint is a folder `step-NNNNNNNNN` with `model.safetensors`, `state.pt` and `manifest.json`. The
+manifest holds their SHA-256 and the digest of the settings. The folder is written atomically. Reading it
+never runs code from a file.
 """
 
 from __future__ import annotations
@@ -33,32 +33,18 @@ KEPT = 2  # number of latest checkpoints that are kept
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Contents of a checkpoint.
-
-    Attributes
-    ----------
-    folder
-        Folder of the checkpoint.
-    tensors
-        Parameters and buffers of the model, on the CPU.
-    state
-        Optimizer, schedule, random states, position in the data, rows of metrics.
-    """
+    """Contents of a checkpoint."""
 
     folder: Path
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    tensors: dict[str, Tensor]  # parameters and buffers of the model, on the CPU
+    state: dict[str, Any]  # optimizer, schedule, random states, position in the data, rows of metrics
 
 
 class CheckpointStore:
     """The checkpoints of one run: the latest ones and the best one.
 
-    Parameters
-    ----------
-    folder
-        Folder of the checkpoints.
-    digest
-        Digest of everything that decides the trained model. Checkpoints with another one are refused.
+    `digest` is a digest of everything that decides the trained model. Checkpoints with another one are
+    refused.
     """
 
     def __init__(self, folder: Path, *, digest: str) -> None:
@@ -66,7 +52,7 @@ class CheckpointStore:
         self._digest = digest
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write the checkpoint of a step, and remove those that are too old."""
+        """Write the checkpoint of a step, and remove all but the latest ones."""
         self._write(self.folder / f"step-{step:09d}", tensors, state)
         for old in self._steps()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
@@ -76,23 +62,19 @@ class CheckpointStore:
         self._write(self.folder / "best", tensors, state)
 
     def best(self) -> Checkpoint:
-        """Return the best model so far; `CheckpointError` if it is missing, damaged or of other settings."""
+        """Return the best model so far; `CheckpointError` if it is missing, damaged or has other settings."""
         return self._read(restore_folder(self.folder / "best"))
 
     def last_folder(self) -> Path | None:
-        """Return the folder of the newest checkpoint, unread."""
+        """Return the folder of the newest checkpoint without reading it."""
         steps = self._steps()
         return steps[-1] if steps else None
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint with these settings; None if there is not any checkpoint.
+        """Return the newest complete checkpoint with these settings, or None if there are no checkpoints.
 
-        Damaged and foreign checkpoints are logged with the reason and skipped.
-
-        Raises
-        ------
-        CheckpointError
-            There are checkpoints, and none can be used.
+        Checkpoints that are damaged or have other settings are logged and skipped. `CheckpointError` if there
+        are checkpoints but all were skipped.
         """
         self._clean()
         problems = []
@@ -101,7 +83,7 @@ class CheckpointStore:
                 return self._read(folder)
             except CheckpointError as error:
                 problems.append(str(error))
-                logger.warning("checkpoint refused: %s; trying the one before", error)
+                logger.warning("checkpoint refused: %s; trying the previous one", error)
         if problems:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be used: {problems[0]}. "
@@ -140,14 +122,14 @@ class CheckpointStore:
         try:
             state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
             return Checkpoint(folder, load_file(folder / MODEL_FILE), state)
-        except Exception as error:  # a foreign file raises anything
+        except Exception as error:  # torch.load and load_file raise many kinds of errors
             raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}: {error})") from None
 
     def _steps(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
     def _clean(self) -> None:
-        """Put back folders of interrupted replacements, then remove what killed runs left behind."""
+        """Restore folders of interrupted replacements, then remove temporary folders of killed runs."""
         for old in self.folder.glob(".*.old"):
             restore_folder(self.folder / old.name[1:].removesuffix(".old"))
         for leftover in self.folder.glob(".*"):
@@ -161,13 +143,7 @@ def save_model(path: Path, tensors: dict[str, Tensor], *, digest: str) -> None:
 
 
 def load_model(path: Path, model: nn.Module) -> None:
-    """Load a safetensors file into `model`.
-
-    Raises
-    ------
-    CheckpointError
-        The file is missing, truncated, or does not fit the model.
-    """
+    """Load a safetensors file into `model`; `CheckpointError` if it is missing, damaged or does not fit."""
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -178,7 +154,7 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 
 def fit_model(tensors: dict[str, Tensor], model: nn.Module, *, name: str) -> None:
-    """Copy tensors into a model; `CheckpointError` with the first difference if they do not fit."""
+    """Copy tensors into a model; `CheckpointError` that names the first difference if they do not fit."""
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

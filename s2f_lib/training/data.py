@@ -1,8 +1,8 @@
 """Training data: pairs of arrays, the batches of an epoch, and the validation share of the videos.
 
-The order of the batches depends only on seed and epoch. Threads gather batches ahead of the step that
-needs them. Slicing an array, in memory or mapped from disk, releases Python's interpreter lock, so no
-worker processes and no copies between processes are needed. The number of threads changes only the speed.
+The order of the batches depends only on seed and epoch. Threads gather batches before the step that needs
+them; their number changes only the speed. Slicing an array, in memory or mapped from disk, releases Python's
+interpreter lock, so worker processes are not needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from s2f_lib.storage import digest
 #: Decoded faces are kept in memory up to this size. Above it each batch decodes its own faces.
 FACES_IN_MEMORY_BYTES = 4 * 2**30
 
-AHEAD = 3  # batches that a thread keeps ready
+AHEAD = 3  # batches that each thread keeps ready
 
 
 class Clips(Protocol):
@@ -56,20 +56,10 @@ class Faces(Clips, Protocol):
 
 
 class PairedArrays(Dataset):
-    """Arrays of one length that are indexed together, one batch at a time.
+    """Arrays of one length, `(n, ...)` each, that are indexed together, one batch at a time.
 
-    Parameters
-    ----------
-    *arrays
-        `(n, ...)` each, such as int16 audio and float32 features. Mapped audio stays on disk: only the
-        rows of a batch are read.
-    rows
-        `(m,)` int, indices of the examples. None: all.
-
-    Raises
-    ------
-    DataError
-        The arrays differ in length.
+    `rows` are `(m,)` int, indices of the examples (None: all). Mapped audio stays on disk, and only the rows
+    of a batch are read. `DataError` if the arrays differ in length.
     """
 
     def __init__(self, *arrays: np.ndarray | MappedAudio, rows: np.ndarray | None = None) -> None:
@@ -97,14 +87,9 @@ class PairedArrays(Dataset):
 
 
 class FeaturesAndFaces(Dataset):
-    """Features and faces. The faces are decoded once, or one batch at a time if they are many.
+    """Features and faces of the clips at `rows`, `(m,)` int.
 
-    Parameters
-    ----------
-    clips
-        Features and faces.
-    rows
-        `(m,)` int, indices of the examples.
+    All faces are decoded once if they fit into `FACES_IN_MEMORY_BYTES`, otherwise one batch at a time.
     """
 
     def __init__(self, clips: Faces, rows: np.ndarray) -> None:
@@ -127,37 +112,18 @@ class FeaturesAndFaces(Dataset):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The examples of one step that this process computes.
+    """The examples of one step that this process computes."""
 
-    Attributes
-    ----------
-    tensors
-        Tensors of the data set, `(b, ...)` each, on the device.
-    indices
-        `(b,)` int64, indices into the data set, on the CPU.
-    """
-
-    tensors: tuple[Tensor, ...]
-    indices: Tensor
+    tensors: tuple[Tensor, ...]  # `(b, ...)` each, on the device
+    indices: Tensor  # `(b,)` int64, indices into the data set, on the CPU
 
 
 class BatchLoader:
-    """The batches of each epoch, in order, on the device.
+    """The batches of each epoch, in the order of the seed, on the device.
 
-    Parameters
-    ----------
-    data
-        Data set with `__len__` and `__getitems__(indices)`, which returns a tuple of tensors.
-    batch_size
-        Examples per step, over all processes. An incomplete last batch is dropped.
-    seed
-        Seed of the order.
-    device
-        Device of the batches. Tensors for a GPU pass through pinned memory.
-    threads
-        Number of threads that gather batches in advance. 0: each batch is gathered when it is needed.
-    rank, processes
-        Each process takes its share of every batch, so a step does not depend on their number.
+    `data` has `__len__` and `__getitems__(indices)`, which returns a tuple of tensors. `batch_size` counts
+    the examples of a step over all processes; each process (`rank`) takes its share of every batch. An
+    incomplete last batch is dropped. With 0 threads each batch is gathered when it is needed.
     """
 
     def __init__(
@@ -183,13 +149,13 @@ class BatchLoader:
         return len(self._data) // self._batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """Return the examples of an epoch over all processes, `(steps, batch_size)` int64."""
+        """Return the examples of an epoch for all processes, `(steps, batch_size)` int64."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(len(self._data), generator=generator)
         return order[: len(self) * self._batch_size].view(len(self), self._batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's share of the batches from step `start` on; earlier ones are not read."""
+        """Yield this process's share of the batches, starting at step `start`; earlier ones are not read."""
         order = self.order(epoch)[start:]
         mine = order.view(len(order), self._processes, -1)[:, self._rank]
         for tensors, indices in self._gathered(mine):

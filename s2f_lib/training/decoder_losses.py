@@ -18,18 +18,10 @@ class DecoderLoss(nn.Module):
     """The weighted sum of the residual decoder's losses.
 
     L = w1 |y - t|_1 + w2 (1 - SSIM(y, t)) + w3 (1 - cos(E(Ty) - m, f - m)), for a reconstruction y of the
-    face t with features f, the extractor E and the mean features m. T is a small random affine change. It
-    prevents patterns that raise the extractor's score and are not visible features.
-
-    Parameters
-    ----------
-    config
-        Weights of the terms.
-    extractor
-        Extractor with gradients, from `faces.extractor.differentiable`. None if the identity has no weight.
-    mean_features
-        `(dimension,)`, mean of the training faces, because what all faces share does not tell identities
-        apart.
+    face t with features f. E is the extractor with gradients, from `faces.extractor.differentiable` (None if
+    w3 is 0). m, `(dimension,)`, is the mean of the training faces' features, which does not distinguish
+    people. T is a small random affine map. Without it the decoder learns invisible patterns that raise the
+    extractor's score.
     """
 
     mean_features: Tensor
@@ -43,15 +35,7 @@ class DecoderLoss(nn.Module):
         self.register_buffer("mean_features", mean_features, persistent=False)
 
     def forward(self, reconstruction: Tensor, faces: Tensor, features: Tensor) -> Tensor:
-        """Return the loss.
-
-        Parameters
-        ----------
-        reconstruction, faces
-            `(batch, 3, 224, 224)` in [0, 1].
-        features
-            `(batch, dimension)` of the faces.
-        """
+        """Return the loss; images are `(batch, 3, 224, 224)` in [0, 1], features `(batch, dimension)`."""
         config = self.config
         loss = config.l1_weight * functional.l1_loss(reconstruction, faces)
         if config.ssim_weight:
@@ -73,12 +57,9 @@ class DecoderLoss(nn.Module):
 
 
 def random_affine(faces: Tensor) -> Tensor:
-    """Return the faces mirrored, turned, scaled and shifted a little, each in its own way.
+    """Mirror, rotate, scale and shift each of `(batch, channels, size, size)` faces at random, by a little.
 
-    Parameters
-    ----------
-    faces
-        `(batch, channels, size, size)`. Pixels from outside repeat the edge.
+    Pixels from outside the image repeat its edge.
     """
     n = len(faces)
     turn, scale, shift_x, shift_y = (2 * torch.rand(4, n, device=faces.device) - 1).unbind()
@@ -93,13 +74,8 @@ def random_affine(faces: Tensor) -> Tensor:
 def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Return the mean structural similarity of images in [0, 1], with a 7-pixel box as the window.
 
-    The box, at every second position, costs a fraction of the usual Gaussian window. The evaluation
-    (`evaluation.decoders`) uses torchmetrics.
-
-    Parameters
-    ----------
-    first, second
-        `(batch, channels, height, width)`.
+    The images are `(batch, channels, height, width)`. The box at every second position is much faster than
+    the usual Gaussian window. The evaluation (`evaluation.decoders`) uses torchmetrics.
     """
 
     def mean(maps: Tensor) -> Tensor:

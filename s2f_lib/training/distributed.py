@@ -20,10 +20,7 @@ from s2f_lib.errors import ConfigError
 def make_accelerator(config: LoopConfig) -> Accelerator:
     """Return an accelerator with the precision and device of the settings.
 
-    Raises
-    ------
-    ConfigError
-        The device is a GPU and there is none, or the precision is fp16 without a GPU.
+    `ConfigError` if the settings need a GPU (device cuda, precision fp16) and there is no GPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no GPU: use device=auto or device=cpu")
@@ -40,21 +37,9 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
 
 
 def resolve_precision(precision: Precision, *, device: str) -> str:
-    """Return the precision that training uses: `auto` becomes bf16 or no.
+    """Return the precision that training uses on a "cpu" or "cuda" device: `auto` becomes bf16 or no.
 
     A CPU without bf16 instructions (AMX, AVX-512 BF16) emulates them, several times slower than float32.
-
-    Parameters
-    ----------
-    precision
-        Value of the setting.
-    device
-        "cpu" or "cuda".
-
-    Examples
-    --------
-    >>> resolve_precision("bf16", device="cpu")
-    'bf16'
     """
     if precision != "auto":
         return precision
@@ -67,8 +52,8 @@ def resolve_precision(precision: Precision, *, device: str) -> str:
 def wrap_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """Move a model to the device and, in a run of several processes, wrap it for DDP with shared norms.
 
-    In one process the model is not passed to accelerate, which would replace its `forward` by one that
-    casts the outputs.
+    In one process the model is not passed to accelerate, which would replace its `forward` by one that casts
+    the outputs.
     """
     model = model.to(accelerator.device)
     if world_size() == 1:
@@ -77,18 +62,10 @@ def wrap_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of their ranks, with gradient.
+    """Return the `(b, dimension)` rows of all processes, `(processes * b, dimension)`, with gradient.
 
-    Parameters
-    ----------
-    rows
-        `(b, dimension)`, with the same b in each process.
-
-    Returns
-    -------
-    Tensor
-        `(processes * b, dimension)`. If every process computes the same loss from it, the gradient that
-        reaches `rows` is that loss's gradient times the number of processes. DDP's average corrects this.
+    If every process computes the same loss from the result, the gradient that reaches `rows` is that loss's
+    gradient times the number of processes. DDP's average corrects this.
     """
     if world_size() == 1:
         return rows
@@ -109,14 +86,9 @@ def barrier() -> None:
 
 
 class SharedBatchNorm(nn.Module):
-    """A batch norm over the examples of all processes, for any device.
+    """A batch norm over the examples of all processes, for any device, in place of `norm`.
 
     Its state has the names and values of `nn.BatchNorm2d`, so checkpoints fit both.
-
-    Parameters
-    ----------
-    norm
-        Norm whose parameters, buffers and settings are taken over.
     """
 
     running_mean: Tensor

@@ -100,7 +100,7 @@ def train_voice_encoder(
     TrainingError
         There are too few clips, or the loss is not finite.
     ConfigError
-        The loss is "speech2face", and there is no decoder or the features are not VGG-Face's.
+        The loss is "speech2face", and the decoder is missing or the features are not VGG-Face's.
 
     See Also
     --------
@@ -183,7 +183,7 @@ def train_voice_encoder(
 
 
 def _to_spectrogram(spectrogram: SpectrogramConfig, training: TrainingConfig, clip_ids: list[str]) -> Augment:
-    """Return the function from a batch of audio to spectrograms, with the augmentation of the settings."""
+    """Return a function that augments a batch of audio and computes its spectrograms."""
     keys_of_all = clip_keys(clip_ids)
     layout = torch.channels_last if training.channels_last else torch.contiguous_format
 
@@ -198,10 +198,9 @@ def _to_spectrogram(spectrogram: SpectrogramConfig, training: TrainingConfig, cl
 
 
 def _start_at_mean(model: VoiceEncoder, features: np.ndarray, rows: np.ndarray) -> None:
-    """Set the last bias to the mean direction of the faces, which is large compared with the differences.
+    """Set the last bias to the mean direction of the faces, which is large compared with their differences.
 
-    The encoder then has to learn only what differs between people. It changes no trained layer and no
-    loss.
+    The encoder then has to learn only what differs between people.
     """
     mean = torch.from_numpy(mean_direction(features, rows))
     last_bias = model.head[-1].get_parameter("bias")

@@ -1,8 +1,8 @@
 """The training loop that the voice encoder and the face decoders share, on `accelerate`.
 
-A run is a folder: `checkpoints/` (at the end of each epoch, and every so many steps or seconds),
-`metrics.csv` (one row per epoch) and, at the end, `model.safetensors`. An interrupted run is resumed from
-its last checkpoint with the numbers of an uninterrupted run: bit for bit on a CPU.
+The folder of a run has `checkpoints/` (written at the end of each epoch, and at intervals of steps or
+seconds), `metrics.csv` (one row per epoch) and, at the end, `model.safetensors`. An interrupted run is
+resumed from its last checkpoint with the numbers of an uninterrupted run: bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ Position = tuple[int, int]
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained.
+    """The model, data and functions of a training.
 
     Attributes
     ----------
@@ -67,8 +67,8 @@ class Task:
     augment
         Function that is applied to each training batch on the device.
     after_epoch
-        Called with the epoch's number before its checkpoint is written, so a checkpoint of an epoch
-        implies that the call has finished.
+        Called by the first process with the epoch's number, before the epoch's checkpoint is written. A
+        checkpoint of an epoch implies that the call has finished.
     """
 
     model: nn.Module
@@ -119,7 +119,7 @@ def fit(
         There are fewer examples than a batch, or the loss is not finite: the message gives the step, the
         batch's examples and the last good checkpoint.
     CheckpointError
-        All checkpoints in `out` are damaged or of other settings.
+        All checkpoints in `out` are damaged or have other settings.
 
     See Also
     --------
@@ -141,9 +141,10 @@ def fit(
             f"{len(task.data)} training examples are fewer than a batch of {config.batch_size}: "
             "prepare more clips or lower batch_size"
         )
-    with _locked_by_first_process(out):
+    first_process = int(os.environ.get("RANK", "0")) == 0
+    with locked(out / METRICS_FILE) if first_process else nullcontext():
         torch.manual_seed(config.seed)
-        run = TrainingRun(task, config, out=out, digest=digest, after_step=after_step)
+        run = TrainingRun(task, config, out, digest, after_step)
         run.resume()
         while not run.finished:
             row = run.train_epoch()
@@ -153,35 +154,14 @@ def fit(
         return pd.DataFrame(run.rows)
 
 
-@contextmanager
-def _locked_by_first_process(out: Path) -> Iterator[None]:
-    if int(os.environ.get("RANK", 0)) > 0:
-        yield
-        return
-    with locked(out / METRICS_FILE):
-        yield
-
-
 class TrainingRun:
-    """A model between two training steps. The parameters are those of `fit`.
-
-    Attributes
-    ----------
-    rows
-        Row of metrics of each finished epoch.
-    """
+    """The state of a training between two steps. The parameters are those of `fit`."""
 
     def __init__(
-        self,
-        task: Task,
-        config: LoopConfig,
-        *,
-        out: Path,
-        digest: str,
-        after_step: AfterStep | None = None,
+        self, task: Task, config: LoopConfig, out: Path, digest: str, after_step: AfterStep | None
     ) -> None:
         self.task, self.config, self.out, self.digest = task, config, out, digest
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float]] = []  # metrics of each finished epoch
         self.accelerator = make_accelerator(config)
         if config.batch_size % world_size():
             raise TrainingError(
@@ -212,7 +192,7 @@ class TrainingRun:
         self._after_step = after_step
         self._step = 0  # steps done in this epoch
         self._total = torch.zeros((), dtype=torch.float64, device=device)  # sum of the epoch's losses
-        # seconds spent in this epoch, and those spent waiting for data, also before an interruption
+        # seconds of this epoch, and seconds of waiting for data, including those before an interruption
         self._seconds, self._waited_s = 0.0, 0.0
         self._best: dict[str, float] = {}  # epoch and validation_loss
         self._saved_at = time.monotonic()
@@ -244,7 +224,7 @@ class TrainingRun:
             self._waited_s += time.perf_counter() - requested_s
             loss = self._train_step(batch)
             self._step += 1
-            self.guard.see((self.epoch + 1, self._step), loss)
+            self.guard.add((self.epoch + 1, self._step), loss)
             if self._after_step is not None:
                 self._after_step(self._steps_done, float(loss))
             if self._step < len(self.loader) and self._is_due():
@@ -266,8 +246,8 @@ class TrainingRun:
             self._write_metrics()
             values = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
             logger.info("epoch %d of %d: %s", self.epoch, self.config.epochs, values)
-        self._note_best(row)
-        if self.task.after_epoch is not None:
+        self._save_if_best(row)
+        if self.task.after_epoch is not None and self.accelerator.is_main_process:
             self.task.after_epoch(self.epoch)
         self._save()
         return row
@@ -336,13 +316,14 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _explain(self, position: Position) -> str:
+        """Return the examples of a step's batch, the last good checkpoint, and advice."""
         epoch, step = position
         indices = self.loader.order(epoch - 1)[step - 1].tolist()
         names = [str(index) if self.task.names is None else self.task.names[index] for index in indices]
         last = self.store.last_folder() or "none yet"
         return (
             f"in the batch of {', '.join(names)}; last good checkpoint: {last}. "
-            "Look at those clips, lower learning_rate, set clip_norm, or use precision=no"
+            "Check those examples, lower learning_rate, set clip_norm, or use precision=no"
         )
 
     def _validate(self) -> dict[str, float]:
@@ -354,7 +335,7 @@ class TrainingRun:
         table = pd.DataFrame(self.rows).to_csv(index=False)
         write_atomically(self.out / METRICS_FILE, table, durable=False)
 
-    def _note_best(self, row: dict[str, float]) -> None:
+    def _save_if_best(self, row: dict[str, float]) -> None:
         loss = row.get("validation_loss")
         if loss is None:
             if self.config.patience:
@@ -375,7 +356,7 @@ class TrainingRun:
         if world_size() == 1 or every_s is None:
             return late
         answer = torch.tensor(float(late), device=self.accelerator.device)
-        dist.broadcast(answer, src=0)  # clocks differ, and all processes have to save together
+        dist.broadcast(answer, src=0)  # clocks differ, but all processes must save at the same step
         return bool(answer)
 
     def _save(self) -> None:
@@ -415,7 +396,7 @@ class TrainingRun:
     def _restore_random_state(self, states: list[dict[str, Tensor]]) -> None:
         if len(states) != world_size():
             logger.warning(
-                "a run of %d processes is resumed by %d: the data stay the same, dropout differs",
+                "a run of %d processes is resumed by %d: the batches are the same, dropout differs",
                 len(states), world_size(),
             )  # fmt: skip
             return
@@ -428,15 +409,8 @@ class TrainingRun:
 class LossGuard:
     """Stops a run whose loss or weights are not finite.
 
-    On a GPU a loss is read one step later, because reading it at once would let the device idle. `settle`
-    reads the rest, and is called before each checkpoint.
-
-    Parameters
-    ----------
-    delayed
-        Whether losses are read one step later.
-    explain
-        `position -> str`: the batch's examples and the last good checkpoint.
+    With `delayed` a loss is read one step later, because a GPU would idle if it were read at once. `settle`
+    reads the remaining losses before each checkpoint. `explain` returns the end of the error message.
     """
 
     def __init__(self, *, delayed: bool, explain: Callable[[Position], str]) -> None:
@@ -445,27 +419,24 @@ class LossGuard:
         self._waiting: list[tuple[Position, Tensor]] = []
         self._last: Position = (1, 1)
 
-    def see(self, position: Position, loss: Tensor) -> None:
+    def add(self, position: Position, loss: Tensor) -> None:
         """Take the loss of a step; `TrainingError` if a loss is not finite."""
         self._last = position
         self._waiting.append((position, loss))
-        self._check_losses(keep=int(self._delayed))
+        self.settle(keep=int(self._delayed))
 
-    def settle(self) -> None:
-        """Check every loss that was taken."""
-        self._check_losses(keep=0)
+    def settle(self, *, keep: int = 0) -> None:
+        """Check the losses that were added, except the last `keep`."""
+        while len(self._waiting) > keep:
+            position, loss = self._waiting.pop(0)
+            if not torch.isfinite(loss):
+                raise self._error(f"the loss is {loss.item()}", position)
 
     def check_weights(self, tensors: dict[str, Tensor]) -> None:
         """Refuse weights that are not finite: a finite loss can have a gradient that is not finite."""
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise self._error(f"{name} is not finite", self._last)
-
-    def _check_losses(self, *, keep: int) -> None:
-        while len(self._waiting) > keep:
-            position, loss = self._waiting.pop(0)
-            if not torch.isfinite(loss):
-                raise self._error(f"the loss is {loss.item()}", position)
 
     def _error(self, problem: str, position: Position) -> TrainingError:
         epoch, step = position

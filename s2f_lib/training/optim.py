@@ -22,9 +22,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: LoopConfig) -> to
     )
 
 
-def warmup_cosine(steps: int, warmup_share: float = WARMUP_SHARE) -> Callable[[int], float]:
+def warmup_cosine(steps: int) -> Callable[[int], float]:
     """Return the factor of the learning rate as a function of the step: a linear rise, then a cosine to 0."""
-    warmup = max(1, round(steps * warmup_share))
+    warmup = max(1, round(steps * WARMUP_SHARE))
 
     def factor(step: int) -> float:
         if step < warmup:

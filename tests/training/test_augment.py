@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from s2f_lib.config import AugmentationConfig
-from s2f_lib.training.augment import (
-    augment_audio,
-    clip_keys,
-    epoch_keys,
-    uniform,
-)
+from s2f_lib.training.augment import augment_audio, clip_keys, epoch_keys, uniform
 
 ALL = AugmentationConfig(random_crop=True, gain_db=6)
 IDS = [f"clip{index:04d}" for index in range(64)]

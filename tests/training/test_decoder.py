@@ -79,7 +79,7 @@ def test_at_epochs_gives_decoder_after_some_epochs(tmp_path, faces, extractor):
 
 
 class Killed(Exception):
-    """Stands for a signal."""
+    """Simulates a kill."""
 
 
 def test_at_epochs_after_kill_at_checkpoint_is_complete(tmp_path, faces, extractor, monkeypatch):

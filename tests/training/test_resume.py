@@ -23,7 +23,7 @@ STEPS = 15
 
 
 class Killed(Exception):
-    """Stands for a signal: the run does not clean up."""
+    """Simulates a kill: the run does not clean up."""
 
 
 def _task(*, bad_example: int | None = None) -> Task:
