@@ -34,14 +34,8 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     The temporary file lies in the same folder and keeps the suffix, because `np.save` and similar
     functions look at it. When the block raises or writes no file, `path` keeps its old content.
-
-    Parameters
-    ----------
-    path
-        Target file. An existing file is replaced; missing folders are created.
-    durable
-        Flush the file and its folder to the disk (fsync), so that a power cut loses nothing. False is
-        faster and serves files that can be computed again.
+    Missing folders are created. A durable write flushes the file and its folder to the disk (fsync), so
+    that a power cut loses nothing; files that can be computed again do not need it.
 
     Examples
     --------
@@ -78,22 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     `os.replace` refuses a folder that has files, so an existing folder is first renamed to `.NAME.old`.
     If the process is killed just then, `restore_folder` puts the old folder back. All files are flushed
-    to the disk.
-
-    Parameters
-    ----------
-    path
-        Target folder. An existing folder is replaced, with all its files. At most one process may write
-        to it at a time (see `locked`).
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> target = Path(mkdtemp()) / "step-1"
-    >>> with atomic_folder(target) as temporary:
-    ...     _ = (temporary / "model.txt").write_text("weights")
-    >>> [path.name for path in target.iterdir()]
-    ['model.txt']
+    to the disk. At most one process may write to a folder at a time (see `locked`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,21 +106,11 @@ def restore_folder(path: Path) -> Path:
 
 
 def digest(*parts: Any, length: int = 12) -> str:
-    """Return the SHA-256 of some values as hexadecimal digits, the same on every machine.
+    """Return the first `length` hexadecimal digits of the SHA-256 of some values, the same on every machine.
 
-    Parameters
-    ----------
-    *parts
-        Values that are hashed one after the other, without a separator: `("ab", "c")` and `("a", "bc")`
-        have the same digest. Text counts as UTF-8, bytes and arrays as their bytes (without dtype and
-        shape), everything else as JSON with sorted keys.
-    length
-        Number of hexadecimal digits, at most 64.
-
-    Raises
-    ------
-    TypeError
-        A part is an array of Python objects, or cannot be written as JSON.
+    The values are hashed one after the other, without a separator: `("ab", "c")` and `("a", "bc")` have
+    the same digest. Text counts as UTF-8, bytes and arrays as their bytes (without dtype and shape),
+    everything else as JSON with sorted keys. An array of Python objects raises a TypeError.
 
     Examples
     --------
@@ -157,16 +126,7 @@ def digest(*parts: Any, length: int = 12) -> str:
 
 
 def file_digest(path: Path, *, length: int = 64) -> str:
-    """Return the first `length` hexadecimal digits of the SHA-256 of a file's content.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> file = Path(mkdtemp()) / "abc.txt"
-    >>> write_atomically(file, "abc")
-    >>> file_digest(file, length=8)
-    'ba7816bf'
-    """
+    """Return the first `length` hexadecimal digits of the SHA-256 of a file's content."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:length]
 
@@ -175,26 +135,8 @@ def file_digest(path: Path, *, length: int = 64) -> str:
 def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """Keep other processes and threads out while the block runs; a lock inside its own block waits forever.
 
-    Parameters
-    ----------
-    path
-        File or folder to protect. It need not exist. The lock is the file `.NAME.lock` next to it.
-    busy
-        Error message for a lock that is taken. None waits until the lock is free.
-
-    Raises
-    ------
-    InputError
-        The lock is taken, and `busy` is given.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> ledger = Path(mkdtemp()) / "ledger.sqlite"
-    >>> with locked(ledger), locked(ledger, busy="another run is at work"):
-    ...     pass
-    Traceback (most recent call last):
-    s2f_lib.errors.InputError: another run is at work
+    The lock is the file `.NAME.lock` next to the protected file or folder, which need not exist. A lock
+    that is taken raises an InputError with the message `busy`; if that is None, the call waits.
     """
     from filelock import FileLock, Timeout
 
@@ -215,22 +157,11 @@ def cached_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def cached_arrays(path: Path, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return named arrays from a file, or compute them and write the file.
+    """Return named arrays from an `.npz` file, or compute them and write the file.
 
-    Processes that ask at the same time compute once: the others wait. The checksums (CRC-32) that the
-    `.npz` file holds for its arrays are checked on every read.
-
-    Parameters
-    ----------
-    path
-        The `.npz` file. Its name must contain a digest of everything that decides the arrays.
-    compute
-        Function without arguments. It is called when the file is missing or damaged.
-
-    Raises
-    ------
-    TypeError
-        A computed array holds Python objects.
+    The file's name must contain a digest of everything that decides the arrays. They are computed again
+    if the file is missing or damaged (its checksums are verified on every read). When several processes
+    call this at the same time, one computes and the others wait. Arrays of Python objects raise a TypeError.
 
     Examples
     --------
@@ -258,7 +189,7 @@ def cached_rows(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> np.ndarray:
-    """Return one vector per key, and compute only those that no earlier call has computed.
+    """Return one vector per key, `(len(keys), dimension)` float32, and compute only the missing ones.
 
     Parameters
     ----------
@@ -272,11 +203,6 @@ def cached_rows(
         Length of a vector, and number of vectors that are computed together.
     progress
         Called with (done, total).
-
-    Returns
-    -------
-    numpy.ndarray
-        `(len(keys), dimension)` float32, finite where it was read from a file.
 
     Examples
     --------
@@ -308,27 +234,12 @@ def cached_rows(
 
 
 def cached_folder(path: Path, write: Callable[[Path], object]) -> Path:
-    """Return a folder of files, written once: for arrays that are mapped into memory.
+    """Return a folder of files, for arrays that are mapped into memory; `write` fills it if it is missing.
 
-    Processes that ask at the same time write once: the others wait. The folder is written again if files
-    are missing or have changed their size. Their contents are not read, because reading many gigabytes
-    takes minutes.
-
-    Parameters
-    ----------
-    path
-        The folder. Its name must contain a digest of everything that decides the files.
-    write
-        Function that writes the files into the folder that it is given.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> def write(folder):
-    ...     np.save(folder / "faces.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    >>> folder = cached_folder(Path(mkdtemp()) / "faces-1a2b", write)
-    >>> np.load(folder / "faces.npy", mmap_mode="r").shape
-    (2, 8, 8, 3)
+    The folder's name must contain a digest of everything that decides the files. When several processes
+    call this at the same time, one writes and the others wait. The folder is written again if files are
+    missing or have changed their size. Their contents are not verified, because that takes minutes for many
+    gigabytes.
     """
     path = Path(path)
     with locked(path):

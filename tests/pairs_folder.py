@@ -1,4 +1,4 @@
-"""A folder in the layout of the public pairs, with generated voices and drawn faces."""
+"""A folder in the layout of the public pairs, with generated voices and faces."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def voice(number: int, *, duration_s: float = 6.0) -> np.ndarray:
 
 
 def face(number: int, *, size_px: int = 224) -> Image.Image:
-    """Return a drawn face: an ellipse with eyes and a mouth, whose colours depend on the number."""
+    """Return an image of a face: an ellipse with eyes and a mouth, whose colours depend on the number."""
     rng = np.random.default_rng(1_000 + number)
     image = Image.new("RGB", (size_px, size_px), tuple(int(v) for v in rng.integers(40, 220, 3)))
     draw = ImageDraw.Draw(image)
@@ -50,15 +50,13 @@ def face(number: int, *, size_px: int = 224) -> Image.Image:
     return image
 
 
-def write_pair(
-    folder: Path, clip_id: str, number: int, *, audio: str = ".wav", picture: str = ".jpg"
-) -> None:
+def write_pair(folder: Path, clip_id: str, number: int, *, audio: str = ".wav", image: str = ".jpg") -> None:
     """Write the four files of a pair into `folder/Wav` and so on."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     soundfile.write(folder / "Wav" / f"{clip_id}{audio}", voice(number), RATE_HZ, subtype="PCM_16")
     for index, name in enumerate(FOLDERS[1:]):
-        face(number + 500 * index).save(folder / name / f"{clip_id}{picture}")
+        face(number + 500 * index).save(folder / name / f"{clip_id}{image}")
 
 
 def write_pairs(root: Path, *, avspeech: int, voxceleb: int = 0) -> list[str]:
@@ -70,7 +68,7 @@ def write_pairs(root: Path, *, avspeech: int, voxceleb: int = 0) -> list[str]:
             clip_id,
             number,
             audio=".flac" if number % 2 else ".wav",
-            picture=".png" if number % 3 == 0 else ".jpg",
+            image=".png" if number % 3 == 0 else ".jpg",
         )
     others = [voxceleb_name(person, video) for person in range(voxceleb) for video in (1, 2)]
     for number, clip_id in enumerate(others):

@@ -43,10 +43,14 @@ def faces_command(
 
     if out.suffix != ".json":
         raise ConfigError(f"--out is {out}: expected a .json file")
+    config = load_config(None, parse_parameters(parameter))
     with progress_bar("decoders") as report:
         compared = compare_decoders(
             utkface,
-            load_config(None, parse_parameters(parameter)),
+            features=config.features,
+            decoder=config.decoder,
+            training=config.decoder_training,
+            interval=config.evaluation.interval,
             work=work if work is not None else paths.workspace() / "runs" / "faces",
             n_train=n_train,
             n_gallery=n_gallery,

@@ -1,7 +1,6 @@
 from .audit import audit_recall as audit_recall
 from .audit import largest_mean_l2 as largest_mean_l2
 from .audit import query_counts_that_fit as query_counts_that_fit
-from .decoder_comparison import compare_decoders as compare_decoders
 from .decoders import AppearanceFeatures as AppearanceFeatures
 from .decoders import evaluate_reconstructions as evaluate_reconstructions
 from .matching import matching_accuracy as matching_accuracy

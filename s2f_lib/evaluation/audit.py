@@ -12,29 +12,17 @@ from dataclasses import dataclass
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.statistics import Interval, chance_interval
 
-_HALF_DIGIT = 0.005  # of recalls in percent with two decimals
+_HALF_DIGIT = 0.005  # half a unit of the last digit of a recall in percent
 
 
 @dataclass(frozen=True, slots=True)
 class RecallVerdict:
-    """A printed recall next to that of guessing.
-
-    Attributes
-    ----------
-    k
-        Number of retrieved faces.
-    recall_percent
-        The printed recall.
-    chance
-        Recall of guessing and its range, in percent.
-    within_chance
-        Whether the printed recall lies in that range.
-    """
+    """A printed recall at k and the recall of guessing."""
 
     k: int
     recall_percent: float
-    chance: Interval
-    within_chance: bool
+    chance: Interval  # recall of guessing and its range, in percent
+    within_chance: bool  # whether the printed recall lies in that range
 
 
 def audit_recall(

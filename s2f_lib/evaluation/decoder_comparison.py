@@ -1,4 +1,4 @@
-"""Comparison of the two decoders on UTKFace's held-out faces; it writes numbers, and no image."""
+"""Comparison of the two decoders on UTKFace's held-out faces; it writes numbers, but no image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from s2f_lib.config import StudyConfig
+from s2f_lib.config import DecoderTrainingConfig, FaceDecoderConfig, FeatureConfig, IntervalSettings
 from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions
 from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.faces.face_set import load_utkface
@@ -28,27 +28,21 @@ APPEARANCE_FACES = 2_000
 
 @dataclass(frozen=True)
 class DecoderComparison:
-    """Result of a comparison.
+    """Result of `compare_decoders`."""
 
-    Attributes
-    ----------
-    table
-        Table of `decoders.evaluate_reconstructions`.
-    training
-        One row per decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
-    provenance
-        Settings, data and sizes behind the numbers.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # of `decoders.evaluate_reconstructions`
+    #: One row per decoder and epoch: decoder, epoch, train_loss, validation_loss, seconds.
     training: pd.DataFrame
-    provenance: dict[str, Any]
+    provenance: dict[str, Any]  # settings, data and sizes behind the numbers
 
 
 def compare_decoders(
     folder: Path,
-    config: StudyConfig,
     *,
+    features: FeatureConfig,
+    decoder: FaceDecoderConfig,
+    training: DecoderTrainingConfig,
+    interval: IntervalSettings,
     work: Path,
     n_train: int,
     n_gallery: int,
@@ -62,10 +56,10 @@ def compare_decoders(
     ----------
     folder
         Folder of UTKFace's images.
-    config
-        Settings of features, decoders, their training, and intervals.
+    features, decoder, training, interval
+        Settings of the feature extractor, the decoders, their training and the intervals.
     work
-        Folder for features and models. Existing ones are used again.
+        Folder of features and models. Existing ones are used again.
     n_train, n_gallery, fold
         See `sources.utkface.split_utkface`.
     report_epochs
@@ -74,27 +68,27 @@ def compare_decoders(
         Function that is called with (done, total, note).
     """
     started = time.perf_counter()
-    extractor = make_extractor(config.features, device="auto")
+    extractor = make_extractor(features, device="auto")
     sets = load_utkface(
         folder, extractor, cache=work / "faces", n_train=n_train, n_gallery=n_gallery, fold=fold
     )
     logger.info("%d faces to train on, %d in the gallery", len(sets.train), len(sets.test))
-    trainings = dict.fromkeys(KINDS, config.decoder_training)
+    trainings = dict.fromkeys(KINDS, training)
     if report_epochs is not None:
-        trainings["report"] = config.decoder_training.with_(epochs=report_epochs)
-    reconstructions, training, parameters = {}, [], {}
+        trainings["report"] = training.with_(epochs=report_epochs)
+    reconstructions, metrics, parameters = {}, [], {}
     for index, kind in enumerate(KINDS):
         if progress is not None:
             progress(index, len(KINDS), f"training {kind}")
         trained = train_face_decoder(
             sets.train,
-            decoder=config.decoder.with_(kind=kind),
+            decoder=decoder.with_(kind=kind),
             training=trainings[kind],
             parent=work,
             extractor=extractor,
         )
         reconstructions[kind] = render_faces(trained.model, sets.test.features)
-        training.append(trained.metrics.assign(decoder=kind))
+        metrics.append(trained.metrics.assign(decoder=kind))
         parameters[kind] = count_parameters(trained.model)
     table = evaluate_reconstructions(
         reconstructions,
@@ -102,10 +96,10 @@ def compare_decoders(
         extractor=extractor,
         mean_features=sets.train.features.mean(axis=0),
         second_extractor=AppearanceFeatures(sets.train.crops(range(min(APPEARANCE_FACES, len(sets.train))))),
-        settings=config.evaluation.interval,
+        settings=interval,
         distractors=sets.train.features,
     )
-    curves = pd.concat(training, ignore_index=True)
+    curves = pd.concat(metrics, ignore_index=True)
     minutes = curves.groupby("decoder", sort=False)["seconds"].sum() / 60
     provenance = {
         "measured_on": "UTKFace, aligned and cropped; numbers alone",
@@ -120,8 +114,8 @@ def compare_decoders(
         "parameters": parameters,
         "epochs": {kind: trainings[kind].epochs for kind in KINDS},
         "training_min": {kind: round(float(minutes[kind]), 2) for kind in KINDS},
-        "decoder": config.decoder.model_dump(mode="json"),
-        "decoder_training": config.decoder_training.model_dump(mode="json", exclude={"utkface"}),
+        "decoder": decoder.model_dump(mode="json"),
+        "decoder_training": training.model_dump(mode="json", exclude={"utkface"}),
         "wall_s": round(time.perf_counter() - started, 1),
     }
     return DecoderComparison(table, curves, provenance)

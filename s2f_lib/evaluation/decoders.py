@@ -20,7 +20,7 @@ from s2f_lib.evaluation.retrieval import chance_recall, pair_distances, similari
 from s2f_lib.evaluation.statistics import DEFAULT_INTERVAL, bootstrap_interval, hit_interval
 
 _KS, _SECOND_KS = (1, 5, 10), (1, 10)
-_SSIM_BATCH = 16  # images at once: SSIM holds several copies of them
+_SSIM_BATCH = 16  # images at once: SSIM needs several copies of them
 _SIDE_PX, _CELL_PX, _BINS = 112, 14, 9  # 8 x 8 cells, blocks of 2 x 2, steps of 20 degrees
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
@@ -30,21 +30,14 @@ FeatureFunction = Callable[[np.ndarray], np.ndarray]
 class Triptychs:
     """Original faces with the reconstructions from true and from predicted features.
 
-    Attributes
-    ----------
-    clip_ids
-        `n` ids.
-    original, from_face, from_voice
-        `(n, 224, 224, 3)` uint8 RGB.
-    cosine
-        `(n,)` cosine of the features of the two reconstructions, in [-1, 1].
+    The images are `(n, 224, 224, 3)` uint8 RGB.
     """
 
     clip_ids: tuple[str, ...]
     original: np.ndarray
     from_face: np.ndarray
     from_voice: np.ndarray
-    cosine: np.ndarray
+    cosine: np.ndarray  # (n,) cosine of the features of the two reconstructions, in [-1, 1]
 
 
 def reconstruction_cosine(
@@ -52,8 +45,8 @@ def reconstruction_cosine(
 ) -> np.ndarray:
     """Return the cosine, `(n,)`, between the features of two reconstructions of each person.
 
-    The report's "Cosine Similarity between image predicted using VGG features and using audio waveform
-    ranges between 0.25 - 0.50".
+    It is the report's "Cosine Similarity between image predicted using VGG features and using audio
+    waveform", which "ranges between 0.25 - 0.50".
     """
     return pair_distances(extractor(from_face), extractor(from_voice))["cosine"]
 
@@ -81,7 +74,7 @@ def evaluate_reconstructions(
         Function from faces to features; the residual decoder's loss uses the same one.
     mean_features
         `(dimension,)` mean over training faces. It is subtracted from all features before they are
-        compared, because what all faces share does not identify anyone.
+        compared, because what all faces share identifies nobody.
     second_extractor
         Function from faces to vectors, independent of the extractor, such as `AppearanceFeatures`.
     settings
@@ -89,7 +82,7 @@ def evaluate_reconstructions(
     distractors
         `(m, dimension)` features of other faces, for one more recall in a gallery of n + m faces.
     group_ids
-        `n` ids of persons or videos, which intervals resample. None: each face is another person.
+        `n` ids of the people or videos that intervals resample. None: each face is another person.
 
     Returns
     -------

@@ -26,8 +26,8 @@ def matching_accuracy(
 ) -> np.ndarray:
     """Return each query's exact probability to win a 1:N match against random others.
 
-    It is the expectation over all draws of N - 1 others without replacement: if w of m others are less
-    similar than the true face, it is C(w, N-1) / C(m, N-1); ties count half.
+    It is the expectation over all random choices of N - 1 others without replacement: if w of m others
+    are less similar than the true face, it is C(w, N-1) / C(m, N-1); ties count half.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def matching_accuracy(
     n_candidates
         Number of candidates N: 2, 5 or 10 in the literature; chance is 1/N.
     strata
-        `n` labels; the others are drawn from the same label. None: from all.
+        `n` labels; the other candidates have the label of the query. None: all faces are candidates.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def verification_interval(
     """Return the area under the ROC curve of true against other faces, with its interval.
 
     Scores of all queries are pooled, as for a verifier with one threshold; 0.5 is chance. The bootstrap
-    resamples the people who speak, and keeps the faces.
+    resamples the speakers and keeps all faces.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class ProbeData:
     attributes
         Name to `(n,)` values; texts are classes, numbers are regressed.
     group_ids
-        `n` ids of persons or videos, which intervals resample. None: each row is another person.
+        `n` ids of the people or videos that intervals resample. None: each row is another person.
     """
 
     features: np.ndarray

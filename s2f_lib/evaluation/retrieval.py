@@ -106,18 +106,10 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of each query's true face in a gallery, with its ties.
+    """Rank of each query's true face in a gallery, with its ties."""
 
-    Attributes
-    ----------
-    better
-        `(n,)` int, number of faces that are more similar to the query than its true face.
-    ties
-        `(n,)` int, number of other faces that are equally similar.
-    """
-
-    better: np.ndarray
-    ties: np.ndarray
+    better: np.ndarray  # (n,) int, number of faces that are more similar to the query than its true face
+    ties: np.ndarray  # (n,) int, number of other faces that are equally similar
 
     @property
     def ranks(self) -> np.ndarray:
@@ -170,8 +162,8 @@ def ranks_in_gallery(
     """Return the rank of each query's true face for each measure, computed in chunks.
 
     The memory is at most `16 dimension (gallery_chunk + query_chunk) + 40 gallery_chunk query_chunk`
-    bytes, whatever the number of faces: 0.5 GB for the defaults and 4,096 dimensions. The arrays
-    themselves and 50 bytes per query come on top.
+    bytes for any number of faces (0.5 GB for the defaults and 4,096 dimensions), plus the arrays
+    themselves and 50 bytes per query.
 
     Parameters
     ----------
@@ -290,7 +282,9 @@ def _targets(target: np.ndarray | None, n: int, m: int) -> np.ndarray:
     """Return the checked gallery index of each query's true face."""
     if target is None:
         if n != m:
-            raise InputError(f"{n} queries and {m} gallery faces: say which face is whose with `target`")
+            raise InputError(
+                f"{n} queries and {m} gallery faces: give the true face of each query as `target`"
+            )
         return np.arange(n)
     target = np.asarray(target)
     if len(target) != n:
@@ -303,7 +297,7 @@ def _targets(target: np.ndarray | None, n: int, m: int) -> np.ndarray:
 def _to_unit(rows: np.ndarray, device: str | torch.device) -> torch.Tensor:
     import torch
 
-    # a copy, because torch cannot tell that a memory-mapped file must not be written to
+    # a copy, because torch does not support read-only arrays such as memory-mapped files
     tensor = torch.from_numpy(np.array(rows)).to(device, torch.float64)
     length = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):

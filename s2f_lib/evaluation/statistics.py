@@ -14,7 +14,6 @@ from s2f_lib.errors import InputError
 from s2f_lib.evaluation.retrieval import hit_probability, reciprocal_rank
 
 SIGN_FLIPS = 9_999  # random sign patterns of a paired test
-
 DEFAULT_INTERVAL = IntervalSettings()
 _BATCH_VALUES = 16_000_000  # values resampled at once: 8 bytes each, and 8 for their indices
 _TEST_ROWS = 512  # queries whose ranks among all faces are in memory at once
@@ -58,8 +57,7 @@ def bootstrap_interval(
     statistic
         Function of `(..., n)` values and `axis`.
     group_ids
-        `n` ids of persons or videos. Groups are resampled, each with all its values. None: each value
-        is a group of its own.
+        `n` ids of people or videos. Whole groups are resampled. None: each value is its own group.
     settings
         Confidence level, number of resamples and seed.
 
@@ -85,7 +83,7 @@ def bootstrap_interval(
         raise InputError(f"an interval needs at least 2 values, found {len(values)}")
     value = float(statistic(values))
     numbers = group_numbers(group_ids, len(values))
-    if np.ptp(values) == 0:  # equal values have no spread to resample
+    if np.ptp(values) == 0:  # all resamples are equal
         return Interval(value, value, value)
     if numbers is not None:
         resamples = [
@@ -113,7 +111,7 @@ def hit_interval(
 ) -> Interval:
     """Return the share of hits with its interval: bootstrap, or exact if all or no queries hit.
 
-    Without a spread there is nothing to resample, although the next query may differ. Each group then
+    Resamples of equal values are equal, although the next query may differ. Each group then
     counts as one trial of the exact binomial interval (Clopper and Pearson 1934).
 
     Parameters
@@ -139,8 +137,8 @@ def hit_interval(
 class GroupBootstrap:
     """Bootstrap over several splits that share people, with the same resamples for all systems.
 
-    A group (person or video) that is drawn twice counts twice, with all its rows in every split. Each
-    split has one vote: numbers are means over splits.
+    A group (person or video) that is resampled twice counts twice, with all its rows in every split.
+    Numbers are means over splits, with equal weights.
 
     Parameters
     ----------
@@ -166,7 +164,7 @@ class GroupBootstrap:
         self, group_ids: Sequence[np.ndarray], settings: IntervalSettings = DEFAULT_INTERVAL
     ) -> None:
         if not group_ids or min(len(np.unique(ids)) for ids in group_ids) < 2:
-            raise InputError("intervals need at least 2 videos or persons to test in each split")
+            raise InputError("intervals need at least 2 videos or people to test in each split")
         self._confidence = settings.confidence
         numbers = np.unique(np.concatenate(list(group_ids)), return_inverse=True)[1]
         weights = np.array([np.ones_like(numbers), *resampled_weights(numbers, settings)])
@@ -216,7 +214,7 @@ def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np
     if len(known) == n:
         return None
     if len(known) < 2:
-        raise InputError(f"an interval needs at least 2 groups (persons or videos), found {len(known)}")
+        raise InputError(f"an interval needs at least 2 groups (people or videos), found {len(known)}")
     return numbers
 
 
@@ -271,7 +269,7 @@ def normalized_recall(recall: float, chance: float) -> float:
 def chance_interval(k: int, gallery_size: int, n_queries: int, *, confidence: float = 0.95) -> Interval:
     """Return the recall at k of guessing, and the binomial range of `n_queries` guesses.
 
-    A recall inside this range cannot be told from chance at that confidence.
+    A recall inside this range does not differ from chance at that confidence level.
     """
     chance = min(1.0, k / gallery_size)
     low, high = stats.binom.interval(confidence, n_queries, chance)
@@ -296,10 +294,8 @@ def permutation_test_against_chance(
         `(n, n)`; the true face of row i is column i.
     statistic
         Function of the `(n,)` ranks (ties count as their mean rank); larger is better.
-    n_permutations
-        Number of random pairings.
-    seed
-        Seed of the pairings.
+    n_permutations, seed
+        Number of random pairings, and their seed.
 
     Returns
     -------
@@ -349,10 +345,8 @@ def paired_test(
     ----------
     first, second
         `(n,)` values of the two systems, one per query: hits, ranks or distances.
-    n_permutations
-        Number of random sign patterns.
-    seed
-        Seed of the sign patterns.
+    n_permutations, seed
+        Number of random sign patterns, and their seed.
 
     Returns
     -------
@@ -420,7 +414,7 @@ def _check_square(similarity: np.ndarray) -> None:
 
 
 def _mean_over_splits(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean, without the splits from which a resample drew no group."""
+    """Return the mean over splits, ignoring NaN: splits that have no group of a resample."""
     stacked = np.stack(tables)
     n = np.isfinite(stacked).sum(axis=0)
     return np.where(n > 0, np.nansum(stacked, axis=0) / np.maximum(n, 1), np.nan)

@@ -31,7 +31,7 @@ class Predictions:
     true, predicted
         `(n, dimension)` float32 features of the face, and those predicted from the voice.
     group_ids
-        `n` ids of persons or videos, which intervals resample: a person with several clips counts once.
+        `n` ids of the people or videos that intervals resample: a person with several clips counts once.
         None: each clip is another person.
 
     Examples
@@ -62,7 +62,7 @@ class Predictions:
 
     @property
     def person_ids(self) -> tuple[str, ...]:
-        """`n` ids of persons: the group ids, or the clip ids if there are none."""
+        """The group ids, or the clip ids if group ids are not given."""
         return self.group_ids or self.clip_ids
 
     def subset(self, rows: np.ndarray) -> Predictions:

@@ -22,35 +22,17 @@ _PITCH_HZ = (60.0, 500.0)
 
 @dataclass(frozen=True)
 class ChangedVoices:
-    """Features predicted from changed voices.
+    """Features predicted from changed voices; intervals resample groups (people or videos)."""
 
-    Attributes
-    ----------
-    semitones
-        `(s,)` changes.
-    features
-        "pitch" and "tract" to `(s, n, d)` predicted features of n voices.
-    group_ids
-        `n` ids of persons or videos, which intervals resample. None: each voice is another person.
-    """
-
-    semitones: np.ndarray
-    features: dict[str, np.ndarray]
-    group_ids: Sequence[str] | None = None
+    semitones: np.ndarray  # (s,) changes
+    features: dict[str, np.ndarray]  # "pitch" and "tract" to (s, n, d) predicted features of n voices
+    group_ids: Sequence[str] | None = None  # n ids; None: each voice is another person
 
     def table(self, measure: Callable[[np.ndarray], np.ndarray] | None = None) -> pd.DataFrame:
-        """Return the effect of each change.
+        """Return one row per change: changed ("pitch", "tract"), semitones, n, value, low, high.
 
-        Parameters
-        ----------
-        measure
-            Function from `(n, d)` features to `(n,)` values. None: the cosine to the features of the
-            unchanged voice.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per change. Columns changed ("pitch", "tract"), semitones, n, value, low, high.
+        `measure` maps `(n, d)` features to `(n,)` values. None: the cosine to the features of the unchanged
+        voice.
         """
         rows = []
         for changed, features in self.features.items():
@@ -71,20 +53,8 @@ def change_voices(
 ) -> ChangedVoices:
     """Predict features from voices with changed pitch, and from voices with a changed tract.
 
-    Parameters
-    ----------
-    audio
-        `(n, samples)` int16.
-    predict
-        Function from `(m, samples)` int16 to `(m, d)` features.
-    sample_rate_hz
-        Sample rate.
-    semitones
-        Changes. They must contain 0, which passes the voice through Praat without a change.
-
-    See Also
-    --------
-    change_voice : Changes one voice.
+    `audio` is `(n, samples)` int16, and `predict` maps `(m, samples)` int16 to `(m, d)` features. The
+    changes must contain 0, which passes the voice through Praat without a change.
     """
     predicted: dict[str, list[np.ndarray]] = {"pitch": [], "tract": []}
     for step in semitones:
@@ -107,13 +77,11 @@ def change_voice(
     Parameters
     ----------
     audio
-        `(n,)` int16. Audio without pitch is returned as it is.
+        `(n,)` int16. Audio without pitch is returned unchanged.
     sample_rate_hz
         Sample rate.
-    pitch_ratio
-        Factor on the median pitch.
-    formant_ratio
-        Factor on the formants; above 1 means a shorter tract.
+    pitch_ratio, formant_ratio
+        Factors on the median pitch and on the formants; a formant ratio above 1 means a shorter tract.
 
     Returns
     -------

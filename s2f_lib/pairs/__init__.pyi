@@ -1,5 +1,4 @@
 from .data import PairData as PairData
-from .data import find_and_split as find_and_split
 from .model import TrainingPairs as TrainingPairs
 from .model import VoiceToFace as VoiceToFace
 from .model import VoiceToFaceSettings as VoiceToFaceSettings

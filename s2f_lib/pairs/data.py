@@ -25,32 +25,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class PairData:
-    """The arrays that the systems read, one row per pair.
-
-    Attributes
-    ----------
-    pairs
-        The `n` pairs.
-    group_ids
-        Number of the video or person of each pair, `(n,)` int.
-    audio
-        Voices at 16 kHz, `(n, 96_000)` int16.
-    voices
-        Block name to voice embeddings, `(n, d)` float32.
-    faces
-        Features of the true faces.
-    reconstructions
-        Features of Speech2Face's reconstructions, `(n, 128)` float32.
-    fingerprints
-        Name of each voice network to the fingerprint of its weights and method.
-    """
+    """The arrays that the systems read, one row per pair."""
 
     pairs: tuple[Pair, ...]
-    group_ids: np.ndarray
-    audio: np.ndarray
-    voices: Mapping[str, np.ndarray]
-    faces: FaceFeatures
-    reconstructions: np.ndarray
+    group_ids: np.ndarray  # (n,) int, number of the video or person of each pair
+    audio: np.ndarray  # (n, 96_000) int16, voices at 16 kHz
+    voices: Mapping[str, np.ndarray]  # block name to voice embeddings, (n, d) float32
+    faces: FaceFeatures  # of the true faces
+    reconstructions: np.ndarray  # (n, 128) float32, features of Speech2Face's reconstructions
+    #: Name of each voice network to the fingerprint of its weights and method.
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -65,38 +48,10 @@ class PairData:
 
 
 def find_and_split(source: PairsConfig) -> tuple[FoundPairs, list[PairSplit]]:
-    """Find the public pairs of a folder, and read or draw their splits.
+    """Find the public pairs of a folder, and read the stored split or draw `source.n_splits` random ones.
 
-    Parameters
-    ----------
-    source
-        Folder, sets and splits.
-
-    Returns
-    -------
-    found
-        Pairs of the folder.
-    splits
-        The stored split, or `source.n_splits` drawn ones; rows of `found.pairs`.
-
-    Raises
-    ------
-    ConfigError
-        `source.root` is not set.
-    InputError
-        The folder or the split cannot be used.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> root = Path(mkdtemp())
-    >>> for folder, suffix in {"Wav": "wav", "Face_ori": "jpg", "Face_exg0": "jpg"}.items():
-    ...     (root / "avspeech_res" / folder).mkdir(parents=True)
-    ...     for n in range(10):
-    ...         (root / "avspeech_res" / folder / f"video-{n:05d}_1-5.{suffix}").touch()
-    >>> found, (split,) = find_and_split(PairsConfig(root=root))
-    >>> len(found.pairs), len(split.test)
-    (10, 2)
+    The splits are rows of `found.pairs`. A folder that is not set raises a ConfigError; a folder or a split
+    that cannot be used raises an InputError.
     """
     if source.root is None:
         raise ConfigError(
@@ -121,28 +76,9 @@ def load_pair_data(
 ) -> tuple[PairData, dict[str, str]]:
     """Read the pairs and compute the features of their voices and faces.
 
-    Parameters
-    ----------
-    found
-        Result of `sources.public_pairs.find_pairs`.
-    cache
-        Folder of the cached features. None: nothing is kept.
-    progress
-        Called with (done, total, name of the step).
-
-    Returns
-    -------
-    data
-        Pairs that can be read.
-    left_out
-        Clip id to the reason why the clip is left out, including `found.missing`.
-
-    Raises
-    ------
-    InputError
-        No pair can be read.
-    DataError
-        The installed weights are not those that the study was made with.
+    Returns the pairs that can be read, and a dict from the clip id of each other pair to the reason why it is
+    left out. If no pair can be read, an InputError is raised. `cache` is the folder of the cached features;
+    None: no files. `progress` is called with (done, total, name of the step).
     """
     report = progress or (lambda *_: None)
     left_out = {clip_id: f"no file in {', '.join(names)}" for clip_id, names in found.missing.items()}

@@ -22,7 +22,7 @@ from s2f_lib.media import decode
 from s2f_lib.storage import cached_rows, digest, file_digest
 from s2f_lib.voices.embedding import DURATION_S, SAMPLE_RATE_HZ
 
-_THRESHOLD = -0.3  # below dlib's 0: every image shows a face, only its position is unknown
+_THRESHOLD = -0.3  # below dlib's default of 0, because every image shows a face
 _SIDE, _TOP, _BOTTOM = 0.12, 0.2, 0.9  # fixed box, as shares of the width and the height
 _MIN_PX = 16
 _CHIP_PX = 150  # input of dlib's network
@@ -32,42 +32,24 @@ _METHOD = "gradients -0.3, landmarks 5, margin 0.25, 1"  # part of the cache's n
 
 @dataclass(frozen=True)
 class FaceFeatures:
-    """Features of some faces.
+    """Features of some faces."""
 
-    Attributes
-    ----------
-    upright, mirrored
-        Features of the images and of their mirror images, `(n, 128)` float32. `mirrored` is zero where it
-        was not computed.
-    found
-        Whether the detector found the face, `(n,)` bool; otherwise the fixed box was used.
-    """
-
-    upright: np.ndarray
-    mirrored: np.ndarray
-    found: np.ndarray
+    upright: np.ndarray  # (n, 128) float32
+    mirrored: np.ndarray  # (n, 128) float32, of the mirror images; zero if they were not computed
+    found: np.ndarray  # (n,) bool, whether the detector found the face; otherwise the fixed box was used
 
 
 def read_voice(path: Path, *, duration_s: float = DURATION_S) -> tuple[np.ndarray, int]:
     """Read the first `duration_s` seconds of a voice, repeated if the file is shorter.
 
-    Returns
-    -------
-    audio
-        Samples at 16 kHz, `(samples,)` int16, mono.
-    n_samples
-        Number of samples that come from the file.
-
-    Raises
-    ------
-    ClipRefused
-        The file is missing, damaged, silent or shorter than half a second.
+    Returns `(samples,)` int16 mono audio at 16 kHz, and the number of samples that come from the file. A file
+    that is missing, damaged, silent or shorter than half a second raises ClipRefused.
     """
     length_s = decode.probe(path).duration_s
     if length_s > 0:
         end_s = min(duration_s, length_s)
         audio = decode.read_audio(path, start_s=0.0, end_s=end_s, sample_rate_hz=SAMPLE_RATE_HZ)
-    else:  # a file that was written to a pipe does not state its length
+    else:  # a file that was written to a pipe has no stored length
         audio = decode.read_recording(path, longest_s=duration_s, sample_rate_hz=SAMPLE_RATE_HZ)
     if len(audio) < SAMPLE_RATE_HZ / 2:
         raise ClipRefused(
@@ -81,10 +63,7 @@ def read_voice(path: Path, *, duration_s: float = DURATION_S) -> tuple[np.ndarra
 def read_image(path: Path) -> np.ndarray:
     """Read an image, `(height, width, 3)` uint8 RGB.
 
-    Raises
-    ------
-    ClipRefused
-        The file is missing, is not an image, or is too small to show a face.
+    A file that is missing, not an image or too small to show a face raises ClipRefused.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -103,12 +82,8 @@ def read_image(path: Path) -> np.ndarray:
 def align_image(pixels: np.ndarray, *, size_px: int) -> tuple[np.ndarray, bool]:
     """Find and align the face in a published crop, `(height, width, 3)` uint8 RGB.
 
-    Returns
-    -------
-    face
-        Aligned face, `(size_px, size_px, 3)` uint8 RGB.
-    found
-        Whether the detector found it; otherwise the fixed box was used.
+    Returns the aligned face, `(size_px, size_px, 3)` uint8 RGB, and whether the detector found it; otherwise
+    the fixed box was used.
     """
     import dlib
 
@@ -127,21 +102,8 @@ def extract_faces(
 ) -> FaceFeatures:
     """Compute dlib's features of published faces; each is cached under the digest of its file.
 
-    Parameters
-    ----------
-    files
-        Images of one large face each.
-    mirrored
-        Compute the features of the mirror images too, which takes twice the time.
-    cache
-        Folder of the cached features. None: nothing is kept.
-    progress
-        Called with (done, total).
-
-    Raises
-    ------
-    ClipRefused
-        A file is not an image.
+    `mirrored` adds the features of the mirror images, which takes twice the time. `cache` is the folder of
+    the cached features; None: no files. A file that is not an image raises ClipRefused.
     """
     network = DlibResNet()
     dimension = network.dimension

@@ -34,7 +34,7 @@ MIN_GROUPS = 8  # cross-validation has folds inside folds
 _GAMMA = 0.3
 _FOLDS = 5
 _INNER_FOLDS = 6
-_CLIP_AT = 5.0  # standard deviations: one odd clip must not stretch a block
+_CLIP_AT = 5.0  # standard deviations: an outlier must not dominate a block
 _MAX_CORRELATION = 0.97  # a correlation of 1 makes a likelihood infinite
 _TINY_DEVIATION = 1e-9
 _TINY = 1e-12
@@ -109,7 +109,7 @@ class TrainingPairs:
         return (np.asarray(self.faces, np.float64) + np.asarray(self.mirrored, np.float64)) / 2
 
     def with_faces_of(self, order: np.ndarray) -> TrainingPairs:
-        """Return the same voices with the faces of other clips, a control without a link."""
+        """Return the same voices with the faces of other clips, as a control."""
         return TrainingPairs(self.voices, self.faces[order], self.mirrored[order], self.group_ids)
 
 
@@ -160,7 +160,7 @@ class VoiceToFace:
         n_groups = len(np.unique(pairs.group_ids))
         if n_groups < MIN_GROUPS:
             raise InputError(
-                f"{len(pairs)} training pairs of {n_groups} videos or persons: "
+                f"{len(pairs)} training pairs of {n_groups} videos or people: "
                 f"expected at least {MIN_GROUPS} of them"
             )
         self._kernel = VoiceKernel(pairs.voices, weights, gamma=_GAMMA)
@@ -199,24 +199,11 @@ class VoiceToFace:
 
 
 class VoiceKernel:
-    """Similarity of voices: a weighted mean of Gaussian kernels, one per block of embeddings.
+    """Similarity of voices: a weighted mean of Gaussian kernels exp(-gamma d^2 / median d^2), one per block.
 
-    Each block is standardized with the training voices, and the width of its kernel is their median
-    distance, so that neither the length nor the unit of a block decides its influence.
-
-    Parameters
-    ----------
-    voices
-        Block name to embeddings of the training voices, `(n, d)`.
-    weights
-        Block name to weight. Blocks that `voices` lacks are left out.
-    gamma
-        Factor in exp(-gamma d^2 / median d^2), above 0.
-
-    Raises
-    ------
-    InputError
-        None of the blocks exists.
+    Each block of embeddings, `(n, d)`, is standardized with the training voices, and the width of its kernel
+    is their median distance, so that neither the length nor the unit of a block decides its influence. Blocks
+    that the voices lack are left out; if none exists, an InputError is raised.
     """
 
     def __init__(
@@ -252,25 +239,17 @@ class PairScores:
     cosine
         p.g / |p||g|.
     gaussian
-        log N(g; s p, R) - log N(g; 0, C): how much likelier the face is with the voice than without it
+        log N(g; s p, R) - log N(g; 0, C), the log likelihood ratio of the face with and without the voice
         (pointwise mutual information). R is the covariance of the residuals of the prediction and C that of
         the faces, each shrunk towards a multiple of the identity; s is the scale.
     canonical
         The same for jointly Gaussian canonical variates of predictions and faces (regularized CCA).
 
     Each score is normalized with the training pairs as the cohort ("s-norm" of speaker verification), so the
-    score of a voice and a face depends on no other query and on no other gallery face.
+    score of a voice and a face does not depend on other queries or other gallery faces.
 
-    Parameters
-    ----------
-    predicted
-        Out-of-fold predictions for the training voices minus the mean, `(n, d)`.
-    targets
-        Regression targets minus their mean, `(n, d)`.
-    cohort
-        Features of the training faces minus their mean, `(n, d)`.
-    settings
-        Settings of the scores.
+    `predicted` are out-of-fold predictions for the training voices, `targets` the regression targets and
+    `cohort` the features of the training faces; all are `(n, d)` and centred.
     """
 
     def __init__(
@@ -326,7 +305,8 @@ def normalize_by_cohort(score: np.ndarray, by_query: np.ndarray, by_face: np.nda
     """Return scores `(q, m)` in standard deviations above a cohort, by query plus by face (s-norm).
 
     `by_query` `(q, c)` compares the queries with the faces of the cohort, `by_face` `(c, m)` the queries of
-    the cohort with the gallery. A voice that resembles every face, or the reverse, gains nothing.
+    the cohort with the gallery. A voice that is similar to all faces, or a face that is similar to all
+    voices, has no advantage.
     """
     query_part = (score - by_query.mean(axis=1, keepdims=True)) / _deviation(by_query, axis=1)
     return query_part + (score - by_face.mean(axis=0, keepdims=True)) / _deviation(by_face, axis=0)
@@ -380,7 +360,7 @@ def _predict_out_of_fold(
 def _cross_validate(
     kernel: np.ndarray, pairs: TrainingPairs, grid: Sequence[VoiceToFaceSettings]
 ) -> dict[VoiceToFaceSettings, float]:
-    """Return the mean recall of each of the settings over the folds; no face decides the kernel."""
+    """Return the mean recall over the folds for each of the settings."""
     faces, targets = np.asarray(pairs.faces, np.float64), pairs.targets
     fold_ranks: dict[VoiceToFaceSettings, list[np.ndarray]] = {settings: [] for settings in grid}
     sizes = []

@@ -1,7 +1,7 @@
 """The protocol of the public pairs: numbers with intervals, as one JSON document.
 
 Systems are trained on the train part of a split. Each test voice is matched against all test faces of its
-set (AVSpeech or VoxCeleb). Numbers are means over splits. Intervals resample groups (videos or persons),
+set (AVSpeech or VoxCeleb). Numbers are means over splits. Intervals resample groups (videos or people),
 because several splits share people and a video can have two clips.
 """
 
@@ -41,7 +41,7 @@ _KEYS = (*(f"recall@{k}" for k in RECALL_AT), "median_rank", "mrr")
 FORMAT_VERSION = 1
 _ANCHOR_RECALL_AT = (1, 10)
 _MAX_K = 60  # largest K of the curves
-_MIN_TEST_GROUPS = 2  # intervals resample videos or persons
+_MIN_TEST_GROUPS = 2  # an interval needs at least two groups
 
 
 def evaluate_pairs(
@@ -75,7 +75,7 @@ def evaluate_pairs(
     systems
         Names from `SYSTEMS`. A system whose network is not installed is left out, with the reason.
     control
-        Test `ours` trained on the faces of other people, too: the result must be at chance.
+        Also test `ours` trained on the faces of other people: its result must be at chance.
     report_splits
         Number of splits, from the first, in which the report's encoder is trained (minutes each).
         None: all.
@@ -184,16 +184,9 @@ def face_from_face(
 ) -> dict[str, dict[str, Any]]:
     """Measure how well the reconstructions of Speech2Face's authors keep a face.
 
-    Their `Face_f2f` images are reconstructed from the features of the true face, without a voice. How often
-    they find the true face is what a good decoder can reach.
-
-    Faces without a reconstruction are only part of the gallery.
-
-    Returns
-    -------
-    dict
-        Set to recall@1 and recall@10 in [0, 1], each with its interval and chance, "n" queries and "gallery"
-        faces. Sets with reconstructions of fewer than two videos or persons are left out.
+    Their `Face_f2f` images are reconstructed from the features of the true face, without a voice; their
+    recall is what a good decoder can reach. Faces without a reconstruction are only part of the gallery. Sets
+    with reconstructions of fewer than two videos or people are left out.
     """
     sets = np.array([pair.set_name for pair in data.pairs])
     found = {}
@@ -230,16 +223,8 @@ def compare_ranks(
 ) -> dict[str, float]:
     """Test whether two systems differ on the same queries, with one value per group and random signs.
 
-    Parameters
-    ----------
-    group_ids, first, second
-        Video or person of each query, and its ranks by the two systems; one `(n,)` array per split each.
-
-    Returns
-    -------
-    dict of float
-        "log_rank_difference" (negative: the first system ranks better), "p_log_rank", "p_recall@10" and
-        "p_recall@20". The p-values are two-sided and not corrected for earlier choices.
+    Each argument has one `(n,)` array per split. A negative "log_rank_difference" means that the first system
+    ranks better. The p-values are two-sided and not corrected for multiple tests.
     """
     numbers = np.unique(np.concatenate(group_ids), return_inverse=True)[1]
     ranks = [np.concatenate(first), np.concatenate(second)]
@@ -294,10 +279,10 @@ def _rows_by_set(data: PairData, rows: np.ndarray) -> dict[str, np.ndarray]:
 def _check_split(data: PairData, split: PairSplit) -> None:
     shared = set(data.group_ids[split.train]) & set(data.group_ids[split.test])
     if shared:
-        raise InputError(f"{len(shared)} videos or persons are in train and in test: split by video")
+        raise InputError(f"{len(shared)} videos or people are in train and in test: split by video")
     if not _rows_by_set(data, split.test):
         raise InputError(
-            f"{len(split.test)} test pairs: expected at least {_MIN_TEST_GROUPS} videos or persons of a set"
+            f"{len(split.test)} test pairs: expected at least {_MIN_TEST_GROUPS} videos or people of a set"
         )
 
 

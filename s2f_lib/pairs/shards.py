@@ -1,7 +1,7 @@
 """The public pairs as shards, so that every chapter can run on them.
 
-The pairs have no video. The published face is found again in its image and aligned like any other crop, and
-the voice is read from its file.
+The pairs have no video: the face is read from its published image and aligned like any other crop, and the
+voice is read from its file.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _prepare_row(pair: Pair, split: str, *, audio_s: float) -> PreparedRow:
     height, width = pixels.shape[:2]
     return PreparedRow(
         clip_id=pair.clip_id,
-        video_id=pair.person,  # the unit that no split and no validation set divides
+        video_id=pair.person,  # all clips of a group lie in the same split
         split=split,
         start_s=0.0,
         end_s=n_samples / SAMPLE_RATE_HZ,

@@ -86,7 +86,7 @@ def run_pairs(
         progress=progress,
     )
     source = config.source.pairs
-    drawn = source.model_dump(include={"n_splits", "test_share", "seed"})
+    random_split = source.model_dump(include={"n_splits", "test_share", "seed"})
     return results | {
         "face_from_face": face_from_face(data, interval, cache=cache),
         "data": {
@@ -98,7 +98,7 @@ def run_pairs(
         "provenance": {  # neither a path nor a host name
             "s2f_lib": __version__,
             "profile": config.profile,
-            "split": "stored" if source.split is not None else drawn,
+            "split": "stored" if source.split is not None else random_split,
             "seeds": {"encoder": config.training.seed, "intervals": interval.seed},
             "environment": environment(),
         },
@@ -109,7 +109,7 @@ def _check_size(split: PairSplit, group_ids: Sequence[int]) -> None:
     n_train, n_test = (len({group_ids[row] for row in rows}) for rows in (split.train, split.test))
     if n_train < MIN_GROUPS or n_test < 2:
         raise InputError(
-            f"too few pairs: {n_train} videos or persons to train on and {n_test} to test; "
+            f"too few pairs: {n_train} videos or people to train on and {n_test} to test; "
             f"expected at least {MIN_GROUPS} and 2"
         )
 

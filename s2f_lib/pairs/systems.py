@@ -36,18 +36,8 @@ class SystemUnavailableError(InputError):
 class Systems:
     """The systems of one split; each is fitted when it is used for the first time.
 
-    Parameters
-    ----------
-    data
-        All pairs.
-    train
-        Rows of the training pairs, `(n,)` int.
-    spectrogram, encoder, training
-        Settings of the report's encoder.
-    models
-        Folder of the trained encoders.
-    seed
-        Seed of the shuffled control.
+    `train` are the rows of the training pairs in `data`, `spectrogram`, `encoder` and `training` the settings
+    of the report's encoder, `models` the folder of the trained encoders, and `seed` that of the control.
     """
 
     def __init__(
@@ -75,12 +65,8 @@ class Systems:
     def score(self, system: str, test: np.ndarray) -> np.ndarray:
         """Return the scores of the voices and the faces of the test rows, `(n, n)`; higher fits better.
 
-        Raises
-        ------
-        InputError
-            The system is unknown, or there are too few training pairs.
-        SystemUnavailableError
-            A network that the system needs is not installed.
+        An unknown system or too few training pairs raise an InputError, a network that is not installed a
+        SystemUnavailableError.
         """
         if system not in self._scorers:
             raise InputError(f"unknown system {system!r}: expected one of {', '.join(SYSTEMS)}")

@@ -5,7 +5,4 @@ from .kit import make_kit as make_kit
 from .voice import AttributeGuess as AttributeGuess
 from .voice import FoundFace as FoundFace
 from .voice import Reconstruction as Reconstruction
-from .voice import nearest_faces as nearest_faces
-from .voice import read_voice as read_voice
 from .voice import reconstruct as reconstruct
-from .voice import reconstruct_audio as reconstruct_audio

@@ -1,4 +1,4 @@
-"""The kit of `s2f reconstruct`: everything from a finished run that a voice needs to become a face.
+"""The kit of `s2f reconstruct`: everything that it reads from a finished run.
 
 A kit is made once from a run's trained models and people, and stored in the run folder: the paths of the
 models, linear probes for attributes with their errors on test voices, and the people's faces. Reading it
@@ -24,7 +24,7 @@ from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_arrays, digest
 from s2f_lib.study import Study
 
-FORMAT_VERSION = 2  # of the file; kits of other versions are made again
+FORMAT_VERSION = 2  # part of the file name, so kits of other versions are made again
 _COVERAGE = 0.8  # share of test people inside the interval of a guessed number
 _PARTS = ("weight", "bias", "error")
 
@@ -85,7 +85,7 @@ class ReconstructionKit:
     encoder, decoder
         Files of the trained models.
     probes
-        Probes of the attributes that are known of the run's people; none for real clips.
+        One probe per known attribute of the run's people; empty for real clips.
     names, features, images
         The gallery: `n` names, `(n, d)` features and `n` JPEG files.
     """
@@ -100,12 +100,18 @@ class ReconstructionKit:
 
 
 def kit_of_run(run_dir: Path) -> ReconstructionKit:
-    """Return the kit of a run folder; make it if it is missing, damaged or of other settings.
+    """Return the kit of a run folder; make it if it is missing, damaged or made with other settings.
 
     Raises
     ------
     MissingFileError
-        The folder holds no run; the message says what to type.
+        The folder contains no run; the message names the command to type.
+
+    Examples
+    --------
+    >>> kit_of_run(Path("absent"))
+    Traceback (most recent call last):
+    s2f_lib.errors.MissingFileError: no run at absent ...
     """
     run = RunPaths(Path(run_dir))
     if not run.settings.is_file():
@@ -121,7 +127,12 @@ def kit_of_run(run_dir: Path) -> ReconstructionKit:
 
 
 def make_kit(study: Study) -> ReconstructionKit:
-    """Make the kit of a run and store it in the run folder; models that do not exist yet are trained."""
+    """Make the kit of a run and store it in the run folder; models that do not exist yet are trained.
+
+    Examples
+    --------
+    >>> kit = make_kit(Study.open("quick"))  # doctest: +SKIP
+    """
     path = _path(study.config, study.paths)
     path.unlink(missing_ok=True)
     return _kit(study.config, study.paths, cached_arrays(path, lambda: _arrays(study)))

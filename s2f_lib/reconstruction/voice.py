@@ -7,7 +7,6 @@ speaker, and does not serve to identify anyone.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,26 +70,16 @@ class AttributeGuess:
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """A face of the gallery that is near the voice's features.
+    """A face of the gallery that is similar to the features predicted from the voice."""
 
-    Attributes
-    ----------
-    name
-        Clip id or file name.
-    similarity
-        Cosine of the features.
-    image
-        `(224, 224, 3)` uint8 RGB.
-    """
-
-    name: str
-    similarity: float
-    image: np.ndarray
+    name: str  # clip id or file name
+    similarity: float  # cosine of the features
+    image: np.ndarray  # (224, 224, 3) uint8 RGB
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a model reads from a voice.
+    """What the models of a run predict from a voice.
 
     Attributes
     ----------
@@ -99,7 +88,7 @@ class Reconstruction:
     features
         `(d,)` float32, predicted from the voice.
     attributes
-        Guesses with their uncertainty; empty if nothing is known of the run's people.
+        Guesses with their uncertainty; empty if no attribute of the run's people is known.
     found
         The nearest faces of the gallery, best first.
     gallery_size
@@ -130,7 +119,7 @@ class Reconstruction:
 
         add_image(self.face, _GAP_IN, _GAP_IN, _FACE_IN)
         guesses = "\n\n".join(textwrap.fill(guess.format_guess(), 44) for guess in self.attributes)
-        guesses = guesses or "No attribute is known of this run's people."
+        guesses = guesses or "No attribute of this run's people is known."
         add_text(guesses, _FACE_IN + 3 * _GAP_IN, 0.3, va="top", fontsize=9.5)
         top = _FACE_IN + 0.55
         add_text(f"Nearest of {self.gallery_size:,} faces", _GAP_IN, top - 0.1, va="bottom", fontsize=9.5)
@@ -170,97 +159,38 @@ def reconstruct(
     InputError
         The file has no sound, or it is too short, silent or not speech.
 
-    See Also
-    --------
-    reconstruct_audio : The same for samples in memory.
-
     Examples
     --------
     >>> result = reconstruct("voice.wav", run="runs/quick")  # doctest: +SKIP
     >>> result.figure().savefig("face.png")  # doctest: +SKIP
     """
+    from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
+    from s2f_lib.faces.face_set import read_gallery
+    from s2f_lib.media.jpeg import decode_jpeg
+
     audio = read_voice(Path(voice))  # first, so that bad input is refused at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
     kit = kit_of_run(folder)
     rate_hz = kit.config.preparation.sample_rate_hz
     if rate_hz != SAMPLE_RATE_HZ:
         audio = read_voice(Path(voice), sample_rate_hz=rate_hz)
-    return reconstruct_audio(audio, kit, gallery=gallery, top_k=top_k)
-
-
-def reconstruct_audio(
-    audio: np.ndarray, kit: ReconstructionKit, *, gallery: str | Path | None = None, top_k: int = TOP_K
-) -> Reconstruction:
-    """Reconstruct a face from samples.
-
-    Parameters
-    ----------
-    audio
-        `(n,)` int16 mono at `kit.config.preparation.sample_rate_hz`; short audio is repeated.
-    kit
-        Kit of a run; see `kit.kit_of_run`.
-    gallery, top_k
-        See `reconstruct`.
-    """
     features, face = _predict_and_reconstruct(audio, kit)
     names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
-        from s2f_lib.faces.face_set import read_gallery
-
         names, gallery_features, images = read_gallery(
             Path(gallery), preparation=kit.config.preparation, features=kit.config.features
         )
-    found = nearest_faces(features, names, gallery_features, images, top_k=top_k)
+    similarity = similarity_matrix(features[None], gallery_features, "cosine")
+    found = tuple(
+        FoundFace(names[index], float(similarity[0, index]), decode_jpeg(images[index]))
+        for index in nearest(similarity, min(top_k, len(names)))[0]
+    )
     guesses = tuple(_guess(probe, features) for probe in kit.probes)
     return Reconstruction(face, features, guesses, found, len(names))
 
 
-def nearest_faces(
-    features: np.ndarray,
-    names: Sequence[str],
-    gallery: np.ndarray,
-    images: Sequence[bytes],
-    *,
-    top_k: int = TOP_K,
-) -> tuple[FoundFace, ...]:
-    """Return the gallery faces whose features are nearest, best first.
-
-    Parameters
-    ----------
-    features
-        `(d,)` predicted from a voice.
-    names, gallery, images
-        `n` names, `(n, d)` features and `n` JPEG files.
-    top_k
-        Number of retrieved faces.
-
-    Examples
-    --------
-    >>> from s2f_lib.media.jpeg import encode_jpeg
-    >>> images = [encode_jpeg(np.full((8, 8, 3), grey, np.uint8)) for grey in (0, 255)]
-    >>> [face.name for face in nearest_faces(np.array([0.0, 1.0]), ["a", "b"], np.eye(2), images)]
-    ['b', 'a']
-    """
-    from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
-    from s2f_lib.media.jpeg import decode_jpeg
-
-    similarity = similarity_matrix(features[None], gallery, "cosine")
-    best = nearest(similarity, min(top_k, len(names)))[0]
-    return tuple(
-        FoundFace(names[index], float(similarity[0, index]), decode_jpeg(images[index])) for index in best
-    )
-
-
 def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = 10.0) -> np.ndarray:
-    """Read the start of a recording as `(n,)` int16 mono, and refuse what is not speech.
-
-    Raises
-    ------
-    MissingFileError
-        The file does not exist.
-    InputError
-        The file has no sound, or it is too short, silent or not speech.
-    """
+    """Read the start of a recording as `(n,)` int16 mono; raise an InputError if it is not speech."""
     from s2f_lib.media.decode import read_recording
     from s2f_lib.media.speech_check import check_speech
 

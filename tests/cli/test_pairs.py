@@ -87,7 +87,7 @@ def test_pairs_bad_input_is_one_line_and_status_two(folder, tmp_path, monkeypatc
         "no folder of pairs": ["--root", tmp_path / "nowhere", "--out", out],
         "of no pair in the folder (nobody)": ["--root", folder, "--split", split, "--out", out],
         "leave --voxceleb out": ["--root", few, "--voxceleb", "--out", out],
-        "too few pairs: 4 videos or persons": ["--root", few, "--out", out],
+        "too few pairs: 4 videos or people": ["--root", few, "--out", out],
         "unknown system 'theirs'": ["--root", folder, "--system", "theirs", "--out", out],
         "give one of the two": ["--root", folder, "--split", split, "--splits", 3, "--out", out],
         "is a folder": ["--root", folder, "--out", tmp_path],

@@ -79,7 +79,7 @@ def test_verification_interval_by_hand():
     assert verification_interval(np.array([[0.9, 0.1], [0.5, 0.3]])).value == pytest.approx(0.75)
 
 
-def test_verification_interval_resamples_persons():
+def test_verification_interval_resamples_people():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(40, 40)).round(1) + np.eye(40)  # with ties
     strata = rng.integers(0, 3, size=40).tolist()

@@ -84,7 +84,7 @@ def test_bootstrap_interval_same_in_any_batch(monkeypatch):
     assert bootstrap_interval(values, settings=IntervalSettings(n_resamples=100)) == whole
 
 
-def test_bootstrap_interval_resamples_persons():
+def test_bootstrap_interval_resamples_people():
     values = np.random.default_rng(0).random(60)
     one_each = bootstrap_interval(values)
     assert bootstrap_interval(values, group_ids=[f"video{i}" for i in range(60)]) == one_each

@@ -56,7 +56,7 @@ def test_tables_have_all_rows_with_their_chance():
 
 
 def _repeated(prediction: Predictions, times: int, *, with_person_ids: bool) -> Predictions:
-    """Return each clip several times with a little noise, as clips of one person or of several persons."""
+    """Return each clip several times with a little noise, as clips of one person or of several people."""
     rows = np.repeat(np.arange(len(prediction)), times)
     noise = 1e-6 * np.random.default_rng(0).normal(size=prediction.true[rows].shape)
     ids = tuple(f"{prediction.clip_ids[row]}-{number}" for number, row in enumerate(rows))
@@ -72,7 +72,7 @@ def _widths(prediction: Predictions) -> np.ndarray:
     return np.concatenate([(table["high"] - table["low"]).to_numpy() for table in tables])
 
 
-def test_tables_resample_persons():
+def test_tables_resample_people():
     prediction = _predictions(40, 3.0)
     by_video = Predictions(
         prediction.clip_ids, prediction.true, prediction.predicted, tuple(f"video{i}" for i in range(40))

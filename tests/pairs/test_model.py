@@ -159,7 +159,7 @@ def test_group_folds_divide_no_group_and_few_groups_refused():
     for train, test in group_folds(pairs.group_ids, 5):
         assert not set(pairs.group_ids[train]) & set(pairs.group_ids[test])
     few = world(7)
-    with pytest.raises(InputError, match="7 training pairs of 7 videos or persons"):
+    with pytest.raises(InputError, match="7 training pairs of 7 videos or people"):
         VoiceToFace(few)
 
 

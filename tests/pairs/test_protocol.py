@@ -147,7 +147,7 @@ def test_evaluate_pairs_missing_network_leaves_its_system_out(tmp_path):
 def test_evaluate_pairs_leak_or_unknown_system_refused(tmp_path):
     data = made_up(20, voxceleb=2)
     same_person = PairSplit(np.arange(21), np.array([21, 22]))
-    with pytest.raises(InputError, match="1 videos or persons are in train and in test"):
+    with pytest.raises(InputError, match="1 videos or people are in train and in test"):
         evaluate(data, [same_person], tmp_path)
     with pytest.raises(InputError, match="unknown system 'theirs'"):
         evaluate(data, [PairSplit(np.arange(15), np.arange(15, 20))], tmp_path, systems=["theirs"])
@@ -197,8 +197,8 @@ def test_recall_unequal_splits_have_equal_weight():
     assert reciprocal.value == pytest.approx((0.75 + 3.25 / 4) / 2)
 
 
-def test_recall_clips_of_one_person_are_drawn_together():
-    """Ten persons with ten equal clips each have the interval of 10 values, not of 100."""
+def test_recall_clips_of_one_person_are_resampled_together():
+    """Ten people with ten equal clips each have the interval of 10 values, not of 100."""
     found = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
     ranks = np.where(np.repeat(found, 10), 1.0, 50.0)
     (wide,) = recall([np.repeat(np.arange(10), 10)], [ranks], [1], n_resamples=4_000)
@@ -225,7 +225,7 @@ def test_recall_ratio_uses_the_same_resamples():
 
 
 def test_recall_one_group_refused():
-    with pytest.raises(InputError, match="at least 2 videos or persons"):
+    with pytest.raises(InputError, match="at least 2 videos or people"):
         recall([np.array([0])], [np.array([1.0])], [1])
 
 

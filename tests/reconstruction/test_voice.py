@@ -127,7 +127,7 @@ def test_kit_probe_equals_fitted_probe(run):
 def test_kit_of_run_damaged_is_made_again(run, voices):
     before = s2f_lib.reconstruct(voices[0], run=run)
     (file,) = (run / "models").glob("reconstruction-kit-*.npz")
-    file.write_bytes(b"no numbers")
+    file.write_bytes(b"not an archive")
     after = s2f_lib.reconstruct(voices[0], run=run)
     np.testing.assert_array_equal(before.face, after.face)
     assert after.attributes == before.attributes
@@ -139,7 +139,7 @@ def test_reconstruct_with_gallery_folder(run, voices, tmp_path):
         wide = cv2.copyMakeBorder(crop, 60, 60, 60, 60, cv2.BORDER_REPLICATE)
         cv2.imwrite(str(tmp_path / f"face{index}.png"), cv2.cvtColor(wide, cv2.COLOR_RGB2BGR))
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((200, 200, 3), 127, np.uint8))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     result = s2f_lib.reconstruct(voices[0], run=run, gallery=tmp_path)
     assert {found.name for found in result.found} == {"face0.png", "face1.png"}
     assert result.gallery_size == 2
