@@ -31,7 +31,7 @@ class PairData:
     group_ids: np.ndarray  # (n,) int, number of the video or person of each pair
     audio: np.ndarray  # (n, 96_000) int16, voices at 16 kHz
     voices: Mapping[str, np.ndarray]  # block name to voice embeddings, (n, d) float32
-    faces: FaceFeatures  # of the true faces
+    faces: FaceFeatures  # features of the true faces
     reconstructions: np.ndarray  # (n, 128) float32, features of Speech2Face's reconstructions
     #: Name of each voice network to the fingerprint of its weights and method.
     fingerprints: Mapping[str, str] = field(default_factory=dict)

@@ -164,7 +164,7 @@ def test_group_folds_divide_no_group_and_few_groups_refused():
 
 
 def test_mean_recall_by_hand():
-    # of galleries of 100: K = 4.4, 8.8, 17.5, 30, 44; ranks 1, 10, 20 and 100 give 1, 1, 2, 3, 3 of 4
+    # galleries of 100: K = 4.4, 8.8, 17.5, 30, 44; of the ranks 1, 10, 20, 100, these hit 1, 1, 2, 3, 3 times
     assert mean_recall(np.array([1, 10, 20, 100]), 100) == pytest.approx(
         (0.25 + 0.25 + 0.5 + 0.75 + 0.75) / 5
     )
