@@ -7,6 +7,7 @@ speaker, and does not serve to identify anyone.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,10 +165,6 @@ def reconstruct(
     >>> result = reconstruct("voice.wav", run="runs/quick")  # doctest: +SKIP
     >>> result.figure().savefig("face.png")  # doctest: +SKIP
     """
-    from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
-    from s2f_lib.faces.face_set import read_gallery
-    from s2f_lib.media.jpeg import decode_jpeg
-
     audio = read_voice(Path(voice))  # first, so that bad input is refused at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
     kit = kit_of_run(folder)
@@ -177,14 +174,12 @@ def reconstruct(
     features, face = _predict_and_reconstruct(audio, kit)
     names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
+        from s2f_lib.faces.face_set import read_gallery
+
         names, gallery_features, images = read_gallery(
             Path(gallery), preparation=kit.config.preparation, features=kit.config.features
         )
-    similarity = similarity_matrix(features[None], gallery_features, "cosine")
-    found = tuple(
-        FoundFace(names[index], float(similarity[0, index]), decode_jpeg(images[index]))
-        for index in nearest(similarity, min(top_k, len(names)))[0]
-    )
+    found = _nearest_faces(features, names, gallery_features, images, top_k=top_k)
     guesses = tuple(_guess(probe, features) for probe in kit.probes)
     return Reconstruction(face, features, guesses, found, len(names))
 
@@ -202,6 +197,20 @@ def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: f
         raise InputError(f"{refused.detail}; expected a recording of one person speaking") from None
     check_speech(audio, sample_rate_hz=sample_rate_hz, name=path.name)
     return audio
+
+
+def _nearest_faces(
+    features: np.ndarray, names: Sequence[str], gallery: np.ndarray, images: Sequence[bytes], *, top_k: int
+) -> tuple[FoundFace, ...]:
+    """Return the faces whose `(n, d)` features are nearest to `(d,)` features, best first."""
+    from s2f_lib.evaluation.retrieval import nearest, similarity_matrix
+    from s2f_lib.media.jpeg import decode_jpeg
+
+    similarity = similarity_matrix(features[None], gallery, "cosine")
+    best = nearest(similarity, min(top_k, len(names)))[0]
+    return tuple(
+        FoundFace(names[index], float(similarity[0, index]), decode_jpeg(images[index])) for index in best
+    )
 
 
 def _predict_and_reconstruct(audio: np.ndarray, kit: ReconstructionKit) -> tuple[np.ndarray, np.ndarray]:
