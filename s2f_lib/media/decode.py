@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from s2f_lib.errors import ClipRefused, RefusalReason
 
-# Formats of videos with sound. Playlists and text formats are left out on purpose: they name other files, and
+# Formats of videos with sound. Playlists and text formats are missing on purpose: they name other files, and
 # a downloaded file must not decide which files are opened.
 _FORMATS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp"
 # Formats of recordings that have only sound; none of them names other files.
@@ -29,7 +30,7 @@ _SOUND_FORMATS = (
 SHORTFALL_S = 0.5  # a track may end this much before the clip: two tracks rarely end together
 _SILENCE_PEAK = 2  # of 32,768: a codec may turn digital silence into this
 _SEEK_GAP_S = 2.0  # closer targets are reached by decoding: key frames are about as far apart
-_SEEK_EARLY_S = 1.0  # a seek without an index is inexact; this margin covers two groups of pictures
+_SEEK_EARLY_S = 1.0  # a seek without an index is inexact; this margin covers two key frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,7 @@ class MediaInfo:
 def probe(path: Path) -> MediaInfo:
     """Return the properties of a media file, without decoding.
 
-    Raises
-    ------
-    ClipRefused
-        MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 without its index).
+    It raises `ClipRefused`: MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 without its index).
     """
     with _opened(path) as container:
         streams = container.streams
@@ -78,7 +76,6 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
 
     See Also
     --------
-    read_recording : Accepts more formats, and files that do not state their length.
     read_frames : Decodes the images.
 
     Examples
@@ -104,29 +101,10 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
 
 
 def read_recording(path: Path, *, longest_s: float, sample_rate_hz: int) -> np.ndarray:
-    """Decode the start of a recording, mixed to mono, in more formats than those of clips.
+    """Decode the first `longest_s` seconds of a recording, mixed to mono, `(n,)` int16 with n >= 1.
 
-    The length that the file states is not used: a browser's recorder writes none, and in some formats it is
-    an estimate.
-
-    Parameters
-    ----------
-    path
-        File with sound; playlists and other files that name files are refused.
-    longest_s
-        Maximum length, in seconds.
-    sample_rate_hz
-        Sample rate of the result.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n,)` int16, n at least 1 and at most `round(longest_s * sample_rate_hz)`.
-
-    Raises
-    ------
-    ClipRefused
-        NO_AUDIO, SILENT, TRUNCATED (no sound can be decoded), and the reasons of `probe`.
+    It accepts more formats than `read_audio`, and does not use the length that the file states: a browser's
+    recorder writes none, and in some formats it is an estimate.
     """
     audio = _mono(path, _SOUND_FORMATS, start_s=0.0, end_s=longest_s, sample_rate_hz=sample_rate_hz)
     if len(audio) == 0:
@@ -208,8 +186,6 @@ def repeat_to(audio: np.ndarray, n_samples: int) -> np.ndarray:
 
 def _mono(path: Path, formats: str, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
     """Return the sound of the part that can be decoded, `(n,)` int16."""
-    import av
-
     n_wanted = round((end_s - start_s) * sample_rate_hz)
     with _opened(path, formats) as container:
         if not container.streams.audio:
@@ -234,8 +210,6 @@ def _not_silent(audio: np.ndarray, path: Path, *, sample_rate_hz: int) -> np.nda
 
 def _audio_frames(container: Any, stream: Any, *, start_s: float, end_s: float) -> Iterator[Any]:
     """Yield the decoded frames that overlap [start_s, end_s), trimmed to the sample at both ends."""
-    import av
-
     origin_s = _origin_s(container)
     frames = _decoded(container, stream)
     if start_s > _SEEK_GAP_S:
@@ -288,12 +262,10 @@ def _frames_at(container: Any, stream: Any, times_s: Sequence[float], *, name: s
 
 
 def _after_seek(container: Any, stream: Any, time_s: float, origin_s: float) -> tuple[Iterator[Any], Any]:
-    """Return the frames from before a time on, and the first of them.
+    """Seek to a little before a time. Return the frames from there on, and the first of them.
 
     If the seek lands after the time, decoding starts at the beginning of the file.
     """
-    import av
-
     for target_s in (max(0.0, time_s - _SEEK_EARLY_S), 0.0):
         target = round((target_s + origin_s) / stream.time_base)
         try:
@@ -313,8 +285,6 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     Packets that cannot be decoded are skipped, because after a seek in an MPEG file the first one is often
     half a frame. The callers check what is missing.
     """
-    import av
-
     packets = container.demux(stream)
     while True:
         try:
@@ -332,7 +302,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _time_s(frame: Any, origin_s: float) -> float:
-    return (float(frame.time) if frame.time is not None else 0.0) - origin_s
+    return (frame.time or 0.0) - origin_s
 
 
 def _origin_s(container: Any) -> float:
@@ -349,15 +319,13 @@ def _duration_s(container: Any) -> float:
 
 def _upright_rgb(frame: Any) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4  # PyAV 12 has no `rotation`
     return np.ascontiguousarray(np.rot90(image, quarter_turns))  # both count anticlockwise
 
 
 @contextmanager
 def _opened(path: Path, formats: str = _FORMATS) -> Iterator[Any]:
     """Open a media file, or raise `ClipRefused` with the reason."""
-    import av
-
     if not path.is_file():
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no file at {path}")
     try:
@@ -376,9 +344,9 @@ def _unreadable(path: Path, error: Exception) -> ClipRefused:
     if head[4:8] == b"ftyp":  # an MP4 whose index, at its end, is missing
         return ClipRefused(
             RefusalReason.TRUNCATED,
-            f"{path.name} starts as an MP4 but has no index: it is cut short; download it again",
+            f"{path.name} starts as an MP4 but has no index: it is incomplete; download it again",
         )
-    said = getattr(error, "strerror", None) or type(error).__name__
+    reason = getattr(error, "strerror", None) or type(error).__name__
     return ClipRefused(
-        RefusalReason.NOT_MEDIA, f"{path.name} ({path.stat().st_size} bytes) is not a media file: {said}"
+        RefusalReason.NOT_MEDIA, f"{path.name} ({path.stat().st_size} bytes) is not a media file: {reason}"
     )

@@ -39,17 +39,7 @@ def encode_jpeg(image: np.ndarray, *, quality: int = 92) -> bytes:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
-    """Decompress a JPEG image.
-
-    Parameters
-    ----------
-    data
-        Content of a JPEG file.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(height, width, 3)` uint8 RGB.
+    """Decompress the content of a JPEG file to `(height, width, 3)` uint8 RGB.
 
     See Also
     --------

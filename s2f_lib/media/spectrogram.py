@@ -1,14 +1,14 @@
 """The complex spectrogram of Speech2Face, computed in batches with torch.
 
-The framing is TensorFlow's (`tf.signal.stft`), which Speech2Face's 598 frames imply: frame i covers samples
+The framing is that of `tf.signal.stft`, because Speech2Face has 598 frames: frame i covers samples
 [160 i, 160 i + 400) without centring or padding, a periodic Hann window covers the 400 samples, and zeros at
 the *end* fill the 512 samples of the FFT. `librosa.stft` pads its window on both sides, which changes the
 phase.
 
 The power law x -> sign(x)|x|^0.3 has an infinite slope at zero: a difference of 1e-7, the rounding of
-float32, becomes 0.008. So the transform runs in float64, and below `LINEAR_BELOW` the law is continued by a
-straight line. This bound is far below the audio's own step of 3e-5 and above the rounding of float64. The
-slope is then at most 1e-12^-0.7 = 2.5e8, and a rounding error of about 1e-14 moves a value by at most 3e-6.
+float32, becomes 0.008. So the transform runs in float64, and below `LINEAR_BELOW` a straight line replaces
+the power law. Its slope is 1e-12^-0.7 = 2.5e8, so a rounding error of about 1e-14 moves a value by at most
+3e-6.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
     result = torch.empty(
         (len(audio), 2, config.n_frames, config.n_bins), dtype=torch.float32, device=audio.device
     )
-    # the 2.4 MB of one clip's frames fit into a CPU's cache; a GPU is faster with many clips, but not with
-    # all
+    # the 2.4 MB of one clip's frames fit into a CPU's cache; a GPU is faster with 64 clips at once
     n_together = 1 if audio.device.type == "cpu" else 64
     for first in range(0, len(audio), n_together):
         part = slice(first, first + n_together)

@@ -1,9 +1,9 @@
 """A check whether audio is speech, so that silence, noise, tones and music are refused with a clear message.
 
-Speech consists of syllables: its loudness rises and falls a few times a second, the loud parts are mostly
+Speech consists of syllables: its loudness rises and falls a few times per second, the loud parts are mostly
 voiced, and their pitch glides. Noise is not voiced. A tone or a held chord is voiced, but neither its
-loudness nor its pitch moves as in speech. The check requires all three properties, on the loud frames only,
-with bounds far from those of real and of generated speech (see the tests).
+loudness nor its pitch moves. The check requires all three properties, on the loud frames only, with bounds
+that real and generated speech exceed (see the tests).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from s2f_lib.errors import InputError
 
-MIN_DURATION_S = 1.0
+_MIN_DURATION_S = 1.0
 _FRAME_S = 0.02
 _STEP_S = 0.01  # step of the pitch analysis
 _RANGE_DB = 30.0  # frames this far below the loudest frames are pauses
 _SILENCE_DBFS = -55.0  # level of the loudest frames
 _PITCH_HZ = (60.0, 500.0)
-# Bounds, with the lowest value measured in speech and the highest in other sounds.
+# Bounds. The comments give the lowest value measured in speech and the highest in other sounds.
 _MIN_VOICED = 0.2  # share of loud frames; 60 real voices of AVSpeech 0.33, noise 0.02
 _MIN_GLIDE = 0.035  # semitones per step of 10 ms, median over voiced frames; speech 0.044, held chords 0.024
 _MIN_MOVEMENT_DB = 3.0  # standard deviation of the loudness of loud frames; AVSpeech 3.7, tones 0.2
@@ -92,8 +92,8 @@ def check_speech(audio: np.ndarray, *, sample_rate_hz: int, name: str = "the sou
     s2f_lib.errors.InputError: tone.wav does not sound like speech: its pitch does not move and ...
     """
     duration_s = len(audio) / sample_rate_hz
-    if duration_s < MIN_DURATION_S:
-        raise InputError(f"{name} is too short: {duration_s:.2f} s, expected at least {MIN_DURATION_S:g} s")
+    if duration_s < _MIN_DURATION_S:
+        raise InputError(f"{name} is too short: {duration_s:.2f} s, expected at least {_MIN_DURATION_S:g} s")
     found = measure_speech(audio, sample_rate_hz=sample_rate_hz)
     if found.level_dbfs < _SILENCE_DBFS:
         raise InputError(

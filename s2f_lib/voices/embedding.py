@@ -16,11 +16,8 @@ SAMPLE_RATE_HZ = 16_000
 DURATION_S = 6.0  # Speech2Face, section 3
 N_SAMPLES = round(DURATION_S * SAMPLE_RATE_HZ)
 
-#: Called with (embedded, all) clips.
-Progress = Callable[[int, int], None]
-
 _N_MELS = 40
-_ACOUSTIC_METHOD = "mean and deviation of 40 log mel bands, less the loudness, 1"  # in the fingerprint
+_ACOUSTIC_METHOD = "mean and deviation of 40 log mel bands, less the loudness, 1"  # part of the fingerprint
 
 
 @runtime_checkable
@@ -40,7 +37,7 @@ class VoiceEmbedding(Protocol):
 
     See Also
     --------
-    s2f_lib.voices.speaker.SpeakerEmbedding : Trained to tell speakers apart.
+    s2f_lib.voices.speaker.SpeakerEmbedding : Trained to distinguish speakers.
     s2f_lib.voices.whisper.WhisperEmbedding : Trained to transcribe.
     AcousticEmbedding : Needs no pretrained network.
     """
@@ -98,13 +95,7 @@ class AcousticEmbedding:
 
 
 def as_waves(audio: np.ndarray) -> np.ndarray:
-    """Return `(n, 96000)` float32 in [-1, 1] of `(n, samples)` audio, repeated or cut to 6 s.
-
-    Raises
-    ------
-    ValueError
-        The audio has another shape, or no samples.
-    """
+    """Return `(n, 96000)` float32 in [-1, 1] of `(n, samples)` audio, repeated or cut to 6 s."""
     audio = np.asarray(audio)
     if audio.ndim != 2 or audio.shape[1] == 0:
         raise ValueError(f"audio is {audio.shape}; expected (n, samples) with at least one sample")
@@ -120,10 +111,9 @@ def embed_voices(
     audio: np.ndarray,
     *,
     cache: Path | None = None,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Embed sounds, and compute only the embeddings that are not in the cache.
+    """Embed sounds; compute only the embeddings that are not in the cache.
 
     Parameters
     ----------
@@ -134,10 +124,8 @@ def embed_voices(
     cache
         Folder of cached embeddings. The files are named by the digest of the sound, in a folder named by
         the extractor and its fingerprint. None: no cache.
-    batch_size
-        Number of sounds that are computed together.
     progress
-        Called with the numbers of embedded and of all sounds.
+        Function that is called with the numbers of embedded and of all sounds.
 
     Returns
     -------
@@ -159,6 +147,5 @@ def embed_voices(
         [digest(f"{sound.dtype.str} {SAMPLE_RATE_HZ}", sound, length=32) for sound in audio],
         lambda indices: extractor(audio[indices]),
         dimension=extractor.dimension,
-        batch_size=batch_size,
         progress=progress,
     )

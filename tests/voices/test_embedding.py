@@ -235,7 +235,7 @@ class _Counting(AcousticEmbedding):
 
 def test_embed_voices_cache_by_content_repairs_damage(tmp_path, sounds, caplog):
     extractor = _Counting()
-    first = embed_voices(extractor, sounds, cache=tmp_path, batch_size=2)
+    first = embed_voices(extractor, sounds, cache=tmp_path)
     assert extractor.n_embedded == 3
     assert np.array_equal(embed_voices(extractor, sounds[::-1], cache=tmp_path), first[::-1])
     assert extractor.n_embedded == 3

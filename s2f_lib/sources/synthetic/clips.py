@@ -14,8 +14,8 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +23,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+import av
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -72,8 +74,8 @@ def make_synthetic_clips(
 ) -> SyntheticClips:
     """Generate a population and write its clips.
 
-    Existing clips are kept, so a call after a kill resumes, and people can be added to a folder. The files do
-    not depend on the number of processes.
+    Existing clips are kept, so an interrupted call can be resumed, and people can be added. The files do not
+    depend on the number of processes.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def make_synthetic_clips(
     workers
         Number of processes. 0: one per core; 1: no other process.
     progress
-        Called with the numbers of finished and of all clips, first before any work.
+        Function that is called with the numbers of finished and of all clips, first before any work.
 
     Returns
     -------
@@ -149,22 +151,11 @@ def clip_path(media: Path, person: Person) -> Path:
 
 
 def make_clip(person: Person, config: SyntheticConfig, media: Path) -> None:
-    """Write one person's clip into a media folder."""
+    """Write one person's clip into a media folder, as an MP4 file (H.264 and AAC)."""
     frames, audio = perform(person, config)
-    write_clip(clip_path(media, person), frames, audio, frame_rate_hz=config.frame_rate_hz)
-
-
-def write_clip(path: Path, frames: Iterable[np.ndarray], audio: np.ndarray, *, frame_rate_hz: float) -> None:
-    """Write an MP4 file (H.264 and AAC), atomically.
-
-    The frames are `(height, width, 3)` uint8 RGB with even height and width; the audio is `(n,)` float32 in
-    [-1, 1], mono, at `AUDIO_RATE_HZ`.
-    """
-    import av
-
-    rate = Fraction(frame_rate_hz).limit_denominator(1000)
+    rate = Fraction(config.frame_rate_hz).limit_denominator(1000)
     with (
-        atomic_path(path, durable=False) as temporary,
+        atomic_path(clip_path(media, person), durable=False) as temporary,
         av.open(str(temporary), "w", format="mp4") as container,
     ):
         # one thread, because x264's threads change the bytes; the clips are made in parallel instead
@@ -174,9 +165,8 @@ def write_clip(path: Path, frames: Iterable[np.ndarray], audio: np.ndarray, *, f
         video.pix_fmt = "yuv420p"
         sound = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono", options={"aac_coder": "fast"})
         sound.bit_rate = _AUDIO_BIT_RATE
+        video.width, video.height = config.width_px, config.height_px
         for number, image in enumerate(frames):
-            if number == 0:
-                video.height, video.width = image.shape[:2]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(video.encode(frame))
@@ -192,51 +182,30 @@ def write_clip(path: Path, frames: Iterable[np.ndarray], audio: np.ndarray, *, f
 
 def parallel_map(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str
-) -> Iterator[tuple[int, Result]]:
-    """Yield the index and the result of each item, in the order in which they finish.
+) -> Iterator[Result]:
+    """Yield the result of each item, in order.
 
     The function must be picklable: a function of a module, or a partial of one. The number of processes is
     `workers`; 0: one per core; 1: no other process. `what` names the results in the error message.
-
-    Raises
-    ------
-    DataError
-        A process died.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(items)))
     if workers == 1:
-        for index, item in enumerate(items):
-            yield index, function(item)
+        yield from map(function, items)
         return
     # spawn: a fork of a process that has threads (torch, notebooks) may hang
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
     try:
-        pending: dict[Future[list[Result]], int] = {
-            pool.submit(_apply, function, items[start : start + _CHUNK]): start
-            for start in range(0, len(items), _CHUNK)
-        }
-        while pending:
-            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                start = pending.pop(future)
-                yield from enumerate(future.result(), start)
+        yield from pool.map(function, items, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise DataError(
-            f"a process that makes {what} died, perhaps because the memory is too small: "
-            "run again to resume, with fewer workers"
+            f"a process that makes {what} died, perhaps for lack of memory: run again with fewer workers"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_thread() -> None:
-    import cv2
-
     cv2.setNumThreads(1)
-
-
-def _apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    return [function(item) for item in items]
 
 
 def _write_tables(population: Population, config: SyntheticConfig, clips: SyntheticClips) -> None:
@@ -253,7 +222,7 @@ def _write_tables(population: Population, config: SyntheticConfig, clips: Synthe
 
 
 def _media_digest(config: SyntheticConfig) -> str:
-    """Return a digest of everything that decides a single clip, so without the number of people."""
+    """Return a digest of all settings that change a single clip; the number of people does not."""
     return f"{FORMAT_VERSION}-{config.with_(n_train=1, n_test=1).digest()}"
 
 
@@ -262,10 +231,6 @@ def _read_marker(path: Path, config: SyntheticConfig) -> dict[str, object]:
         state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError:
-        raise InputError(
-            f"{path} is not readable JSON: delete the folder {path.parent}, or give another folder"
-        ) from None
     if state.get("media") != _media_digest(config):
         raise InputError(
             f"{path.parent} holds synthetic clips of other settings ({state.get('settings')}): "

@@ -14,11 +14,11 @@ age_z      standard normal;                      rho age_z + sqrt(1 - rho^2) noi
 body       standard normal                       rho body + sqrt(1 - rho^2) noise
 =========  ====================================  ======================================
 
-So rho is the correlation of the two copies (of the indicators, for the categories): at 1 the voice determines
-all shared latents of the face, at 0 none. All other latents are idiosyncratic. They are drawn given only the
-shared latents of their own side, so they carry no further information about the other side. That makes
-`log_likelihood` the exact log p(voice | face) up to a constant per voice, and ranking faces by it the best
-possible retrieval.
+So rho is the correlation of the two copies (of the indicators, for the categories). At 1 the voice determines
+all shared latents of the face; at 0 it determines none of them. All other latents depend only on the shared
+latents of their own side, so they carry no further information about the other side. Therefore
+`log_likelihood` is the exact log p(voice | face) up to a constant per voice, and no retrieval can be better
+than ranking the faces by it.
 
 All draws for a person come from generators that are seeded by (seed, person index, purpose). Faces and noise
 do not depend on rho, and the people of one split do not depend on the size of the other.
@@ -32,7 +32,6 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -117,8 +116,7 @@ class FaceLatents:
 class VoiceLatents:
     """Everything that a person's speech carries, apart from the words.
 
-    The first six are latents; `voices.speak` renders the others. To change a single acoustic trait, use
-    `dataclasses.replace(voice, f0_hz=...)`.
+    The first six fields are latents; `voices.speak` uses the others.
     """
 
     gender: str  # this and the next three: the voice's copy of the shared latents
@@ -150,31 +148,24 @@ class Person:
     voice: VoiceLatents
 
 
-@dataclass(frozen=True, slots=True)
-class Population(Sequence[Person]):
+class Population(tuple[Person, ...]):
     """The people of one generated world, training people first."""
-
-    people: tuple[Person, ...]
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def __getitem__(self, position):
-        return self.people[position]
-
-    def __iter__(self) -> Iterator[Person]:
-        return iter(self.people)
 
     def table(self) -> pd.DataFrame:
         """Return one row per person.
 
-        Returns
-        -------
-        pandas.DataFrame
-            Columns `person_id, video_id, clip_id, split, duration_s`; `gender, age_years, group` as the face
-            shows them; all face latents as `face_*` and all voice latents as `voice_*`.
+        The columns are `person_id, video_id, clip_id, split, duration_s`; `gender, age_years, group` as the
+        face shows them; all face latents as `face_*` and all voice latents as `voice_*`.
         """
-        return pd.DataFrame([_row(person) for person in self.people])
+        rows = []
+        for person in self:
+            row = asdict(person)
+            face, voice = row.pop("face"), row.pop("voice")
+            del row["index"]
+            row |= {name: face[name] for name in ("gender", "age_years", "group")}
+            row |= {f"face_{name}": value for name, value in face.items()}
+            rows.append(row | {f"voice_{name}": value for name, value in voice.items()})
+        return pd.DataFrame(rows)
 
 
 def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
@@ -197,8 +188,7 @@ def draw_population(config: SyntheticConfig) -> Population:
 
     See Also
     --------
-    draw_person : Draws a single person.
-    log_likelihood : How well each face fits each voice.
+    log_likelihood : Log-likelihood of each voice given each face.
 
     Examples
     --------
@@ -207,22 +197,14 @@ def draw_population(config: SyntheticConfig) -> Population:
     >>> [person.person_id for person in population]
     ['train-00000', 'train-00001', 'test-00000']
     """
-    people = [draw_person(config, position, "train") for position in range(config.n_train)]
-    people += [draw_person(config, position, "test") for position in range(config.n_test)]
-    return Population(tuple(people))
+    people = [draw_person(config, number, "train") for number in range(config.n_train)]
+    people += [draw_person(config, number, "test") for number in range(config.n_test)]
+    return Population(people)
 
 
-def draw_person(config: SyntheticConfig, position: int, split: str) -> Person:
-    """Draw one person by position in a split, without drawing the others.
-
-    Raises
-    ------
-    InputError
-        The split is neither train nor test.
-    """
-    if split not in ("train", "test"):
-        raise InputError(f"split {split!r}: expected train or test")
-    index = position if split == "train" else _FIRST_TEST_INDEX + position
+def draw_person(config: SyntheticConfig, number: int, split: str) -> Person:
+    """Draw one person of a split ("train" or "test") by number, without drawing the others."""
+    index = number if split == "train" else _FIRST_TEST_INDEX + number
     rng = generator(config.seed, index, "clip")
     shortest_s = min(_SHORTEST_S, config.duration_s)
     # whole tenths of a second, so that frames and audio end together
@@ -231,7 +213,7 @@ def draw_person(config: SyntheticConfig, position: int, split: str) -> Person:
     face = draw_face(generator(config.seed, index, "face"))
     voice = draw_voice(generator(config.seed, index, "voice"), face, rho=config.rho)
     clip_id = make_clip_id(video_id, 0.0, duration_s)
-    return Person(index, f"{split}-{position:05d}", video_id, clip_id, split, duration_s, face, voice)
+    return Person(index, f"{split}-{number:05d}", video_id, clip_id, split, duration_s, face, voice)
 
 
 def draw_face(rng: np.random.Generator) -> FaceLatents:
@@ -243,7 +225,7 @@ def draw_face(rng: np.random.Generator) -> FaceLatents:
     >>> face.gender, face.group, round(face.age_years)
     ('m', 'cedar', 46)
     """
-    gender, group = _draw_gender(rng), _draw_group(rng)
+    gender, group = _draw_categories(rng)
     age_z, body = (float(z) for z in rng.standard_normal(2))
     age_years = age_of(age_z)
     traits = GROUPS[group]
@@ -287,20 +269,12 @@ def draw_face(rng: np.random.Generator) -> FaceLatents:
 
 
 def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> VoiceLatents:
-    """Draw the voice of the person with this face.
+    """Draw the voice of the person with this face, of which only the four shared latents are used.
 
-    Parameters
-    ----------
-    rng
-        Random generator. The draws do not depend on `rho`, so populations of different `rho` share their
-        noise.
-    face
-        The person's face; only its four shared latents are used.
-    rho
-        Correlation of the two copies of each shared latent, in [0, 1].
+    The random numbers do not depend on `rho`, so populations of different `rho` share their noise.
     """
     keep = rng.uniform(size=2)
-    other_gender, other_group = _draw_gender(rng), _draw_group(rng)
+    other_gender, other_group = _draw_categories(rng)
     gender = face.gender if keep[0] < rho else other_gender
     group = face.group if keep[1] < rho else other_group
     noise = rng.standard_normal(2)
@@ -310,7 +284,7 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
     age_years = age_of(age_z)
     aged = (age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS)  # 0 to 1
     male = gender == "m"
-    # the pitch of women falls with age, that of men rises a little late in life
+    # the pitch of women falls with age; the pitch of men rises a little late in life
     pitch_st = 1.5 * max(0.0, aged - 0.5) * 2 if male else -2.5 * aged
     pitch_offset_st = 1.2 * pitch_z
     return VoiceLatents(
@@ -334,7 +308,7 @@ def draw_voice(rng: np.random.Generator, face: FaceLatents, *, rho: float) -> Vo
 def log_likelihood(voice_table: pd.DataFrame, face_table: pd.DataFrame, *, rho: float) -> np.ndarray:
     """Return log p(voice's shared latents | face's shared latents) of all pairs.
 
-    For each voice, ranking the faces by it is the best that any retrieval can do in this world.
+    No retrieval in this world can be better than ranking the faces by it for each voice.
 
     Parameters
     ----------
@@ -392,12 +366,9 @@ def age_of(age_z: float) -> float:
     return YOUNGEST_YEARS + (OLDEST_YEARS - YOUNGEST_YEARS) * share
 
 
-def _draw_gender(rng: np.random.Generator) -> str:
-    return GENDERS[int(rng.integers(len(GENDERS)))]
-
-
-def _draw_group(rng: np.random.Generator) -> str:
-    return list(GROUPS)[int(rng.integers(len(GROUPS)))]
+def _draw_categories(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw a gender and a group."""
+    return GENDERS[int(rng.integers(len(GENDERS)))], list(GROUPS)[int(rng.integers(len(GROUPS)))]
 
 
 def _hair_styles(male: bool, age_years: float) -> tuple[list[int], list[float]]:
@@ -405,16 +376,6 @@ def _hair_styles(male: bool, age_years: float) -> tuple[list[int], list[float]]:
         return [2, 3, 4, 5], [0.1, 0.3, 0.4, 0.2]
     bald = 0.05 + 0.4 * max(0.0, age_years - 35) / 45
     return [0, 1, 2], [bald, 0.6 * (1 - bald), 0.4 * (1 - bald)]
-
-
-def _row(person: Person) -> dict[str, object]:
-    row = asdict(person)
-    face, voice = row.pop("face"), row.pop("voice")
-    del row["index"]
-    row |= {name: face[name] for name in ("gender", "age_years", "group")}
-    return (
-        row | {f"face_{name}": face[name] for name in face} | {f"voice_{name}": voice[name] for name in voice}
-    )
 
 
 def _check_columns(table: pd.DataFrame, side: str) -> None:

@@ -16,24 +16,7 @@ AUDIO_RATE_HZ = 44_100  # sample rate of the clips
 
 
 def utterance(person: Person, *, seed: int, take: int = 0, sample_rate_hz: int = AUDIO_RATE_HZ) -> np.ndarray:
-    """Return the speech of a person, as long as the person's clip.
-
-    Parameters
-    ----------
-    person
-        Speaker. For another voice, use ``dataclasses.replace(person, voice=...)``.
-    seed
-        Seed of the population.
-    take
-        0 for the sentences of the clip; other numbers give other sentences by the same voice.
-    sample_rate_hz
-        Sample rate of the result.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n,)` float32, mono, in [-1, 1]. Equal arguments give equal samples.
-    """
+    """Return the speech of a person's clip, `(n,)` float32 in [-1, 1]; other takes have other sentences."""
     rng = generator(seed, person.index, f"speech-{take}")
     noise_seed = int(rng.integers(2**31))
     sentences = [SENTENCES[index] for index in rng.permutation(len(SENTENCES))]

@@ -1,8 +1,4 @@
-"""The speech of the generated people without faces and files, for controls.
-
-Faces do not depend on `rho` (see `people`), so worlds of different `rho` share their portraits, and only the
-voices have to be synthesised again.
-"""
+"""The speech of the generated people without faces and files, for controls."""
 
 from __future__ import annotations
 
@@ -32,6 +28,8 @@ def resynthesize_speech(
 ) -> np.ndarray:
     """Re-synthesise the speech of selected speakers.
 
+    Faces do not depend on `rho` (see `people`), so worlds of different `rho` differ only in the voices.
+
     Parameters
     ----------
     config
@@ -41,7 +39,7 @@ def resynthesize_speech(
     rho
         Draw the voices as in a world of this `rho`. None: the world's own.
     take
-        0 for the sentences of the clip; other numbers give other sentences by the same voice.
+        0: the sentences of the clip; other numbers give other sentences by the same voice.
     accent
         Name of an espeak-ng voice for all speakers. None: each speaker's own.
     sample_rate_hz
@@ -49,7 +47,7 @@ def resynthesize_speech(
     audio_s
         Length of the result, in seconds. Shorter speech is repeated, as in the preparation.
     workers
-        Number of processes. 0: one per core.
+        Number of processes. 0: one per core; 1: no other process.
 
     Returns
     -------
@@ -82,7 +80,7 @@ def resynthesize_speech(
         _record, seed=config.seed, take=take, sample_rate_hz=sample_rate_hz, n_samples=n_samples
     )
     audio = np.empty((len(chosen), n_samples), np.int16)
-    for index, samples in parallel_map(record, chosen, workers=workers, what="recordings"):
+    for index, samples in enumerate(parallel_map(record, chosen, workers=workers, what="recordings")):
         audio[index] = samples
     return audio
 

@@ -5,15 +5,13 @@ espeak-ng gives the words, the accent and the rate. Praat's "Change gender" move
 and breath noise.
 
 espeak-ng keeps state between utterances (the phase of its pitch flutter), so a second call would differ from
-the first. Therefore the library is loaded again for every utterance, which takes about 10 ms. It is not
-thread-safe.
+the first. Therefore the library is loaded again for every utterance, which takes about 10 ms.
 """
 
 from __future__ import annotations
 
 import _ctypes
 import ctypes
-import logging
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -36,7 +34,6 @@ _PEAK = 0.7  # peak of the finished waveform
 _BOUNDS = {"f0_hz": (50.0, 500.0), "formant_ratio": (0.6, 1.6)}
 _GAP_S = 0.12  # silence between two sentences
 
-logger = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -49,8 +46,7 @@ def speak(
     Parameters
     ----------
     voice
-        Voice to render, by its fields `accent`, `f0_hz`, `formant_ratio`, `rate_wpm`, `pitch_range`,
-        `breath_db` and `tremor`.
+        Voice, of which the fields from `accent` on are used.
     text
         English text; an accent of another language reads it with the sounds of that language.
     sample_rate_hz
@@ -68,10 +64,6 @@ def speak(
     InputError
         `f0_hz` is outside 50 to 500, `formant_ratio` is outside 0.6 to 1.6, the accent is unknown, or the
         text has no words.
-
-    See Also
-    --------
-    speak_for : Speaks sentences up to a duration.
 
     Examples
     --------
@@ -113,13 +105,7 @@ def speak_for(
     sample_rate_hz: int = _RATE_HZ,
     noise_seed: int = 0,
 ) -> np.ndarray:
-    """Synthesise sentences up to a duration, like a part of a longer talk.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(round(duration_s * sample_rate_hz),)` float32.
-    """
+    """Synthesise sentences up to a duration, `(round(duration_s * sample_rate_hz),)` float32."""
     n_samples = round(duration_s * sample_rate_hz)
     gap = np.zeros(round(_GAP_S * sample_rate_hz), np.float32)
     parts: list[np.ndarray] = []
@@ -144,14 +130,6 @@ def synthesize(
     """Return a text spoken by espeak-ng, `(n,)` float32 in [-1, 1] at 22,050 Hz.
 
     The rate is 80 to 450 words per minute; pitch and intonation range are on espeak-ng's own scales, 0 to 99.
-    Equal arguments give equal samples.
-
-    Raises
-    ------
-    InputError
-        The voice is unknown, or the text has no words.
-    StudyError
-        espeak-ng does not start.
     """
     chunks: list[np.ndarray] = []
 
@@ -194,10 +172,7 @@ def _espeak() -> Iterator[ctypes.CDLL]:
             yield library
             library.espeak_Terminate()
     finally:
-        if hasattr(_ctypes, "dlclose"):
-            _ctypes.dlclose(library._handle)
-        else:
-            logger.debug("this platform cannot unload espeak-ng: an utterance depends on earlier ones")
+        _ctypes.dlclose(library._handle)
 
 
 @contextmanager
@@ -239,7 +214,7 @@ def _set_tract_and_pitch(samples: np.ndarray, f0_hz: float, formant_ratio: float
 
 
 def _add_tremor(samples: np.ndarray, depth: float, rng: np.random.Generator) -> np.ndarray:
-    """Vary the pitch by `depth` (a share of f0), at about 5 Hz, by reading at an uneven pace."""
+    """Vary the pitch by `depth`, a share of f0, at about 5 Hz."""
     time_s = np.arange(len(samples)) / _RATE_HZ
     rate_hz = rng.uniform(4.5, 5.5)
     # the derivative of the reading position is 1 + depth * cos(...)

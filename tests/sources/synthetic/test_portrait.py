@@ -15,6 +15,7 @@ from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic.people import FaceLatents, draw_population
 from s2f_lib.sources.synthetic.performance import clip_scene
 from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait
+from s2f_lib.sources.synthetic.portrait.geometry import FACE_CENTRE_Y
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
 
 SIZE_PX = (480, 360)
@@ -52,9 +53,9 @@ def test_portrait_dlib_finds_face_and_eyes(people, dlib_models: Path) -> None:
         assert len(hits) == 1, person.person_id
         box = hits[0].rect
         corners = [2 * side for side in (box.left(), box.top(), box.right(), box.bottom())]
-        x, y = portrait.centre(pose)
-        assert (corners[0] + corners[2]) / 2 == pytest.approx(x * 480, abs=30)
-        assert (corners[1] + corners[3]) / 2 == pytest.approx(y * 360, abs=30)
+        x, y = portrait._project(0.0, FACE_CENTRE_Y, pose)
+        assert (corners[0] + corners[2]) / 2 == pytest.approx(x, abs=30)
+        assert (corners[1] + corners[3]) / 2 == pytest.approx(y, abs=30)
         parts = landmarks(image, dlib.rectangle(*corners)).parts()[:4]
         found = np.array(sorted((part.x, part.y) for part in parts))
         eyes = portrait.eyes_px(pose)
@@ -90,7 +91,7 @@ def test_draw_portrait_latent_changes_the_image(face: FaceLatents, change: dict[
     assert np.abs(before - after).mean() > 0.5
 
 
-def test_body_widens_and_skin_tone_darkens(face: FaceLatents) -> None:
+def test_portrait_body_widens_and_skin_tone_darkens(face: FaceLatents) -> None:
     narrow, wide = (
         draw_portrait(replace(face, body=body), size_px=SIZE_PX).geometry.width_at(np.array([0.3]))[0]
         for body in (-1.5, 1.5)

@@ -10,17 +10,7 @@ _SHIFT = 4  # fractional bits of the corners of cv2's polygons
 
 
 class Canvas:
-    """An image in face units that is painted layer by layer.
-
-    Parameters
-    ----------
-    width_px, height_px
-        Size of the image.
-    centre_px
-        Origin of the face units, x and y in pixels.
-    px_per_unit
-        Pixels per face unit.
-    """
+    """An image that is painted layer by layer. `centre_px` (x, y) is the origin of the face units."""
 
     def __init__(
         self, width_px: int, height_px: int, *, centre_px: tuple[float, float], px_per_unit: float
@@ -43,22 +33,10 @@ class Canvas:
         light: np.ndarray | None = None,
         inside: np.ndarray | None = None,
     ) -> None:
-        """Paint a polygon.
+        """Paint a polygon with the corners `points`, `(n, 2)` x and y in face units.
 
-        Parameters
-        ----------
-        points
-            Corners, `(n, 2)` x and y in face units.
-        colour
-            sRGB colour in [0, 1].
-        opacity
-            Opacity, 0 to 1.
-        soft
-            Standard deviation of the blur of the edge, in face units.
-        light
-            `(height, width)` float32 factor on the colour, for the whole image.
-        inside
-            `(height, width)` float32 mask in [0, 1] of the pixels to paint.
+        The colour is sRGB in [0, 1]. `soft` is the standard deviation of the blur of the edge, in face units.
+        `light` is a `(height, width)` factor on the colour, `inside` a `(height, width)` mask in [0, 1].
         """
         box, mask = self.mask(points, soft=soft)
         if mask.size == 0:
@@ -102,6 +80,11 @@ class Canvas:
         part += mask[..., None] * (over - part)
         covered = self.alpha[box]
         np.maximum(covered, mask, out=covered)
+
+
+def palette_colour(tone: float, knots: ArrayLike, palette: np.ndarray) -> np.ndarray:
+    """Return the colour of a tone, `(3,)` float32, between the colours `(n, 3)` at the knots `(n,)`."""
+    return np.array([np.interp(tone, knots, palette[:, band]) for band in range(3)], np.float32)
 
 
 def ellipse(x: float, y: float, half_width: float, half_height: float, n: int = 40) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Portraits of the generated people: a shaded image, painted once and moved by poses.
+"""Portraits of the generated people: a shaded image that is painted once and then moved by poses.
 
-`draw_portrait` paints a person in front of a background. `Portrait.frame` turns, nods, tilts and shifts the
-head and opens the mouth by warping that image with the depth of the head, which takes a few milliseconds per
-frame.
+`draw_portrait` paints a person in front of a background. `Portrait.frame` moves the head and the mouth by
+warping that image with the depth of the head, which takes a few milliseconds per frame.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from s2f_lib.sources.synthetic.people import FaceLatents
 from s2f_lib.sources.synthetic.portrait import features as face_features
 from s2f_lib.sources.synthetic.portrait import hair as face_hair
 from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored, smooth_noise
-from s2f_lib.sources.synthetic.portrait.geometry import FACE_CENTRE_Y, MOUTH_GAP, FaceGeometry, measure
+from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry, measure
 from s2f_lib.sources.synthetic.portrait.surface import head_height, shade, skin_colour, skin_layer
 
 _NECK_Y = 1.15  # the head tilts around here
@@ -106,11 +105,6 @@ class Portrait:
         points = [(-outer, -g.eye_tilt), (-inner, g.eye_tilt), (inner, g.eye_tilt), (outer, -g.eye_tilt)]
         return np.array([self._project(x, g.eye_y + y, pose) for x, y in points])
 
-    def centre(self, pose: Pose) -> tuple[float, float]:
-        """Return the centre of the face as shares of the frame's width and height."""
-        x, y = self._project(0.0, FACE_CENTRE_Y, pose)
-        return x / self.background.shape[1], y / self.background.shape[0]
-
     def _maps(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
         """Return the source of each pixel of the posed image."""
         f = self._fields
@@ -127,7 +121,7 @@ class Portrait:
         return map_x, map_y
 
     def _close_mouth(self, map_x: np.ndarray, map_y: np.ndarray, *, opened: float) -> None:
-        """Change the maps in place: the mouth is painted open, so closing it moves the lower lip up."""
+        """Move the lower lip up in the maps, which are changed: the mouth is painted open."""
         g, scale = self.geometry, self.px_per_unit
         reach = 0.35 * scale  # farther than any pose moves the mouth
         columns = _span(self.centre_px[0], g.mouth_half_width * scale + reach, map_x.shape[1])
@@ -215,7 +209,10 @@ def _paint(canvas: Canvas, face: FaceLatents, g: FaceGeometry, scene: Scene, sur
     """Paint all layers, from back to front."""
     rng = np.random.default_rng(zlib.crc32(repr(face).encode()))  # texture of this person
     shape = canvas.alpha.shape
-    grain = _hair_grain(rng, face, shape)
+    if face.curly:
+        grain = smooth_noise(rng, shape, (90, 120))
+    else:  # vertical strands
+        grain = 0.8 * smooth_noise(rng, shape, (9, 130)) + 0.3 * smooth_noise(rng, shape, (5, 12))
     mottle = smooth_noise(rng, shape, (48, 64))
     hair = face_hair.hair_colour(face)
     hair_light = face_hair.hair_light(canvas, face, scene.light, grain)
@@ -235,7 +232,7 @@ def _paint(canvas: Canvas, face: FaceLatents, g: FaceGeometry, scene: Scene, sur
     outline = np.concatenate([np.column_stack([half, y]), np.column_stack([-half, y])[::-1]])
     box, mask = canvas.mask(outline)
     canvas.blend(box, mask, skin_layer(face, g, canvas.x, canvas.y, mottle=mottle), light=light)
-    if face.hair_style == face_hair.BALD or face.hair_style == face_hair.SHORT:
+    if face.hair_style in (face_hair.BALD, face_hair.SHORT):
         scalp = ellipse(0, -0.75, 0.95 * g.half_width, 0.45)
         inside = np.zeros_like(canvas.alpha)
         inside[box] = mask
@@ -271,13 +268,6 @@ def _paint_body(canvas: Canvas, g: FaceGeometry, scene: Scene, skin: np.ndarray)
     canvas.fill(np.concatenate([right, mirrored(right[:-1], -1)[::-1]]), skin, light=neck_light, soft=0.01)
 
 
-def _hair_grain(rng: np.random.Generator, face: FaceLatents, shape: tuple[int, int]) -> np.ndarray:
-    """Return the texture of the hair: vertical strands, or round curls."""
-    if face.curly:
-        return smooth_noise(rng, shape, (90, 120))
-    return 0.8 * smooth_noise(rng, shape, (9, 130)) + 0.3 * smooth_noise(rng, shape, (5, 12))
-
-
 def _background(width: int, height: int, scene: Scene) -> np.ndarray:
     """Return a wall with a gradient and a few blurred shapes, `(height, width, 3)` uint8."""
     rng = np.random.default_rng(scene.background_seed)
@@ -286,7 +276,7 @@ def _background(width: int, height: int, scene: Scene) -> np.ndarray:
     small = base + (other - base) * along * rng.uniform(0.2, 0.8)
     small += 0.1 * np.linspace(-1, 1, 21)[None, :, None] * np.sign(scene.light[0])
     image = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(int(rng.integers(0, 4))):  # a shelf, a window, a picture
+    for _ in range(int(rng.integers(0, 4))):  # a shelf, a window, a poster
         x, y = rng.uniform(-0.1, 0.9, 2)
         w, h = rng.uniform(0.1, 0.4, 2)
         corner = (int(x * width), int(y * height))
@@ -303,7 +293,7 @@ def _span(middle: float, half: float, size: int) -> slice:
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """Draw a muted colour, as of a wall or a shelf."""
+    """Draw a muted colour, `(3,)` sRGB in [0, 1]."""
     grey = rng.uniform(0.25, 0.85)
     return np.clip(grey + rng.normal(0, 0.07, 3), 0.05, 0.95)
 

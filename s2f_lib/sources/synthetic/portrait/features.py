@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from s2f_lib.sources.synthetic.people import FaceLatents
-from s2f_lib.sources.synthetic.portrait.canvas import Canvas, between, ellipse, mirrored
+from s2f_lib.sources.synthetic.portrait.canvas import Canvas, between, ellipse, mirrored, palette_colour
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
 
-_IRIS = (
-    (0.0, (0.13, 0.08, 0.05)),
-    (0.4, (0.36, 0.24, 0.12)),
-    (0.7, (0.35, 0.42, 0.28)),
-    (1.0, (0.38, 0.54, 0.70)),
-)
+_IRIS_TONES = (0.0, 0.4, 0.7, 1.0)
+_IRIS = np.array([(0.13, 0.08, 0.05), (0.36, 0.24, 0.12), (0.35, 0.42, 0.28), (0.38, 0.54, 0.70)])
 
 
 def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.ndarray) -> None:
@@ -25,7 +21,7 @@ def paint_eyes(canvas: Canvas, face: FaceLatents, g: FaceGeometry, light: np.nda
     lower = 0.75 * g.eye_half_height * (1 - t**2) ** 0.8 + rise
     x = g.eye_x + g.eye_half_width * t
     skin = skin_colour(face.skin_tone)
-    iris = _iris_colour(face.iris_tone)
+    iris = palette_colour(face.iris_tone, _IRIS_TONES, _IRIS)
     radius = 0.068
     for side in (1, -1):
         outline = mirrored(between(x, upper + g.eye_y, lower + g.eye_y), side)
@@ -163,10 +159,3 @@ def paint_glasses(canvas: Canvas, face: FaceLatents, g: FaceGeometry) -> None:
         canvas.fill(mirrored(bar, side), frame, opacity=0.85)
     half = g.eye_x - 0.195
     canvas.fill(np.array([(-half, 0.0), (half, 0.0), (half, 0.02), (-half, 0.02)]), frame, opacity=0.9)
-
-
-def _iris_colour(tone: float) -> np.ndarray:
-    knots = [knot for knot, _ in _IRIS]
-    return np.array(
-        [np.interp(tone, knots, [rgb[band] for _, rgb in _IRIS]) for band in range(3)], np.float32
-    )

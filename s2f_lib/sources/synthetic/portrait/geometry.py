@@ -65,11 +65,11 @@ def measure(face: FaceLatents) -> FaceGeometry:
     """
     male = 1.0 if face.gender == "m" else 0.0
     aged = (face.age_years - YOUNGEST_YEARS) / (OLDEST_YEARS - YOUNGEST_YEARS)
-    body = float(np.clip(face.body, -2.5, 2.5))
 
     def bounded(z: float) -> float:
         return float(np.clip(z, -2.5, 2.5))
 
+    body = bounded(face.body)
     mouth_y = 0.575 + 0.012 * bounded(face.mouth_height) + 0.01 * male
     recedes = male * max(0.0, aged - 0.25) * 0.2
     return FaceGeometry(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from s2f_lib.sources.synthetic.people import FaceLatents
-from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored
+from s2f_lib.sources.synthetic.portrait.canvas import Canvas, ellipse, mirrored, palette_colour
 from s2f_lib.sources.synthetic.portrait.geometry import FaceGeometry
 
 _PALETTE = np.array(
@@ -19,8 +19,7 @@ _PAD = {SHORT: (0.045, 0.02), FULL: (0.17, 0.05), BOB: (0.12, 0.11), LONG: (0.12
 
 def hair_colour(face: FaceLatents) -> np.ndarray:
     """Return the colour of the hair, grey included, `(3,)` float32 sRGB in [0, 1]."""
-    knots = np.linspace(0, 1, len(_PALETTE))
-    own = np.array([np.interp(face.hair_tone, knots, _PALETTE[:, band]) for band in range(3)], np.float32)
+    own = palette_colour(face.hair_tone, np.linspace(0, 1, len(_PALETTE)), _PALETTE)
     return own + face.grey * (_GREY - own)
 
 
@@ -86,7 +85,7 @@ def paint_top_hair(
     if face.hair_style in (BOB, LONG):
         edge_x[0] = g.half_width + 0.9 * side_pad  # the hair narrows
     right, left = np.column_stack([edge_x, edge_y]), np.column_stack([-edge_x, edge_y])
-    # the parting lifts one end of the hairline
+    # the parting moves the top of the hairline to one side
     shift = 0.12 * face.parting * g.half_width
     crown = np.array([(shift, low - 0.035)])
     inner = _rounded(np.concatenate([left, crown, right[::-1]]))
@@ -111,9 +110,8 @@ def _rounded(points: np.ndarray, steps: int = 6) -> np.ndarray:
     """Return a smooth curve through the points (Catmull-Rom)."""
     padded = np.concatenate([points[:1], points, points[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    pieces = []
-    for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
-        pieces.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        )
+    pieces = [
+        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True)
+    ]
     return np.concatenate([*pieces, points[-1:]])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from s2f_lib.sources.synthetic.people import FaceLatents
+from s2f_lib.sources.synthetic.portrait.canvas import palette_colour
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 
 # sRGB in [0, 1], from tone 0 to tone 1
@@ -31,15 +32,13 @@ _DEPTH = 0.75  # depth of the head, in face units
 
 def skin_colour(tone: float) -> np.ndarray:
     """Return the colour of a skin tone (0 light to 1 dark), `(3,)` float32 sRGB in [0, 1]."""
-    knots = np.linspace(0, 1, len(_SKIN))
-    return np.array([np.interp(tone, knots, _SKIN[:, band]) for band in range(3)], np.float32)
+    return palette_colour(tone, np.linspace(0, 1, len(_SKIN)), _SKIN)
 
 
 def head_height(geometry: FaceGeometry, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the height of the head's surface toward the viewer, `(height, width)` float32.
 
-    All lengths are in face units. `x` has shape `(width,)`, `y` has shape `(height,)`; the height is 0
-    outside the head.
+    `x` `(width,)`, `y` `(height,)` and the height are in face units; the height is 0 outside the head.
     """
     g = geometry
 
@@ -104,14 +103,7 @@ def _folds(g: FaceGeometry, x: np.ndarray, y: np.ndarray, pair: Callable[..., np
 def shade(height: np.ndarray, *, px_per_unit: float, light: tuple[float, float, float]) -> np.ndarray:
     """Return the brightness of a surface, about 0.35 in shadow to 1.1 in full light.
 
-    Parameters
-    ----------
-    height
-        `(height, width)` float32, in face units.
-    px_per_unit
-        Pixels per face unit.
-    light
-        Direction toward the light, of any length: right, down, to the viewer.
+    `height` is `(height, width)` float32 in face units; `light` is a direction: right, down, to the viewer.
     """
     rows, columns = np.gradient(height, 1 / px_per_unit)
     norm = 1 / np.sqrt(rows**2 + columns**2 + 1)
