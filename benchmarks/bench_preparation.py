@@ -115,7 +115,7 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
     from s2f_lib.faces.alignment import align_face
     from s2f_lib.faces.detector import DlibFaceDetector
     from s2f_lib.faces.extractor import make_extractor
-    from s2f_lib.preparation.stages import locate_clip
+    from s2f_lib.preparation.clip import locate_clip
 
     c, s = config.preparation, config.spectrogram
     detector, extractor = DlibFaceDetector(width_px=c.detection_width_px), make_extractor(config.features)
@@ -153,7 +153,7 @@ def ours(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
     started = time.perf_counter()
     from s2f_lib.preparation.pipeline import prepare
 
-    summary = prepare(config, clips, out)
+    summary = prepare(clips, out, preparation=config.preparation, features=config.features)
     seconds = time.perf_counter() - started
     stages = ", ".join(f"{row.stage} {row.seconds_per_clip:.2f}" for row in summary.stages().itertuples())
     print(f"  worker seconds per clip: {stages}", flush=True)

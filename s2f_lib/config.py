@@ -200,8 +200,6 @@ class PreparationConfig(Settings):
 
     sample_rate_hz: int = Field(16_000, ge=8_000)
     """Sample rate of the stored audio (Speech2Face section 3)."""
-    min_audio_s: float = Field(1.0, gt=0)
-    """Clips with less audio than this are refused, in seconds."""
     audio_s: float = Field(6.0, gt=0)
     """Length of the stored audio, in seconds: shorter clips are repeated, longer ones cut."""
     frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.25, 0.5, 0.75), min_length=1)

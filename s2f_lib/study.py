@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from s2f_lib.evaluation.tables import Predictions
     from s2f_lib.faces.extractor import FaceFeatureExtractor
     from s2f_lib.preparation.download_feed import Download
+    from s2f_lib.preparation.ledger import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
-    from s2f_lib.preparation.summary import PreparationSummary
     from s2f_lib.sources.avspeech import BadRow
     from s2f_lib.sources.clip import ClipRef
     from s2f_lib.training.decoder import TrainedDecoder
@@ -242,7 +242,12 @@ class Study:
         clips = self._listed_clips(download)
         with locked(folder):
             summary = prepare(
-                config, clips, folder, progress=_log_progress("clips prepared"), download=download
+                clips,
+                folder,
+                preparation=config.preparation,
+                features=config.features,
+                progress=_log_progress("clips prepared"),
+                download=download,
             )
         if summary.n_pending:
             logger.warning(

@@ -28,8 +28,8 @@ from s2f_lib.errors import MissingFileError
 from s2f_lib.sources.download.pacing import clips_per_s
 
 if TYPE_CHECKING:
+    from s2f_lib.preparation.ledger import PreparationSummary
     from s2f_lib.preparation.shards import PreparedClips
-    from s2f_lib.preparation.summary import PreparationSummary
 
 #: Ephrat et al. 2018, section 4: segments of about 290k videos; its training list has 2.6 million rows.
 AVSPEECH_VIDEOS = 290_000

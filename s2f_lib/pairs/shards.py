@@ -21,10 +21,10 @@ from s2f_lib.faces.extractor import make_extractor
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.pairs.data import find_and_split
 from s2f_lib.pairs.faces import align_image, read_image, read_voice
+from s2f_lib.preparation.clip import with_features
+from s2f_lib.preparation.ledger import PreparationSummary
 from s2f_lib.preparation.pipeline import settings_of
 from s2f_lib.preparation.shards import PreparedRow, shard_name, verify_shard, write_shard
-from s2f_lib.preparation.stages import with_features
-from s2f_lib.preparation.summary import PreparationSummary
 from s2f_lib.sources.public_pairs import Pair
 from s2f_lib.storage import digest, write_atomically
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ

@@ -1,0 +1,5 @@
+"""Preparation: from media files to shards of sound, aligned faces and features."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
-"""Clips on their way through the stages: alone, or several together where a device wants batches.
+"""A clip's state between the stages of preparation, and the stages: decode, detect, align, features.
 
-A clip's own fault ends its way with a reason; a fault of the set-up (missing weights,
-a full disk) ends the run.
+Local processes and a cluster run the same stages, so both write the same rows. A fault of a clip refuses
+that clip with a reason. A fault of the set-up, such as missing weights or a full disk, ends the run.
 """
 
 from __future__ import annotations
@@ -10,267 +10,309 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+import numpy as np
+
+from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
-from s2f_lib.faces.alignment import align_face
+from s2f_lib.faces.alignment import align_face, choose_face
 from s2f_lib.faces.detection import Detection, FaceDetector
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
+from s2f_lib.media import decode as media
+from s2f_lib.media.jpeg import decode_jpeg, encode_jpeg
 from s2f_lib.preparation.shards import PreparedRow
-from s2f_lib.preparation.stages import (
-    DecodedClip,
-    decode_clip,
-    find_speaker,
-    make_row,
-    with_features,
-)
 from s2f_lib.sources.clip import ClipRef
 
 logger = logging.getLogger(__name__)
 
+Stage = Literal["decode", "detect", "align", "features"]
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a clip: a row, or a reason with one line for a person; and seconds by stage."""
+MIN_AUDIO_S = 1.0  # clips with less audio are refused
+_CLIP_SLACK_S = 2.0  # cutting tools add less to a clip; a file that is longer by more is the whole video
 
-    row: PreparedRow | None
+
+@dataclass(slots=True)
+class ClipState:
+    """A clip between two stages. Data that no later stage needs is dropped.
+
+    Attributes
+    ----------
+    position
+        Position in the ledger.
+    clip
+        Clip and its media file.
+    audio
+        `(samples,)` int16, mono, at most `preparation.audio_s` long, after "decode".
+    frames, times_s
+        `(height, width, 3)` uint8 RGB each, and their times in the file in seconds, after "decode". After
+        "detect" only the best frame is left, and none after "align".
+    detection
+        Speaker's face in the best frame, after "detect".
+    row
+        Prepared row after "align", with features after "features".
+    reason, detail
+        Why the clip was refused, with one line for a person. Stages skip a refused clip.
+    seconds
+        Time spent, by stage.
+    """
+
+    position: int
+    clip: ClipRef
+    audio: np.ndarray | None = None
+    frames: list[np.ndarray] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+    detection: Detection | None = None
+    row: PreparedRow | None = None
     reason: RefusalReason | None = None
     detail: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def refuse(self, reason: RefusalReason, detail: str) -> None:
+        """End the clip's preparation."""
+        self.reason, self.detail = reason, detail
+        self.row = None
+        self.drop_media()
 
-@dataclass(slots=True)
-class ClipWork:
-    """A clip between two stages; what a stage has used up is let go.
-
-    Attributes
-    ----------
-    clip
-        The clip, with its media file.
-    decoded
-        After "decode": sound and full frames, by far the largest part; after "detect" the best frame alone.
-    detection
-        After "detect": the speaker's face in that frame.
-    row
-        After "align", without features before "features".
-    refusal
-        Why the way ended early.
-    seconds
-        By stage.
-    """
-
-    clip: ClipRef
-    decoded: DecodedClip | None = None
-    detection: Detection | None = None
-    row: PreparedRow | None = None
-    refusal: tuple[RefusalReason, str] | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def outcome(self) -> Outcome:
-        """What came of it."""
-        reason, detail = self.refusal or (None, "")
-        return Outcome(None if self.refusal else self.row, reason, detail, self.seconds)
+    def drop_media(self) -> None:
+        """Free the sound and the frames."""
+        self.audio = self.detection = None
+        self.frames, self.times_s = [], []
 
 
-class ClipWorker:
-    """All stages in one process: the tools are loaded once, clips come one by one.
+class ClipStages:
+    """Some of the stages, with the networks that they need.
 
     Parameters
     ----------
-    config
-        Settings of preparation and features.
-    with_features
-        Whether "features" is one of the stages; else the rows have none.
-    """
-
-    def __init__(self, config: StudyConfig, *, with_features: bool) -> None:
-        self._config = config.preparation
-        self._detector = _detector(self._config, device="cpu")
-        self._extractor = make_extractor(config.features) if with_features else None
-
-    def __call__(self, clip: ClipRef) -> Outcome:
-        return prepare_clip(clip, self._config, detector=self._detector, extractor=self._extractor)
-
-
-class GpuStages:
-    """The stages that a device does for several clips at once, after "decode".
-
-    Parameters
-    ----------
-    config
-        As `ClipWorker`.
+    stages
+        Names of the stages, in order.
+    preparation, features
+        Settings.
     device
-        A torch device for the detector and the extractor.
-    with_features
-        Whether it aligns the faces and computes features, too: for an extractor that wants the device.
+        Torch device of the networks; "auto" is the GPU if there is one.
     """
 
-    def __init__(self, config: StudyConfig, *, device: str, with_features: bool = False) -> None:
-        self._config = config.preparation
-        self._detector = _detector(self._config, device=device)
-        self._extractor = make_extractor(config.features, device=device) if with_features else None
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        preparation: PreparationConfig,
+        features: FeatureConfig,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        if device == "auto":
+            import torch
 
-    def __call__(self, works: Sequence[ClipWork]) -> list[ClipWork]:
-        detect(works, self._config, self._detector)
-        if self._extractor is not None:
-            for work in works:
-                align(work, self._config)
-            compute_features(works, self._extractor)
-        return list(works)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        make: dict[Stage, Callable[[], Callable[[Sequence[ClipState]], None]]] = {
+            "decode": lambda: partial(decode, preparation=preparation),
+            "detect": lambda: partial(
+                detect,
+                preparation=preparation,
+                detector=make_detector(
+                    preparation.detector, width_px=preparation.detection_width_px, device=device
+                ),
+            ),
+            "align": lambda: partial(align, preparation=preparation),
+            "features": lambda: partial(compute_features, extractor=make_extractor(features, device=device)),
+        }
+        self._functions = [make[stage]() for stage in stages]
+
+    def run(self, states: Sequence[ClipState]) -> list[ClipState]:
+        """Run the stages on the states in place, and return them."""
+        for function in self._functions:
+            function(states)
+        return list(states)
 
 
-class AlignAndEmbed:
-    """What is left after a device: alignment and, with a light extractor, features; clip by clip.
+def decode(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
+    """Decode the sound and the frames in which a face is searched."""
+    for state in _accepted(states):
+        with _stage(state, "decode"):
+            _decode(state, preparation)
 
-    Parameters
-    ----------
-    config, with_features
-        As `ClipWorker`.
+
+def detect(states: Sequence[ClipState], preparation: PreparationConfig, detector: FaceDetector) -> None:
+    """Find the speakers' faces, all frames in one batch, and keep the best frame of each clip."""
+
+    def detect_batch(batch: Sequence[ClipState]) -> list[list[list[Detection]]]:
+        found = iter(detector.detect([frame for state in batch for frame in state.frames]))
+        return [[next(found) for _ in state.frames] for state in batch]
+
+    for state, found in _run_batch(_accepted(states), "detect", detect_batch):
+        with _stage(state, "detect"):
+            index, face = choose_face(
+                found,
+                faces=preparation.faces,
+                x=state.clip.x,
+                y=state.clip.y,
+                frame_sizes=[frame.shape[:2] for frame in state.frames],
+            )
+            if face.width < preparation.min_face_px:
+                raise ClipRefused(
+                    RefusalReason.FACE_TOO_SMALL,
+                    f"the face is {face.width:.0f} px wide; expected at least {preparation.min_face_px} px",
+                )
+            state.detection = face
+            state.frames, state.times_s = [state.frames[index]], [state.times_s[index]]
+
+
+def align(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
+    """Cut the faces out and make the rows; the sound is repeated or cut to `audio_s`."""
+    n_samples = round(preparation.audio_s * preparation.sample_rate_hz)
+    for state in _accepted(states):
+        with _stage(state, "align"):
+            clip, audio, detection = state.clip, state.audio, state.detection
+            assert audio is not None
+            assert detection is not None
+            crop = align_face(state.frames[0], detection)
+            state.row = PreparedRow(
+                clip_id=clip.clip_id,
+                video_id=clip.video_id,
+                split=clip.split,
+                start_s=clip.start_s,
+                end_s=clip.end_s,
+                x=clip.x,
+                y=clip.y,
+                media=clip.media.name if clip.media else "",
+                audio=media.repeat_to(audio, n_samples),
+                n_audio_samples=min(len(audio), n_samples),
+                crop=encode_jpeg(crop.image),
+                box=(detection.left, detection.top, detection.right, detection.bottom),
+                detection_confidence=detection.confidence,
+                eye_angle_deg=crop.eye_angle_deg,
+                frame_time_s=state.times_s[0],
+            )
+            state.drop_media()
+
+
+def compute_features(states: Sequence[ClipState], extractor: FaceFeatureExtractor) -> None:
+    """Compute the features of the stored faces, in one batch."""
+
+    def compute_batch(batch: Sequence[ClipState]) -> list[PreparedRow]:
+        return with_features([state.row for state in batch if state.row is not None], extractor)
+
+    for state, row in _run_batch(_accepted(states), "features", compute_batch):
+        state.row = row
+
+
+def with_features(rows: Sequence[PreparedRow], extractor: FaceFeatureExtractor) -> list[PreparedRow]:
+    """Return the rows with features of their stored faces.
+
+    The JPEG files are decoded for it, so an extractor that is run on the shards later gets the same pixels.
     """
-
-    def __init__(self, config: StudyConfig, *, with_features: bool) -> None:
-        self._config = config.preparation
-        self._extractor = make_extractor(config.features) if with_features else None
-
-    def __call__(self, work: ClipWork) -> Outcome:
-        align(work, self._config)
-        if self._extractor is not None:
-            compute_features([work], self._extractor)
-        return work.outcome
+    faces = np.stack([decode_jpeg(row.crop) for row in rows])
+    features = extractor(faces).astype(np.float16)  # (n, dimension)
+    return [replace(row, features=vector) for row, vector in zip(rows, features, strict=True)]
 
 
-def prepare_clip(
-    clip: ClipRef,
-    config: PreparationConfig,
-    *,
-    detector: FaceDetector,
-    extractor: FaceFeatureExtractor | None = None,
-) -> Outcome:
-    """Take one clip through all stages; never raises for the clip's own sake.
+def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
+    """Return the start and end of a clip in its file, in seconds.
 
-    Parameters
-    ----------
-    clip
-        With its media file.
-    config
-        How to prepare.
-    detector
-        Finds the faces.
-    extractor
-        Computes the features; without one the row's `features` are None.
+    The file is the whole video if it lasts until the end of the clip, or more than 2 s longer than the clip.
+    Otherwise, and if its duration is unknown (0), the file contains only the clip.
 
     Raises
     ------
-    StudyError
-        Something is wrong that is not the clip's fault, such as missing weights.
+    ClipRefused
+        TRUNCATED: the file ends more than 0.5 s before the clip.
+
+    Examples
+    --------
+    >>> clip = ClipRef("a", "video", 100.0, 103.0, 0.5, 0.5)
+    >>> locate_clip(clip, 240.0), locate_clip(clip, 3.0)
+    ((100.0, 103.0), (0.0, 3.0))
     """
-    work = decode(clip, config)
-    detect([work], config, detector)
-    align(work, config)
-    if extractor is not None:
-        compute_features([work], extractor)
-    return work.outcome
+    if duration_s <= 0:
+        return 0.0, clip.duration_s  # the decoder finds the end
+    is_whole = duration_s >= clip.end_s or duration_s > clip.duration_s + _CLIP_SLACK_S
+    start_s, end_s = (clip.start_s, clip.end_s) if is_whole else (0.0, clip.duration_s)
+    if duration_s < end_s - media.SHORTFALL_S:
+        raise ClipRefused(
+            RefusalReason.TRUNCATED,
+            f"{clip.media.name if clip.media else clip.clip_id} lasts {duration_s:.2f} s, "
+            f"expected the clip to end at {end_s:.2f} s",
+        )
+    return start_s, min(end_s, duration_s)
 
 
-def decode(clip: ClipRef, config: PreparationConfig) -> ClipWork:
-    """Begin a clip's way: its sound and the frames to look at."""
-    work = ClipWork(clip)
-    with _stage(work, "decode"):
-        work.decoded = decode_clip(clip, config)
-    return work
+def _decode(state: ClipState, preparation: PreparationConfig) -> None:
+    clip = state.clip
+    if clip.media is None:
+        raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no media file for {clip.video_id}")
+    path, rate_hz = Path(clip.media), preparation.sample_rate_hz
+    info = media.probe(path)
+    if not info.has_video:
+        raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
+    if not info.has_audio:
+        raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
+    start_s, end_s = locate_clip(clip, info.duration_s)
+    audio_end_s = min(end_s, start_s + preparation.audio_s)
+    audio = media.read_audio(path, start_s=start_s, end_s=audio_end_s, sample_rate_hz=rate_hz)
+    if len(audio) < MIN_AUDIO_S * rate_hz:
+        raise ClipRefused(
+            RefusalReason.TOO_SHORT,
+            f"{len(audio) / rate_hz:.2f} s of sound; expected at least {MIN_AUDIO_S:g} s",
+        )
+    state.times_s = [start_s + share * (end_s - start_s) for share in sorted(preparation.frame_positions)]
+    state.audio, state.frames = audio, media.read_frames(path, times_s=state.times_s)
 
 
-def detect(works: Sequence[ClipWork], config: PreparationConfig, detector: FaceDetector) -> None:
-    """Find the speakers' faces, all frames in one batch; of each clip's frames the best is kept."""
-    ready = [work for work in works if work.refusal is None]
-    for work, found in zip(ready, _detect(ready, detector), strict=True):
-        decoded, work.decoded = work.decoded, None
-        if work.refusal is None:
-            with _stage(work, "detect"):
-                index, work.detection = find_speaker(found, decoded, work.clip, config)
-                work.decoded = DecodedClip(decoded.audio, [decoded.frames[index]], [decoded.times_s[index]])
+def _accepted(states: Sequence[ClipState]) -> list[ClipState]:
+    return [state for state in states if state.reason is None]
 
 
-def align(work: ClipWork, config: PreparationConfig) -> None:
-    """Cut the face out, and put the row together; does nothing where that is done or the way has ended."""
-    if work.refusal is not None or work.row is not None:
-        return
-    decoded, work.decoded = work.decoded, None
-    with _stage(work, "align"):
-        crop = align_face(decoded.frames[0], work.detection)
-        work.row = make_row(work.clip, config, decoded=decoded, index=0, detection=work.detection, crop=crop)
+def _run_batch(
+    states: Sequence[ClipState], stage: Stage, function: Callable[[Sequence[ClipState]], list[T]]
+) -> list[tuple[ClipState, T]]:
+    """Return the clips with a function's results for the batch.
 
-
-def compute_features(works: Sequence[ClipWork], extractor: FaceFeatureExtractor) -> None:
-    """Compute the features of the stored faces, in one batch; those that are there stay."""
-    ready = [work for work in works if work.refusal is None and work.row.features is None]
+    If the batch fails, each clip is tried by itself, and the clips that fail are refused.
+    """
+    if not states:
+        return []
     begun = time.perf_counter()
-    rows = _in_batch(ready, lambda batch: with_features([work.row for work in batch], extractor))
-    seconds = (time.perf_counter() - begun) / max(len(ready), 1)
-    for work, row in zip(ready, rows, strict=True):
-        work.row = row
-        work.seconds["features"] = round(seconds, 4)
-
-
-def _detect(works: Sequence[ClipWork], detector: FaceDetector) -> list[list[list[Detection]]]:
-    """Return, for each clip, the faces of each of its frames; a clip that fails has its refusal then."""
-
-    def detect(batch: Sequence[ClipWork]) -> list[list[list[Detection]]]:
-        found = iter(detector.detect([frame for work in batch for frame in work.decoded.frames]))
-        return [[next(found) for _ in work.decoded.frames] for work in batch]
-
-    begun = time.perf_counter()
-    found = _in_batch(works, detect)
-    seconds = (time.perf_counter() - begun) / max(len(works), 1)
-    for work in works:
-        work.seconds["detect"] = round(seconds, 4)
-    return found
-
-
-def _in_batch(works: Sequence[ClipWork], function: Callable[[Sequence[ClipWork]], list]) -> list:
-    """Return a function's results for a batch; where the batch fails, clip by clip, to find which."""
     try:
-        return function(works) if works else []
+        results = list(zip(states, function(states), strict=True))
     except StudyError:
         raise
     except Exception as error:
-        if len(works) > 1:
-            return [result for work in works for result in _in_batch([work], function)]
-        _fail(works[0], error)
-        return [None]
-
-
-def _fail(work: ClipWork, error: Exception) -> None:
-    """End a clip's way for a fault of ours or of a codec: it must not stop the other clips."""
-    # worker processes write straight to the output, which under a notebook stays in the page: no id there
-    logger.error("a clip failed (%s): the ledger says which", type(error).__name__)
-    logger.debug("clip %s failed", work.clip.clip_id, exc_info=error)
-    work.refusal = RefusalReason.CRASHED, f"{type(error).__name__}: {error}"
-
-
-def _detector(config: PreparationConfig, *, device: str) -> FaceDetector:
-    return make_detector(
-        config.detector,
-        width_px=config.detection_width_px,
-        device=device,
-    )
+        if len(states) > 1:
+            return [result for state in states for result in _run_batch([state], stage, function)]
+        _refuse_crashed(states[0], error)
+        results = []
+    seconds = (time.perf_counter() - begun) / len(states)
+    for state in states:
+        state.seconds[stage] = round(seconds, 4)
+    return results
 
 
 @contextmanager
-def _stage(work: ClipWork, name: str) -> Iterator[None]:
-    """Time a stage, and end the clip's way where it fails."""
+def _stage(state: ClipState, name: Stage) -> Iterator[None]:
+    """Time a stage of one clip, and refuse the clip if the stage fails."""
     begun = time.perf_counter()
     try:
         yield
     except ClipRefused as refusal:
-        work.refusal = refusal.reason, refusal.detail
+        state.refuse(refusal.reason, refusal.detail)
     except StudyError:
         raise
     except Exception as error:
-        _fail(work, error)
+        _refuse_crashed(state, error)
     finally:
-        seconds = work.seconds.get(name, 0.0) + time.perf_counter() - begun
-        work.seconds[name] = round(seconds, 4)
+        seconds = state.seconds.get(name, 0.0) + time.perf_counter() - begun
+        state.seconds[name] = round(seconds, 4)
+
+
+def _refuse_crashed(state: ClipState, error: Exception) -> None:
+    """Refuse a clip for a fault of this package or of a codec: it must not stop the other clips."""
+    # the output of worker processes is shown in pages of the book, which name no clip
+    logger.error("a clip failed (%s): the ledger says which", type(error).__name__)
+    logger.debug("clip %s failed", state.clip.clip_id, exc_info=error)
+    state.refuse(RefusalReason.CRASHED, f"{type(error).__name__}: {error}")

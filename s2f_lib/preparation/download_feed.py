@@ -11,10 +11,8 @@ from pathlib import Path
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import RefusalReason
-from s2f_lib.preparation.clip import Outcome
-from s2f_lib.preparation.ledger import Reopen
-from s2f_lib.preparation.ledger_file import read_pending
-from s2f_lib.preparation.workers import Known, Task
+from s2f_lib.preparation.clip import ClipState
+from s2f_lib.preparation.ledger import Reopen, read_pending
 from s2f_lib.sources.clip import ClipRef
 from s2f_lib.sources.download.attempts import DownloadResult, download_clips, finished_file
 from s2f_lib.sources.download.failures import DOWNLOAD_REASONS
@@ -64,13 +62,13 @@ class DownloadFeed:
     """Yields the pending clips of a ledger that have media files, while a thread downloads the others.
 
     At most `size` clips wait in the queue, so a slow preparation slows the download down. A clip that could
-    not be downloaded is yielded as its outcome. If the server limits the rate of all requests, this run sends
-    no more of them: clips without a file stay pending, and clips with a file are yielded.
+    not be downloaded is yielded as a refused clip. If the server limits the rate of all requests, this run
+    sends no more of them: clips without a file stay pending, and clips with a file are yielded.
     """
 
     def __init__(self, ledger: Path, download: Download, *, size: int) -> None:
         self._ledger, self._download = ledger, download
-        self._ready: queue.Queue[Task | Known | BaseException | None] = queue.Queue(size)
+        self._ready: queue.Queue[ClipState | BaseException | None] = queue.Queue(size)
         self._positions: dict[str, int] = {}  # clips that are being downloaded
         self._seconds: dict[int, float] = {}  # download times of clips that are being prepared
         self._stop = threading.Event()
@@ -85,8 +83,8 @@ class DownloadFeed:
         self._stop.set()
         self._thread.join()
 
-    def tasks(self) -> Iterator[Task | Known | None]:
-        """Yield clips with their positions, outcomes of failed downloads, and None while nothing is ready.
+    def tasks(self) -> Iterator[ClipState | None]:
+        """Yield clips with their files, refused clips, and None while no clip is ready.
 
         An error that ended the download, such as a full disk, is raised again here.
         """
@@ -124,25 +122,25 @@ class DownloadFeed:
                 return
             file = finished_file(clip, folder)
             if clip.media is not None and clip.media != file:
-                self._put((position, clip))  # the user's file
+                self._put(ClipState(position, clip))  # a file of the user
             elif not self._is_throttled:
                 self._positions[clip.clip_id] = position
                 yield clip
             elif file is not None:
-                self._put((position, replace(clip, media=file)))
+                self._put(ClipState(position, replace(clip, media=file)))
 
     def _put_result(self, result: DownloadResult) -> None:
         position = self._positions.pop(result.clip.clip_id)
         if result.n_attempts:
             self._seconds[position] = result.seconds
         if result.is_done:
-            self._put((position, result.clip))
+            self._put(ClipState(position, result.clip))
         elif result.can_retry and not result.n_attempts:
             self._is_throttled = True  # the clip was not requested, so it stays pending
         else:
-            self._put((position, Outcome(None, result.reason, result.detail)))
+            self._put(ClipState(position, result.clip, reason=result.reason, detail=result.detail))
 
-    def _put(self, item: Task | Known | BaseException | None) -> None:
+    def _put(self, item: ClipState | BaseException | None) -> None:
         while not self._stop.is_set():
             with suppress(queue.Full):
                 self._ready.put(item, timeout=_POLL_S)

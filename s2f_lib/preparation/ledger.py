@@ -1,26 +1,51 @@
-"""The ledger: one row a clip in SQLite - what is to do, done, or refused and why.
+"""The ledger: one row per clip in SQLite, which says that the clip is pending, done, or refused and why.
 
-It is also the queue.  The clip list is entered first, each clip with its place;
-clips are taken from it in that order, and a finished row waits in it (table
-`spool`) until its block of `clips_per_shard` places is finished and written as
-one shard.  So which rows a shard holds, and in which order, hangs on the list
-alone: not on the number of workers, nor on when a run was killed.
+It is also the queue. The clip list is entered first, and each clip gets a position. Clips are taken in that
+order, and a finished row waits in the table `spool` until its block of `clips_per_shard` positions is
+finished and written as one shard. So the rows of a shard and their order depend only on the list, not on the
+number of workers or on interruptions.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2f_lib.errors import InputError, RefusalReason
-from s2f_lib.preparation.ledger_file import DONE, PENDING, REFUSED, open_ledger, pending_clips
+from s2f_lib.errors import DataError, InputError, RefusalReason
 from s2f_lib.sources.clip import ClipRef
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from s2f_lib.sources.avspeech import BadRow
+
+PENDING, DONE, REFUSED = "pending", "done", "refused"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS clips (
+    clip_id TEXT PRIMARY KEY,   -- 'row N' for a bad row
+    position INTEGER UNIQUE,    -- position in the list; NULL for a bad row
+    status TEXT NOT NULL,       -- pending, done, refused
+    reason TEXT,                -- reason of a refusal: errors.RefusalReason
+    detail TEXT,                -- one line for a person
+    shard TEXT,                 -- NULL while a done row waits in the spool
+    row_index INTEGER,          -- index in the shard
+    seconds TEXT,               -- JSON, stage -> seconds
+    updated REAL NOT NULL,      -- Unix time
+    video_id TEXT, start_s REAL, end_s REAL, x REAL, y REAL, media TEXT, split TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS clips_pending ON clips (position) WHERE status = 'pending';
+CREATE INDEX IF NOT EXISTS clips_unwritten ON clips (position) WHERE status = 'done' AND shard IS NULL;
+CREATE TABLE IF NOT EXISTS spool (position INTEGER PRIMARY KEY, row BLOB NOT NULL);
+"""
+_STAGES = ("download", "decode", "detect", "align", "features")
 
 Reopen = Callable[[ClipRef, RefusalReason], bool]
 
@@ -31,23 +56,41 @@ class Ledger:
     Parameters
     ----------
     path
-        The SQLite file; made where it is not there.
+        SQLite file. It is created if needed.
     block_size
-        Places a shard; the ledger keeps what it was made with.
+        Number of positions per shard. An existing ledger keeps its own.
 
     Raises
     ------
     DataError
         The file is not a ledger.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> clip = ClipRef("a", "video", 0.0, 2.0, 0.5, 0.5)
+    >>> with Ledger(Path(mkdtemp()) / "ledger.sqlite") as ledger:
+    ...     ledger.enter([clip])
+    ...     ledger.refuse(0, RefusalReason.NO_FACE, "0 faces", seconds={})
+    ...     ledger.counts()
+    {('refused', 'no-face'): 1}
     """
 
     def __init__(self, path: Path, *, block_size: int = 256) -> None:
         self.path = path
-        self._db = open_ledger(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)  # transactions are begun by hand
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{path} is not a ledger ({error}): move it away, or give another folder"
+            ) from None
         self.block_size = int(self.meta_default("block_size", str(block_size)))
 
     def close(self) -> None:
-        """Close the file; its write-ahead log is folded in."""
+        """Close the file; its write-ahead log is merged into it."""
         self._db.close()
 
     def __enter__(self) -> Ledger:
@@ -57,22 +100,22 @@ class Ledger:
         self.close()
 
     def meta_default(self, key: str, value: str) -> str:
-        """Return a stored fact of the whole folder; store it first if it is not there."""
+        """Return a stored fact about the whole folder; if it is missing, store the value first."""
         self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         return self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
 
     def check_same(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse to go on in a folder that was begun with other settings.
+        """Refuse a folder that was prepared with other settings.
 
         Parameters
         ----------
         settings
-            Section to key to value; a new ledger stores them.
+            Section to key to value. A new ledger stores them.
 
         Raises
         ------
         InputError
-            They differ from the stored ones; the message names each.
+            The stored settings differ; the message names each difference.
         """
         stored = json.loads(self.meta_default("settings", json.dumps(settings)))
         differing = [
@@ -90,23 +133,23 @@ class Ledger:
     # -- entering the list ---------------------------------------------------
 
     def enter(self, clips: Iterable[ClipRef | BadRow], *, reopen: Reopen | None = None) -> None:
-        """Enter a clip list; clips that are there already keep their place and status.
+        """Enter a clip list; clips that are entered already keep their position and status.
 
-        A pending clip takes over the list's media and split.  A refused clip is pending again, at a
-        new place, where its media turned up or were replaced since, or where `reopen` says so.  Bad
-        rows are those of this list.
+        A pending clip takes the media and split of the list. A refused clip becomes pending again, at a new
+        position, if its media appeared or were replaced since, or if `reopen` returns true. Bad rows of an
+        earlier list are removed.
 
         Parameters
         ----------
         clips
-            The list; read once.
+            Clip list, read once.
         reopen
-            Called with a refused clip and its reason; whether to try it again.
+            Function of a refused clip and its reason that says whether the clip is tried again.
 
         Raises
         ------
         InputError
-            A clip that is done belongs to another split now.
+            The list gives a finished clip another split.
         """
         position = self._next_position()
         self._db.execute("BEGIN")
@@ -126,49 +169,39 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def _enter_clip(self, clip: ClipRef, position: int, reopen: Reopen | None) -> int:
+        """Enter a clip, and return how many positions it takes: 0 or 1."""
+        media, now = str(clip.media) if clip.media else None, time.time()
         known = self._db.execute(
             "SELECT status, reason, updated, media, split FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
-        media = str(clip.media) if clip.media else None
         if known is None:
+            place = (clip.video_id, clip.start_s, clip.end_s, clip.x, clip.y, media, clip.split)
             self._db.execute(
                 "INSERT INTO clips (clip_id, position, status, updated, video_id, start_s, end_s, x, y,"
                 " media, split) VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    clip.clip_id,
-                    position,
-                    time.time(),
-                    clip.video_id,
-                    clip.start_s,
-                    clip.end_s,
-                    clip.x,
-                    clip.y,
-                    media,
-                    clip.split,
-                ),
+                (clip.clip_id, position, now, *place),
             )
             return 1
-        if known[0] == PENDING:
-            if known[3:] != (media, clip.split):  # a long list is read again at each start
-                self._db.execute(
-                    "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?",
-                    (media, clip.split, clip.clip_id),
-                )
-        elif known[0] == REFUSED and (
-            _media_are_new(clip, reason=known[1], refused_at=known[2])
-            or (reopen is not None and reopen(clip, RefusalReason(known[1])))
+        status, reason, updated, *media_and_split = known
+        if status == PENDING and media_and_split != [media, clip.split]:
+            self._db.execute(
+                "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?", (media, clip.split, clip.clip_id)
+            )
+        elif status == REFUSED and (
+            _media_are_new(clip, reason=reason, refused_at=updated)
+            or (reopen is not None and reopen(clip, RefusalReason(reason)))
         ):
             self._db.execute(
                 "UPDATE clips SET status = 'pending', reason = NULL, detail = NULL, position = ?, media = ?,"
                 " split = ?, updated = ? WHERE clip_id = ?",
-                (position, media, clip.split, time.time(), clip.clip_id),
+                (position, media, clip.split, now, clip.clip_id),
             )
             return 1
-        elif known[0] == DONE and clip.split is not None and known[4] != clip.split:
+        elif status == DONE and clip.split is not None and media_and_split[1] != clip.split:
             # half a video in each split would leak from test into train
             raise InputError(
-                f"clip {clip.clip_id} was prepared for {known[4]}, and the list now says {clip.split}: "
-                "give the split that the folder was begun with, or another folder"
+                f"clip {clip.clip_id} was prepared for {media_and_split[1]}, and the list now says "
+                f"{clip.split}: give the split that the folder was begun with, or another folder"
             )
         return 0
 
@@ -179,7 +212,7 @@ class Ledger:
         )
 
     def _next_position(self) -> int:
-        """Return the place after the last; in a new block where the last one is closed already."""
+        """Return the position after the last one; if the last block is closed, the start of a new block."""
         last = self._db.execute("SELECT MAX(position) FROM clips").fetchone()[0]
         if last is None:
             return 0
@@ -189,8 +222,8 @@ class Ledger:
     # -- the queue -----------------------------------------------------------
 
     def pending(self, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
-        """Yield the pending clips in order, with their places; reads a chunk at a time."""
-        return pending_clips(self._db, chunk)
+        """Yield the pending clips in order, with their positions; `chunk` rows are read at a time."""
+        return _pending_clips(self._db, chunk)
 
     def finish(self, position: int, row: bytes, *, seconds: Mapping[str, float]) -> None:
         """Keep a finished row until its block is written."""
@@ -213,28 +246,27 @@ class Ledger:
         )
 
     def begin(self) -> None:
-        """Begin a transaction; nothing of it counts before `commit`."""
+        """Begin a transaction: its changes count only after `commit`."""
         self._db.execute("BEGIN")
 
     def commit(self) -> None:
-        """Make what was entered since `begin` durable."""
+        """Make the changes since `begin` durable."""
         if self._db.in_transaction:
             self._db.execute("COMMIT")
 
     # -- blocks and shards ---------------------------------------------------
 
     def is_open(self, block: int) -> bool:
-        """Return whether a block has no shard yet and still has something to do or to write."""
-        first, last = self._positions(block)
+        """Return whether a block has no shard yet, and pending clips or rows to write."""
         unfinished, written = self._db.execute(
             "SELECT COALESCE(SUM(status = 'pending' OR (status = 'done' AND shard IS NULL)), 0),"
             " COALESCE(SUM(shard IS NOT NULL), 0) FROM clips WHERE position BETWEEN ? AND ?",
-            (first, last),
+            self._positions(block),
         ).fetchone()
         return unfinished > 0 and written == 0
 
     def finished_blocks(self) -> list[int]:
-        """Return the blocks that wait for their shard and have nothing pending."""
+        """Return the blocks without pending clips that wait for their shard."""
         waiting = {p // self.block_size for (p,) in self._db.execute("SELECT position FROM spool")}
         return sorted(block for block in waiting if not self._has_pending(block))
 
@@ -243,12 +275,12 @@ class Ledger:
         return self._db.execute(query, self._positions(block)).fetchone() is not None
 
     def spooled(self, block: int) -> list[tuple[int, bytes]]:
-        """Return a block's finished rows, in order, with their places."""
+        """Return the finished rows of a block in order, with their positions."""
         query = "SELECT position, row FROM spool WHERE position BETWEEN ? AND ? ORDER BY position"
         return self._db.execute(query, self._positions(block)).fetchall()
 
     def close_block(self, block: int, shard: str, positions: Iterable[int]) -> None:
-        """Enter that a block's rows are durable in a shard, and forget the spooled ones; one transaction."""
+        """Enter that the rows of a block are durable in a shard, and delete them from the spool."""
         self.begin()
         for index, position in enumerate(positions):
             self._db.execute(
@@ -258,20 +290,21 @@ class Ledger:
         self.commit()
 
     def shards(self) -> list[str]:
-        """Return the names of the shards that are written."""
+        """Return the names of the written shards."""
         query = "SELECT DISTINCT shard FROM clips WHERE shard IS NOT NULL ORDER BY shard"
         return [name for (name,) in self._db.execute(query)]
 
     def reopen_shard(self, shard: str) -> int:
-        """Make a lost shard's clips pending again, at their places; returns how many."""
+        """Make the clips of a lost shard pending again, at their positions, and return their number."""
         return self._db.execute(
             "UPDATE clips SET status = 'pending', shard = NULL, row_index = NULL WHERE shard = ?", (shard,)
         ).rowcount
 
     def _positions(self, block: int) -> tuple[int, int]:
+        """Return the first and the last position of a block."""
         return block * self.block_size, (block + 1) * self.block_size - 1
 
-    # -- what came of it -----------------------------------------------------
+    # -- outcomes ------------------------------------------------------------
 
     def counts(self) -> dict[tuple[str, str | None], int]:
         """Return the number of clips by status and reason."""
@@ -279,7 +312,7 @@ class Ledger:
         return {(status, reason): n for status, reason, n in self._db.execute(query)}
 
     def stages(self) -> dict[str, tuple[float, int]]:
-        """Return, by stage, the time spent in it over clips and processes, and the clips that came to it."""
+        """Return, by stage, the seconds summed over clips and processes, and the number of clips."""
         query = (
             "SELECT s.key, SUM(s.value), COUNT(*) FROM clips, json_each(clips.seconds) AS s GROUP BY s.key"
         )
@@ -294,7 +327,7 @@ class Ledger:
         return self._db.execute(query, (limit,)).fetchall()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield every row, in the list's order, bad rows last."""
+        """Yield every row in the list's order, bad rows last."""
         cursor = self._db.execute("SELECT * FROM clips ORDER BY position IS NULL, position, clip_id")
         names = [column[0] for column in cursor.description]
         for values in cursor:
@@ -302,8 +335,119 @@ class Ledger:
             yield row | {"seconds": json.loads(row["seconds"] or "{}")}
 
 
+@dataclass(frozen=True)
+class PreparationSummary:
+    """Outcomes of a clip list: the funnel, and the time of each stage.
+
+    Attributes
+    ----------
+    n_clips
+        Number of different clips in the list, with bad rows.
+    n_done, n_refused
+        Numbers of prepared and refused clips.
+    by_reason
+        Reason code to number of clips, the most frequent first.
+    seconds_by_stage, clips_by_stage
+        Seconds summed over clips and processes, and number of clips that reached the stage, over all runs.
+    n_this_run, wall_s
+        Number of clips that this run worked on, and its wall-clock seconds.
+    n_pending
+        Number of clips that are left because the server is rate-limiting. Their blocks are written when a
+        later run has finished them.
+
+    Examples
+    --------
+    >>> PreparationSummary(4, 3, 1, by_reason={"no-face": 1}).table()
+               outcome  clips  share
+    0      in the list      4   1.00
+    1         prepared      3   0.75
+    2  refused: no-face      1   0.25
+    """
+
+    n_clips: int
+    n_done: int
+    n_refused: int
+    by_reason: dict[str, int] = field(default_factory=dict)
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
+    n_this_run: int = 0
+    wall_s: float = 0.0
+    n_pending: int = 0
+    clips_by_stage: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def core_seconds_per_clip(self) -> float:
+        """Seconds of one core per prepared clip, with those of refused clips, without download."""
+        seconds = sum(s for stage, s in self.seconds_by_stage.items() if stage != "download")
+        return seconds / max(self.n_done, 1)
+
+    def table(self) -> pd.DataFrame:
+        """Return the funnel: outcome, clips, share of the list."""
+        import pandas as pd
+
+        rows = [("in the list", self.n_clips), ("prepared", self.n_done)]
+        rows += [(f"refused: {reason}", n) for reason, n in self.by_reason.items()]
+        rows += [("still to do", self.n_pending)] if self.n_pending else []
+        table = pd.DataFrame(rows, columns=["outcome", "clips"])
+        table["share"] = table["clips"] / max(self.n_clips, 1)
+        return table
+
+    def stages(self) -> pd.DataFrame:
+        """Return the stages in order: clips, seconds in all and per prepared clip, clips/s of one worker."""
+        import pandas as pd
+
+        stages = sorted(self.seconds_by_stage, key=lambda s: (_STAGES.index(s) if s in _STAGES else 99, s))
+        table = pd.DataFrame({"stage": stages})
+        table["clips"] = [self.clips_by_stage.get(stage, 0) for stage in stages]
+        table["seconds"] = [self.seconds_by_stage[stage] for stage in stages]
+        table["seconds_per_clip"] = table["seconds"] / max(self.n_done, 1)
+        table["clips_per_s"] = table["clips"] / table["seconds"].clip(lower=1e-9)
+        return table
+
+
+def summarise(ledger: Ledger, *, n_this_run: int = 0, wall_s: float = 0.0) -> PreparationSummary:
+    """Return the summary of a ledger."""
+    counts, stages = ledger.counts(), ledger.stages()
+    refused = {reason or "": n for (status, reason), n in counts.items() if status == REFUSED}
+    return PreparationSummary(
+        n_clips=sum(counts.values()),
+        n_done=sum(n for (status, _), n in counts.items() if status == DONE),
+        n_refused=sum(refused.values()),
+        by_reason=dict(sorted(refused.items(), key=lambda item: (-item[1], item[0]))),
+        seconds_by_stage={stage: seconds for stage, (seconds, _) in stages.items()},
+        n_this_run=n_this_run,
+        wall_s=wall_s,
+        n_pending=sum(n for (status, _), n in counts.items() if status == PENDING),
+        clips_by_stage={stage: n for stage, (_, n) in stages.items()},
+    )
+
+
+def read_pending(path: Path, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:
+    """Yield the pending clips like `Ledger.pending`, for another thread than that of the ledger.
+
+    The reader sees the state that was committed when it reads a chunk, and never goes back in the list.
+    """
+    with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as db:
+        yield from _pending_clips(db, chunk)
+
+
+def _pending_clips(db: sqlite3.Connection, chunk: int) -> Iterator[tuple[int, ClipRef]]:
+    after = -1
+    while True:
+        rows = db.execute(
+            "SELECT position, clip_id, video_id, start_s, end_s, x, y, media, split FROM clips"
+            " WHERE status = 'pending' AND position > ? ORDER BY position LIMIT ?",
+            (after, chunk),
+        ).fetchall()
+        if not rows:
+            return
+        for position, clip_id, video_id, start_s, end_s, x, y, media, split in rows:
+            media = Path(media) if media else None
+            yield position, ClipRef(clip_id, video_id, start_s, end_s, x, y, media, split)
+            after = position
+
+
 def _media_are_new(clip: ClipRef, *, reason: str, refused_at: float) -> bool:
-    """Return whether a refused clip's media turned up, or were changed or copied in, since."""
+    """Return whether the media of a refused clip appeared, or were changed or copied in, since."""
     if clip.media is None or not clip.media.is_file():
         return False
     state = clip.media.stat()

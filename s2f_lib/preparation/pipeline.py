@@ -1,14 +1,13 @@
 """From a clip list to shards.
 
-Stages overlap, with a bounded number of clips between them: threads download
-(`download_feed`), processes decode, detect, align and describe (`workers`; or those
-of a cluster, `cluster`), a thread writes shards.  This process alone writes the ledger.
-A run that is killed at any moment loses at most the last second: the next run with
-the same arguments goes on, and every clip is there exactly once.
+The steps overlap, with a bounded number of clips between them: threads download (`download_feed`), processes
+prepare (`workers`, or those of a cluster, `cluster`), a thread writes shards. Only this process writes the
+ledger. A run that is killed loses at most the last second: the next run with the same arguments resumes it,
+and every clip is written exactly once.
 
-Memory, whatever the number of clips: here the libraries, three rows of 0.2 MB a worker and
-one shard of 0.2 MB a row, some three times while it is written (0.15 GB with 256 clips a shard);
-in each worker process the libraries, the networks and one clip's frames.
+The memory does not depend on the number of clips. This process needs the libraries, three rows of 0.2 MB per
+worker, and one shard of 0.2 MB per row, about three times while it is written (0.15 GB with 256 clips per
+shard). Each worker process needs the libraries, the networks and the frames of one clip.
 """
 
 from __future__ import annotations
@@ -17,21 +16,19 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
-from s2f_lib.preparation.clip import Outcome
+from s2f_lib.preparation.clip import ClipState, with_features
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
-from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger
+from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger, PreparationSummary, summarise
 from s2f_lib.preparation.shards import (
     FORMAT_VERSION,
     rows_from_bytes,
@@ -41,116 +38,125 @@ from s2f_lib.preparation.shards import (
     verify_shard,
     write_shard,
 )
-from s2f_lib.preparation.stages import with_features
-from s2f_lib.preparation.summary import PreparationSummary, summarise
-from s2f_lib.preparation.workers import Known, Task, prepare_clips
+from s2f_lib.preparation.workers import States, prepare_clips
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
+from s2f_lib.storage import locked
 
 logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
-_COMMIT_EVERY_S = 1.0  # what a kill may cost
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver; on Windows' Linux; AMD's
+_COMMIT_EVERY_S = 1.0  # a kill loses the work since the last commit
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver; Windows' Linux; AMD's driver
 
 Progress = Callable[[int, int, int], None]
 Engine = Literal["local", "ray"]
 
 
 def prepare(
-    config: StudyConfig,
     clips: Iterable[ClipRef | BadRow],
     out: Path,
     *,
+    preparation: PreparationConfig,
+    features: FeatureConfig,
     progress: Progress | None = None,
     download: Download | None = None,
     engine: Engine = "local",
     address: str | None = None,
 ) -> PreparationSummary:
-    """Prepare a clip list into shards, or go on with it.
+    """Prepare a clip list into shards, or resume an interrupted run.
 
     Parameters
     ----------
-    config
-        Its `preparation` and `features` are used.
     clips
-        The list; read once, in bounded memory.
+        Clip list, read once in bounded memory.
     out
-        Folder of the ledger and the shards; made where it is not there.
+        Folder of the ledger and the shards. It is created if needed.
+    preparation, features
+        Settings.
     progress
-        Called with (finished, all, refused) numbers of clips.
+        Function of the numbers of finished, all and refused clips.
     download
-        Fetch the media that the list has not, while others are prepared.
+        Where and how missing media are downloaded while other clips are prepared. None: clips without media
+        are refused.
     engine
-        "local": processes of this machine.  "ray": the cluster at `address`, see `cluster`.
+        "local": processes of this machine. "ray": the cluster at `address`, see `cluster`.
     address
-        Of the Ray cluster; None starts one on this machine alone.
+        Address of the Ray cluster. None starts one on this machine.
 
     Returns
     -------
     PreparationSummary
-        Of all that the folder's ledger knows.
+        Outcomes of all clips in the ledger of the folder.
 
     Raises
     ------
     InputError
-        The folder was begun with other settings, or another run is at work in it; a download was
-        asked for on a cluster.
+        The folder was begun with other settings or by an older version, another run is at work in it, or a
+        download is requested on a cluster.
     MissingFileError
-        The extractor's weights are not there.
+        The weights of the extractor are missing.
+
+    See Also
+    --------
+    s2f_lib.preparation.shards.read_prepared : Reads the shards.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> bad_row = BadRow(1, "AAAAAAAAAAA", "row 1: 1 column, expected 5")
+    >>> settings = {"preparation": PreparationConfig(), "features": FeatureConfig()}
+    >>> prepare([bad_row], Path(mkdtemp()), **settings).by_reason
+    {'bad-row': 1}
     """
     if engine == "ray" and download is not None:
         raise InputError(
             "a cluster does not download: servers count requests by address, so download first "
             "(without --engine ray; several machines may each take a part of the list), then prepare"
         )
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
-    extractor = make_extractor(config.features, device="auto")
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"another run is at work in {out}: wait for it, or give another folder") from None
-    try:
-        with Ledger(out / LEDGER_NAME, block_size=config.preparation.clips_per_shard) as ledger:
-            ledger.check_same(
-                settings_of(config.preparation, extractor) | {"shards": {"format": FORMAT_VERSION}}
-            )
-            _reopen_lost_shards(ledger, out)
-            with ExitStack() as stack:
-                reopen = stack.enter_context(download.reopens()) if download else None
-                ledger.enter(clips, reopen=reopen)
-            run = _Run(config, ledger, out, extractor, progress)
-            n_worked = run.work(download=download, engine=engine, address=address)
-            return summarise(ledger, n_this_run=n_worked, wall_s=time.perf_counter() - begun)
-    finally:
-        lock.release()
+    out, begun = Path(out), time.perf_counter()
+    extractor = make_extractor(features, device="auto")
+    busy = f"another run is at work in {out}: wait for it, or give another folder"
+    with (
+        locked(out / LEDGER_NAME, busy=busy),
+        Ledger(out / LEDGER_NAME, block_size=preparation.clips_per_shard) as ledger,
+    ):
+        ledger.check_same(settings_of(preparation, extractor) | {"shards": {"format": FORMAT_VERSION}})
+        _reopen_lost_shards(ledger, out)
+        with ExitStack() as stack:
+            reopen = stack.enter_context(download.reopens()) if download else None
+            ledger.enter(clips, reopen=reopen)
+        run = _Run(preparation, features, ledger=ledger, out=out, extractor=extractor, progress=progress)
+        n_worked = run.work(download=download, engine=engine, address=address)
+        return summarise(ledger, n_this_run=n_worked, wall_s=time.perf_counter() - begun)
 
 
 def settings_of(preparation: PreparationConfig, extractor: FaceFeatureExtractor) -> dict[str, Any]:
-    """Return what decides the rows: settings that change them, and the weights' fingerprint."""
-    settings = preparation.model_dump(mode="json", exclude={"workers"})
-    features = {"extractor": extractor.name, "fingerprint": extractor.fingerprint}
-    return {"preparation": settings, "features": features}
+    """Return everything that decides the rows: settings, and the fingerprint of the extractor's weights."""
+    return {
+        "preparation": preparation.model_dump(mode="json", exclude={"workers"}),
+        "features": {"extractor": extractor.name, "fingerprint": extractor.fingerprint},
+    }
 
 
 class _Run:
-    """One run over what is pending in a ledger."""
+    """One run over the pending clips of a ledger."""
 
     def __init__(
         self,
-        config: StudyConfig,
+        preparation: PreparationConfig,
+        features: FeatureConfig,
+        *,
         ledger: Ledger,
         out: Path,
         extractor: FaceFeatureExtractor,
         progress: Progress | None,
     ) -> None:
-        self._config, self._ledger, self._out, self._extractor = config, ledger, out, extractor
+        self._preparation, self._features = preparation, features
+        self._ledger, self._out, self._extractor = ledger, out, extractor
         created = ledger.meta_default("created", datetime.now(UTC).isoformat(timespec="seconds"))
-        self._provenance = settings_of(config.preparation, extractor) | {
-            "s2f_lib": _version(),
+        self._provenance = settings_of(preparation, extractor) | {
+            "s2f_lib": importlib.metadata.version("s2f_lib"),
             "created": created,
             "dimension": extractor.dimension,
         }
@@ -164,67 +170,65 @@ class _Run:
         self._writing: tuple[int, str, tuple[int, ...], Future[int]] | None = None
 
     def work(self, *, download: Download | None, engine: Engine, address: str | None) -> int:
-        """Prepare what is pending, write what is finished; return how many clips were worked on."""
+        """Prepare the pending clips, write finished blocks, and return the number of clips worked on."""
         self._progress(self._finished, self._total, self._n_refused)
         with ThreadPoolExecutor(1, thread_name_prefix="shards") as self._writer:
             self._write_blocks(wait=True)  # a killed run may have left some
             if not self._n_pending:
                 return 0
             with ExitStack() as stack:
-                tasks: Iterator[Task | Known | None] = self._ledger.pending()
+                states: States = (ClipState(position, clip) for position, clip in self._ledger.pending())
                 if download is not None:
                     feed = DownloadFeed(self._ledger.path, download, size=2 * self._workers())
-                    tasks, self._feed = stack.enter_context(feed).tasks(), feed
-                n_worked = self._take(stack.enter_context(closing(self._outcomes(tasks, engine, address))))
+                    states, self._feed = stack.enter_context(feed).tasks(), feed
+                n_worked = self._take(stack.enter_context(closing(self._prepared(states, engine, address))))
             self._write_blocks(wait=True)
         return n_worked
 
-    def _take(self, outcomes: Iterator[Known | None]) -> int:
-        """Enter outcomes as they come."""
+    def _take(self, states: Iterator[ClipState | None]) -> int:
+        """Enter finished clips into the ledger as they come, and return their number."""
         n_worked, committed = 0, time.monotonic()
         self._ledger.begin()
         try:
-            for item in outcomes:
-                if item is not None:
-                    self._enter(*item)
+            for state in states:
+                if state is not None:
+                    self._enter(state)
                     n_worked += 1
                 if time.monotonic() - committed > _COMMIT_EVERY_S:
                     self._ledger.commit()
                     self._write_blocks()
                     self._ledger.begin()
                     committed = time.monotonic()
-        finally:  # also on Ctrl-C: what is finished is kept
+        finally:  # also on Ctrl-C: finished clips are kept
             self._ledger.commit()
         return n_worked
 
-    def _outcomes(
-        self, tasks: Iterator[Task | Known | None], engine: Engine, address: str | None
-    ) -> Iterator[Known | None]:
+    def _prepared(
+        self, states: States, engine: Engine, address: str | None
+    ) -> Generator[ClipState | None, None, None]:
+        settings, in_workers = (self._preparation, self._features), self._extractor.runs_in_workers
         if engine == "ray":
             from s2f_lib.preparation.cluster import prepare_on_cluster
 
-            return prepare_on_cluster(tasks, self._config, address=address)
-        device = "cuda" if self._config.preparation.detector == "torch" and _has_gpu() else "cpu"
+            return prepare_on_cluster(states, *settings, gpu_features=not in_workers, address=address)
+        device = "cuda" if self._preparation.detector == "torch" and _has_gpu() else "cpu"
         return prepare_clips(
-            tasks,
-            self._config,
-            workers=self._workers(),
-            with_features=self._extractor.runs_in_workers,
-            device=device,
+            states, *settings, workers=self._workers(), with_features=in_workers, device=device
         )
 
     def _workers(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(self._config.preparation.workers or cores, self._n_pending)
+        return min(self._preparation.workers or cores, self._n_pending)
 
-    def _enter(self, position: int, outcome: Outcome) -> None:
-        seconds = outcome.seconds
+    def _enter(self, state: ClipState) -> None:
+        seconds = state.seconds
         if self._feed is not None:
-            seconds = self._feed.seconds(position) | seconds
-        if outcome.row is not None:
-            self._ledger.finish(position, rows_to_bytes([outcome.row]), seconds=seconds)
+            seconds = self._feed.seconds(state.position) | seconds
+        if state.row is not None:
+            self._ledger.finish(state.position, rows_to_bytes([state.row]), seconds=seconds)
         else:
-            self._ledger.refuse(position, outcome.reason, outcome.detail, seconds=seconds)
+            assert state.reason is not None
+            self._ledger.refuse(state.position, state.reason, state.detail, seconds=seconds)
             self._n_refused += 1
         self._finished += 1
         self._progress(self._finished, self._total, self._n_refused)
@@ -240,40 +244,33 @@ class _Run:
                 self._ledger.close_block(block, name, positions)
                 self._writing = None
                 logger.info("%s: %d clips", name, n_rows)
-            block = next(iter(self._ledger.finished_blocks()), None)
-            if block is None:
+            next_block = next(iter(self._ledger.finished_blocks()), None)
+            if next_block is None:
                 return
-            positions, packed = zip(*self._ledger.spooled(block), strict=True)
-            name = shard_name(block)
-            self._writing = block, name, positions, self._writer.submit(self._write, name, packed)
+            positions, packed = zip(*self._ledger.spooled(next_block), strict=True)
+            name = shard_name(next_block)
+            self._writing = next_block, name, positions, self._writer.submit(self._write, name, packed)
 
     def _write(self, name: str, packed: tuple[bytes, ...]) -> int:
         rows = [row for data in packed for row in rows_from_bytes(data)]
-        if rows[0].features is None:  # a batch is a block: the same numbers whoever prepared its clips
+        if rows[0].features is None:  # one batch is one block, so the numbers do not depend on the workers
             rows = with_features(rows, self._extractor)
         write_shard(self._out / name, rows, provenance=self._provenance)
         return len(rows)
 
 
 def _reopen_lost_shards(ledger: Ledger, out: Path) -> None:
-    """Do again what a lost or damaged shard held."""
+    """Make the clips of lost and damaged shards pending again."""
     for name in ledger.shards():
         if not verify_shard(out / name):
             n_clips = ledger.reopen_shard(name)
-            for path in (out / name, sidecar(out / name)):  # none comes in its place where media are gone
+            for path in (out / name, sidecar(out / name)):  # if media are gone, no new shard replaces it
                 path.unlink(missing_ok=True)
             logger.warning("%s is missing or damaged: its %d clips are prepared again", name, n_clips)
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("s2f_lib")
-    except importlib.metadata.PackageNotFoundError:
-        return "uninstalled"
-
-
 def _has_gpu() -> bool:
-    """Return whether torch sees a GPU; only where there may be one is torch imported, which takes seconds."""
+    """Return whether torch sees a GPU. Without a GPU driver torch is not imported, which takes seconds."""
     if not any(Path(device).exists() for device in _GPU_DEVICES):
         return False
     import torch

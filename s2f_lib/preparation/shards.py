@@ -86,15 +86,7 @@ class PreparedRow:
 
 
 class _MappedRows:
-    """Rows of several mapped arrays, one array per shard.
-
-    Parameters
-    ----------
-    shards
-        One indexable array per shard.
-    rows
-        `(n,)` int64, indices over all shards in their order. All rows by default.
-    """
+    """Rows of several mapped arrays, one array per shard; `rows` are indices over all shards."""
 
     def __init__(self, shards: Sequence[Any], rows: np.ndarray | None = None) -> None:
         self._shards = shards
@@ -128,9 +120,7 @@ class MappedAudio(_MappedRows):
 
     dtype = np.dtype(np.int16)
 
-    def __init__(
-        self, shards: Sequence[np.ndarray], digests: np.ndarray, rows: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, shards: Sequence[Any], digests: np.ndarray, rows: np.ndarray | None = None) -> None:
         super().__init__(shards, rows)
         self.digests = digests
 
@@ -222,18 +212,7 @@ class PreparedClips:
         return digest("\n".join(self.clip_ids), self.features, "\n".join(sound), length=16)
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Decode faces.
-
-        Parameters
-        ----------
-        indices
-            `(m,)` int. All clips by default.
-
-        Returns
-        -------
-        numpy.ndarray
-            `(m, 224, 224, 3)` uint8, RGB.
-        """
+        """Decode the faces at `(m,)` indices (default: all) to `(m, 224, 224, 3)` uint8 RGB."""
         chosen = range(len(self)) if indices is None else indices
         images = [decode_jpeg(self.crops_jpeg[int(index)]) for index in chosen]
         return np.stack(images) if images else np.zeros((0, 224, 224, 3), np.uint8)
@@ -301,14 +280,14 @@ def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
     >>> folder = Path(mkdtemp())
     >>> face, features = encode_jpeg(np.zeros((224, 224, 3), np.uint8)), np.ones(2, np.float16)
     >>> row = PreparedRow("clip-a", "video-a", "train", np.arange(4, dtype=np.int16), face, features)
-    >>> _ = write_shard(folder / shard_name(0), [row], provenance={})
+    >>> write_shard(folder / shard_name(0), [row], provenance={})
     >>> read_prepared(folder, split="train").audio[0]
     array([0, 1, 2, 3], dtype=int16)
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
-    shards = list_shards(folder)
+    shards = _list_shards(folder)
     _check_changed(folder, shards)
     clips = _from_tables(shards, [_map_shard(path) for path in shards])
     if split is None:
@@ -331,39 +310,6 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def list_shards(folder: Path) -> list[Path]:
-    """Return the shards of a folder in order, also those of which only the checksum is left.
-
-    Raises
-    ------
-    DataError
-        The folder holds no shard, or only shards of an older version.
-    """
-    names = {path.name.removesuffix(".sha256") for path in folder.glob("shard-*.arrow*")}
-    if not names and any(folder.glob("shard-*.parquet")):
-        raise DataError(
-            f"{folder} holds shards of an older version (Parquet): "
-            "remove the folder and run `s2f prepare` again"
-        )
-    if not names:
-        raise DataError(
-            f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
-        )
-    return [folder / name for name in sorted(names)]
-
-
-def read_shard(path: Path) -> pa.Table:
-    """Map one shard into memory after its checksum was compared.
-
-    Raises
-    ------
-    DataError
-        The shard or its checksum is missing, they differ, or the shard is of another version.
-    """
-    _refuse_damaged(path)
-    return _map_shard(path)
-
-
 def verify_shard(path: Path) -> bool:
     """Return whether a shard exists and matches its checksum."""
     if not path.is_file() or not sidecar(path).is_file():
@@ -372,7 +318,7 @@ def verify_shard(path: Path) -> bool:
     return bool(stored) and file_digest(path) == stored[0]
 
 
-def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[str, Any]) -> str:
+def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[str, Any]) -> None:
     """Write a shard and its checksum atomically.
 
     Parameters
@@ -384,10 +330,14 @@ def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[
     provenance
         Written into the metadata of the schema as JSON.
 
-    Returns
-    -------
-    str
-        SHA-256 of the file, as in `NAME.sha256`, which `sha256sum -c` reads.
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> row = PreparedRow("clip-a", "video-a", None, np.zeros(4, np.int16), b"", np.ones(2, np.float16))
+    >>> path = Path(mkdtemp()) / shard_name(0)
+    >>> write_shard(path, [row], provenance={})
+    >>> sorted(file.name for file in path.parent.iterdir())
+    ['shard-00000.arrow', 'shard-00000.arrow.sha256']
     """
     import pyarrow as pa
 
@@ -396,10 +346,8 @@ def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[
     with pa.ipc.new_file(sink, schema) as writer:  # uncompressed: it can be mapped, and sound hardly shrinks
         writer.write_table(_to_table(rows, schema))
     data = sink.getvalue()
-    checksum = digest(data, length=64)
-    write_atomically(sidecar(path), f"{checksum}  {path.name}\n")
+    write_atomically(sidecar(path), f"{digest(data, length=64)}  {path.name}\n")  # for `sha256sum -c`
     write_atomically(path, data)
-    return checksum
 
 
 def rows_to_bytes(rows: Sequence[PreparedRow]) -> bytes:
@@ -475,6 +423,21 @@ def _to_table(rows: Sequence[PreparedRow], schema: pa.Schema) -> pa.Table:
 
 def _row_digest(audio: np.ndarray) -> str:
     return digest(audio, length=16)
+
+
+def _list_shards(folder: Path) -> list[Path]:
+    """Return the shards of a folder in order, also those of which only the checksum is left."""
+    names = {path.name.removesuffix(".sha256") for path in folder.glob("shard-*.arrow*")}
+    if not names and any(folder.glob("shard-*.parquet")):
+        raise DataError(
+            f"{folder} holds shards of an older version (Parquet): "
+            "remove the folder and run `s2f prepare` again"
+        )
+    if not names:
+        raise DataError(
+            f"{folder} holds no shard: no clip was prepared there; see its ledger for the reasons"
+        )
+    return [folder / name for name in sorted(names)]
 
 
 def _map_shard(path: Path) -> pa.Table:

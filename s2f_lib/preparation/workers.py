@@ -1,11 +1,10 @@
-"""Processes that prepare clips: bounded work in flight, and a crash costs one clip.
+"""Clips in worker processes: a bounded number of clips in flight, and a crash refuses one clip.
 
-They are spawned, not forked: torch and dlib do not survive a fork.  So a script
-that prepares clips keeps its work under `if __name__ == "__main__"`.
+Processes are spawned, because torch and dlib do not survive a fork. So a script that prepares clips keeps
+its work under `if __name__ == "__main__"`.
 
-Clips overlap: while one is downloaded, others are decoded, looked at or described,
-each in another process.  Where a GPU detects, some processes decode, one thread here
-gives the GPU decoded clips, several at a time, and other processes do the rest.
+Without a GPU, each process runs all stages on one clip at a time. With a GPU, some processes decode, one
+thread of this process passes batches of decoded clips to the GPU, and other processes run the rest.
 """
 
 from __future__ import annotations
@@ -20,227 +19,192 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.errors import RefusalReason
 from s2f_lib.faces.detection import torch_threads
-from s2f_lib.preparation.clip import AlignAndEmbed, ClipWork, ClipWorker, GpuStages, Outcome, decode
-from s2f_lib.sources.clip import ClipRef
+from s2f_lib.preparation.clip import ClipStages, ClipState, Stage
 
 logger = logging.getLogger(__name__)
 
-Task = tuple[int, ClipRef]  # place in the ledger, clip
-MakeWorker = Callable[[], Callable[[Any], object]]
-Known = tuple[int, Outcome]  # an outcome that needs no work: a clip that could not be fetched
+_IN_FLIGHT = 3  # clips per worker: one in work, two waiting; a finished row is about 0.2 MB
+_GPU_BATCH = 8  # clips that a GPU processes together
+_GPU_BATCHES = (
+    3  # batches in flight; decoded clips are large: 3 frames of 640x360 are 2 MB, of 1920x1080 19 MB
+)
 
-_IN_FLIGHT = 3  # tasks a worker: one at work, two waiting; a finished row is about 0.2 MB
-_BATCH = 8  # clips that a GPU takes together
-_BATCHES_WAITING = 2  # decoded clips are large: 3 frames of 640x360 are 2 MB, of 1920x1080 19 MB
+States = Iterable[ClipState | None]  # None: no clip is available at the moment
 
 
 def prepare_clips(
-    tasks: Iterable[Task | Known | None],
-    config: StudyConfig,
+    states: States,
+    preparation: PreparationConfig,
+    features: FeatureConfig,
     *,
     workers: int,
     with_features: bool,
     device: str = "cpu",
-) -> Iterator[Known | None]:
-    """Prepare clips in processes, and yield what came of each as it is finished.
+) -> Generator[ClipState | None, None, None]:
+    """Prepare clips in worker processes, and yield each clip when it is finished.
 
     Parameters
     ----------
-    tasks
-        Taken only as there is room: at most three a worker are in flight.  An outcome in the
-        place of a clip is handed on; None means that there is no clip at the moment.
-    config
-        Settings of preparation and features.
+    states
+        Clips, taken only when there is room: at most three per worker are in flight. A refused clip is
+        passed on. None means that no clip is available at the moment.
+    preparation, features
+        Settings.
     workers
-        Processes; 1 works in this one.
+        Number of processes. 1 works in this process.
     with_features
-        Whether the workers compute the features too.
+        Whether the workers compute features, too.
     device
-        "cpu", or the GPU that detects for all of them.
+        "cpu", or the GPU that detects faces for all workers.
 
     Yields
     ------
-    position, outcome
-        Or None, for every None of `tasks`.
+    ClipState or None
+        Finished and refused clips in the order in which they end, and None for each None of `states`.
     """
-    if device != "cpu":
-        decoders = WorkerPool(partial(_Decoder, config.preparation), workers=workers)
-        finishers = WorkerPool(partial(AlignAndEmbed, config, with_features=with_features), workers=workers)
-        detected = in_batches(decoders.run(iter(tasks)), partial(GpuStages, config, device=device))
-        return _closing([decoders, finishers], finishers.run(detected))
-    make_worker = partial(ClipWorker, config, with_features=with_features)
-    if workers == 1:
-        return _in_this_process(tasks, make_worker)
-    pool = WorkerPool(make_worker, workers=workers)
-    return _closing([pool], pool.run(iter(tasks)))
 
+    def make(*stages: Stage, device: str = "cpu") -> Callable[[], ClipStages]:
+        return partial(ClipStages, stages, preparation, features, device=device)
 
-def _in_this_process(
-    tasks: Iterable[Task | Known | None], make_worker: Callable[[], ClipWorker]
-) -> Iterator[Known | None]:
-    worker = make_worker()
-    for task in tasks:
-        if task is None or isinstance(task[1], Outcome):
-            yield task
+    last: tuple[Stage, ...] = ("align", "features") if with_features else ("align",)
+    with ExitStack() as stack:
+        if device != "cpu":
+            decoders = stack.enter_context(closing(WorkerPool(make("decode"), workers=workers)))
+            finishers = stack.enter_context(closing(WorkerPool(make(*last), workers=workers)))
+            detect = stack.enter_context(gpu_thread(make("detect", device=device)))
+            yield from finishers.run(detect(decoders.run(states)))
+        elif workers == 1:
+            yield from _in_this_process(states, make("decode", "detect", *last))
         else:
-            # as each of several processes has: shared among more threads, sums round otherwise, and a run
-            # that goes on with another number of workers has to write the same rows
-            with torch_threads(1):
-                outcome = worker(task[1])
-            yield task[0], outcome
+            pool = stack.enter_context(closing(WorkerPool(make("decode", "detect", *last), workers=workers)))
+            yield from pool.run(states)
 
 
-def _closing(pools: list[WorkerPool], outcomes: Iterator[Known | None]) -> Iterator[Known | None]:
-    try:
-        yield from outcomes
-    finally:
-        for pool in pools:
-            pool.close()
-
-
-def in_batches(
-    decoded: Iterator[tuple[int, ClipWork | Outcome] | None], make_stages: Callable[[], GpuStages]
-) -> Iterator[tuple[int, ClipWork | Outcome] | None]:
-    """Take decoded clips through a device's stages in one thread, a batch at a time.
-
-    Clips whose way has ended come out as outcomes, in the order in which they end.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
-        stages = thread.submit(make_stages).result()
-        waiting: deque[tuple[list[int], Future[list[ClipWork]]]] = deque()
-        batch: list[tuple[int, ClipWork]] = []
-
-        def send() -> None:
-            positions = [position for position, _ in batch]
-            waiting.append((positions, thread.submit(stages, [work for _, work in batch])))
-            batch.clear()
-
-        def receive() -> Iterator[tuple[int, ClipWork | Outcome]]:
-            positions, future = waiting.popleft()
-            for position, work in zip(positions, future.result(), strict=True):
-                yield position, work if work.refusal is None else work.outcome
-
-        for item in decoded:
-            if item is None or isinstance(item[1], Outcome):
-                yield item
-            elif item[1].refusal is not None:
-                yield item[0], item[1].outcome
-            else:
-                batch.append(item)
-            # where no clip comes at the moment, a part of a batch must not wait for more
-            if len(batch) == _BATCH or (item is None and batch):
-                send()
-            while len(waiting) > _BATCHES_WAITING or (waiting and waiting[0][1].done()):
-                yield from receive()
-        if batch:
-            send()
-        while waiting:
-            yield from receive()
-
-
-class _Decoder:
-    """The one stage of processes whose clips a GPU goes on with."""
-
-    def __init__(self, config: PreparationConfig) -> None:
-        self._config = config
-
-    def __call__(self, clip: ClipRef) -> ClipWork:
-        return decode(clip, self._config)
-
-
-class WorkerPool:
-    """A process pool that is put together again when a clip brings a process down.
+def stream(
+    states: States,
+    submit: Callable[[list[ClipState]], Future],
+    *,
+    batch_size: int = 1,
+    in_flight: Callable[[], int],
+    load: Callable[[Any], list[ClipState]] = list,
+    is_lost: Callable[[Exception], bool] = lambda error: False,
+    retry: Callable[[list[ClipState]], Iterable[ClipState]] = list,
+) -> Iterator[ClipState | None]:
+    """Submit batches of clips, a bounded number at a time, and yield the clips as they end.
 
     Parameters
     ----------
-    make_worker
-        Called once in each process, with its first clip; makes what is then called with each clip, or with
-        what an earlier stage made of it.
+    states
+        As in `prepare_clips`. Refused clips and None are passed on; None also submits an incomplete batch.
+    submit, batch_size
+        Function that starts work on a batch, and its number of clips.
+    in_flight
+        Function that returns the number of batches that may be in flight.
+    load
+        Function that turns the result of a future into clips.
+    is_lost, retry
+        Whether an exception means that the process of the batch died, and a function that processes such
+        clips again, one by one. Other exceptions end the run.
+    """
+    futures: dict[Future, list[ClipState]] = {}
+    batch: list[ClipState] = []
+
+    def send() -> None:
+        futures[submit(batch.copy())] = batch.copy()
+        batch.clear()
+
+    def finished(*, block: bool) -> Iterator[ClipState]:
+        lost: list[ClipState] = []
+        wait(futures, None if block else 0, FIRST_COMPLETED)
+        while (future := next((future for future in futures if future.done()), None)) is not None:
+            clips = futures.pop(future)
+            error = future.exception()
+            if error is None:
+                yield from load(future.result())
+            elif isinstance(error, Exception) and is_lost(error):
+                lost += clips
+            else:
+                raise error
+        if lost:
+            yield from retry(sorted(lost, key=lambda state: state.position))
+
+    for state in states:
+        if state is None or state.reason is not None:
+            yield state
+        else:
+            batch.append(state)
+        if len(batch) == batch_size or (state is None and batch):
+            send()
+        yield from finished(block=len(futures) >= in_flight())
+    if batch:
+        send()
+    while futures:
+        yield from finished(block=True)
+
+
+@contextmanager
+def gpu_thread(
+    make_stages: Callable[[], ClipStages],
+) -> Iterator[Callable[[States], Iterator[ClipState | None]]]:
+    """Yield a function that runs a GPU's stages on a stream of clips, in batches, in one thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
+        stages = thread.submit(make_stages).result()
+        yield partial(
+            stream,
+            submit=lambda states: thread.submit(stages.run, states),
+            batch_size=_GPU_BATCH,
+            in_flight=lambda: _GPU_BATCHES,
+        )
+
+
+def _in_this_process(states: States, make_stages: Callable[[], ClipStages]) -> Iterator[ClipState | None]:
+    stages = make_stages()
+    for state in states:
+        if state is not None and state.reason is None:
+            # one thread, as in each of several processes: sums round differently when they are divided among
+            # threads, and the rows must not depend on the number of workers
+            with torch_threads(1):
+                stages.run([state])
+        yield state
+
+
+class WorkerPool:
+    """A process pool that is started again when a clip kills a process.
+
+    Parameters
+    ----------
+    make_stages
+        Function that makes the stages, called once per process with its first clip.
     workers
         Number of processes.
     """
 
-    def __init__(self, make_worker: MakeWorker, *, workers: int) -> None:
-        self._make_worker = make_worker
+    def __init__(self, make_stages: Callable[[], ClipStages], *, workers: int) -> None:
+        self._make_stages = make_stages
         self._workers = workers
         self._results = tempfile.TemporaryDirectory(prefix="s2f-")
         self._pool = self._new_pool(workers)
 
-    def run(self, tasks: Iterator[Task | Known | None]) -> Iterator[tuple[int, object] | None]:
-        """Yield each place with what its clip became, in the order in which they end."""
-        in_flight: dict[Future, Task] = {}
-        exhausted = False
-        while True:
-            orphaned: list[Task] = []  # were in flight when a process died
-            idle = False
-            while not (exhausted or idle or orphaned) and len(in_flight) < _IN_FLIGHT * self._workers:
-                try:
-                    task = next(tasks)
-                except StopIteration:
-                    exhausted = True
-                    break
-                if task is None or isinstance(task[1], Outcome):
-                    idle = task is None
-                    yield task
-                    continue
-                try:
-                    in_flight[self._submit(task[1])] = task
-                except BrokenProcessPool:
-                    orphaned.append(task)
-            if exhausted and not in_flight and not orphaned:
-                return
-            # where there was no task, whoever gives them has waited already
-            timeout_s = 0 if idle else None
-            finished = wait(in_flight, timeout_s, return_when=FIRST_COMPLETED).done if in_flight else set()
-            for future in finished:
-                task = in_flight.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    orphaned.append(task)
-                else:
-                    yield task[0], _received(result)
-            if orphaned:
-                orphaned += in_flight.values()
-                in_flight.clear()
-                yield from self._one_by_one(sorted(orphaned, key=lambda task: task[0]))
-
-    def _one_by_one(self, tasks: list[Task]) -> Iterator[tuple[int, object]]:
-        """Find the clip that brought a process down: each alone in a process of its own."""
-        logger.warning("a worker process died; %d clips in flight are tried one by one", len(tasks))
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._new_pool(1)
-        for position, clip in tasks:
-            try:
-                yield position, _received(self._submit(clip).result())
-            except BrokenProcessPool:
-                detail = "a process died of it, twice; look at the file"
-                yield position, Outcome(None, RefusalReason.CRASHED, detail)
-                self._pool.shutdown(wait=True, cancel_futures=True)
-                self._pool = self._new_pool(1)
-        self._pool.shutdown(wait=True)
-        self._pool = self._new_pool(self._workers)
-
-    def _submit(self, clip: ClipRef | ClipWork) -> Future[Path]:
-        return self._pool.submit(_work, clip, Path(self._results.name))
-
-    def _new_pool(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self._make_worker, Path(self._results.name)),
+    def run(self, states: States) -> Iterator[ClipState | None]:
+        """Run the stages on a stream of clips; see `stream`."""
+        return stream(
+            states,
+            self._submit,
+            in_flight=lambda: _IN_FLIGHT * self._workers,
+            load=_load_result,
+            is_lost=self._is_lost,
+            retry=self._one_by_one,
         )
 
     def close(self) -> None:
@@ -248,47 +212,94 @@ class WorkerPool:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._results.cleanup()
 
+    def _is_lost(self, error: Exception) -> bool:
+        if isinstance(error, BrokenProcessPool):
+            self._pool.shutdown(wait=True)  # then all clips in flight are known to be lost, too
+            return True
+        return False
 
-_make_worker: MakeWorker | None = None
-_worker: Callable[[Any], object] | None = None
+    def _one_by_one(self, states: Sequence[ClipState]) -> Iterator[ClipState]:
+        """Find the clip that killed a process: run each clip in flight in a process of its own."""
+        logger.warning("a worker process died; %d clips in flight are tried one by one", len(states))
+        self._restart(1)
+        for state in states:
+            try:
+                yield from _load_result(self._submit([state]).result())
+            except BrokenProcessPool:
+                state.refuse(RefusalReason.CRASHED, "a process died of it, twice; look at the file")
+                yield state
+                self._restart(1)
+        self._restart(self._workers)
+
+    def _submit(self, states: list[ClipState]) -> Future[Path]:
+        try:
+            return self._pool.submit(_run_stages, states, Path(self._results.name))
+        except BrokenProcessPool as error:
+            failed: Future[Path] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _restart(self, workers: int) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._new_pool(workers)
+
+    def _new_pool(self, workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_process,
+            initargs=(self._make_stages, Path(self._results.name)),
+        )
 
 
-def _start_worker(make_worker: MakeWorker, results: Path) -> None:
-    """Set a process up: one thread, no part in Ctrl-C, and no life after its parent."""
+_make_stages: Callable[[], ClipStages] | None = None
+_stages: ClipStages | None = None
+
+
+def use_one_thread() -> None:
+    """Let OpenCV and torch, if it is loaded, use one thread: by default each process uses all cores."""
     import cv2
 
-    global _make_worker
-    _make_worker = make_worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run in order
     cv2.setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _start_process(make_stages: Callable[[], ClipStages], results: Path) -> None:
+    """Prepare a process: it ignores Ctrl-C, because the parent ends the run, and it ends with its parent."""
+    global _make_stages
+    _make_stages = make_stages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(results,), daemon=True).start()
 
 
 def _end_with_parent(results: Path) -> None:
-    # a parent killed by -9 closes no pipe that its children hold too, so they would wait for ever
-    multiprocessing.parent_process().join()
-    shutil.rmtree(results, ignore_errors=True)  # nobody takes them any more
+    # a parent that is killed by SIGKILL leaves pipes open that its children share, so they would wait forever
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    shutil.rmtree(results, ignore_errors=True)
     os._exit(1)
 
 
-def _work(clip: ClipRef | ClipWork, folder: Path) -> Path:
-    """Prepare a clip, and leave what it became in a file of the folder.
+def _run_stages(states: list[ClipState], folder: Path) -> Path:
+    """Run the stages on clips, and return the file of the result.
 
-    The tools are loaded with the first clip, where an error still reaches the parent.  A result goes by
-    file, since a process that is killed while it writes a long one to the pool's pipe would leave the
-    parent waiting for the rest of it for ever; a path is written at once.
+    The networks are loaded with the first clip, because then an error still reaches the parent. Results go by
+    file: a process that is killed while it writes a long result to the pool's pipe would leave the parent
+    waiting for the rest of it forever. A path is written at once.
     """
-    global _worker
-    if _worker is None:
-        _worker = _make_worker()
-        if "torch" in sys.modules:  # else each process has as many threads as there are cores
-            sys.modules["torch"].set_num_threads(1)
+    global _stages
+    if _stages is None:
+        assert _make_stages is not None
+        _stages = _make_stages()
+        use_one_thread()
     path = folder / uuid.uuid4().hex
-    path.write_bytes(pickle.dumps(_worker(clip)))
+    path.write_bytes(pickle.dumps(_stages.run(states)))
     return path
 
 
-def _received(path: Path) -> object:
-    result = pickle.loads(path.read_bytes())
+def _load_result(path: Path) -> list[ClipState]:
+    states = pickle.loads(path.read_bytes())  # written by a process of this run
     path.unlink()
-    return result
+    return states

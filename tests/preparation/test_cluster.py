@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig, Settings, StudyConfig
 from s2f_lib.errors import InputError
 from s2f_lib.preparation.download_feed import Download
 from s2f_lib.preparation.pipeline import prepare
@@ -32,7 +32,7 @@ from pathlib import Path
 from s2f_lib.config import StudyConfig
 from s2f_lib.preparation.pipeline import prepare
 from s2f_lib.sources.avspeech import load_clips
-assert "ray" not in sys.modules  # before it is asked for
+assert "ray" not in sys.modules  # not loaded before it is needed
 
 if __name__ == "__main__":
     folder, out, settings, gpus, lose = sys.argv[1:]
@@ -49,8 +49,10 @@ if __name__ == "__main__":
 
     clips = load_clips(Path(folder) / "clips.csv", Path(folder) / "media", test_share=0.3)
     config = StudyConfig.model_validate_json(settings)
-    prepare(config, clips, Path(out), engine="ray", address=cluster.address, progress=report)
+    sections = {"preparation": config.preparation, "features": config.features}
+    prepare(clips, Path(out), **sections, engine="ray", address=cluster.address, progress=report)
     if lose == "-1":  # instead: a clip that brings down every process which unpacks it
+        from s2f_lib.preparation.clip import ClipState
         from s2f_lib.preparation.cluster import prepare_on_cluster
 
         class Bomb:
@@ -58,9 +60,10 @@ if __name__ == "__main__":
                 return os._exit, (1,)
 
         good = next(iter(load_clips(Path(folder) / "clips.csv", Path(folder) / "media")))
-        tasks = [(0, good), (1, Bomb()), (2, good)]
-        for place, outcome in sorted(prepare_on_cluster(tasks, config, address=cluster.address)):
-            print(place, outcome.reason, outcome.row is not None, flush=True)
+        states = [ClipState(0, good), ClipState(1, Bomb()), ClipState(2, good)]
+        prepared = prepare_on_cluster(states, config.preparation, config.features, address=cluster.address)
+        for state in sorted(prepared, key=lambda state: state.position):
+            print(state.position, state.reason, state.row is not None, flush=True)
     import ray
     alive = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
     assert not alive  # this process was disconnected again
@@ -68,14 +71,17 @@ if __name__ == "__main__":
 """
 
 
-def _config(**changes) -> StudyConfig:
+def _settings(**changes) -> dict[str, Settings]:
     settings = {"detector": "torch", "detection_width_px": 160, "frame_positions": (0.5,), "audio_s": 2.0}
-    return StudyConfig(preparation=PreparationConfig(**(settings | {"clips_per_shard": 9} | changes)))
+    return {
+        "preparation": PreparationConfig(**(settings | {"clips_per_shard": 9} | changes)),
+        "features": FeatureConfig(),
+    }
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, media_writer, tone_maker, small_portrait) -> Path:
-    """A folder with clips.csv and media/: one clip without a face, one without a file, a bad row."""
+    """A folder with clips.csv and media/: one clip without a face, one without a file, one bad row."""
     folder = tmp_path_factory.mktemp("source")
     (folder / "media").mkdir()
     rows = []
@@ -97,7 +103,7 @@ def local(source, tmp_path_factory):
     """The rows of the local engine."""
     out = tmp_path_factory.mktemp("local")
     clips = load_clips(source / "clips.csv", source / "media", test_share=0.3)
-    summary = prepare(_config(workers=1), clips, out)
+    summary = prepare(clips, out, **_settings(workers=1))
     assert (summary.n_done, summary.n_refused) == (N_CLIPS - 2, 3)
     return read_prepared(out)
 
@@ -106,7 +112,7 @@ def _run(source: Path, out: Path, *, gpus: int = 0, lose: int = -1) -> str:
     """Prepare on a cluster; return what was printed."""
     pytest.importorskip("ray", reason="needs the extra cluster")
     ray_dir = tempfile.mkdtemp(prefix="s2f-ray-")  # socket names must be short
-    arguments = [source, out, _config().model_dump_json(), gpus, lose]
+    arguments = [source, out, StudyConfig(**_settings()).model_dump_json(), gpus, lose]
     run = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -127,7 +133,7 @@ def _run(source: Path, out: Path, *, gpus: int = 0, lose: int = -1) -> str:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node_gives_the_rows_of_one_machine(source, local, tmp_path):
+def test_cluster_with_a_lost_node_gives_the_local_rows(source, local, tmp_path):
     printed = _run(source, tmp_path / "out", lose=6)
     assert "lost []" in printed  # the node's processes were gone
     found = read_prepared(tmp_path / "out")
@@ -142,9 +148,7 @@ def test_a_cluster_that_loses_a_node_gives_the_rows_of_one_machine(source, local
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("S2F_LONG_TESTS"), reason="two minutes: set S2F_LONG_TESTS=1")
 @pytest.mark.parametrize("gpus", [0, 1])  # Ray takes our word for the GPU: its actor then works on the CPU
-def test_a_clip_that_kills_its_process_is_found_and_gpu_actors_give_the_same_rows(
-    source, local, tmp_path, gpus
-):
+def test_cluster_refuses_a_killing_clip_and_gpus_give_the_rows(source, local, tmp_path, gpus):
     printed = _run(source, tmp_path / "out", gpus=gpus).splitlines()
     assert "0 None True" in printed
     assert "1 crashed False" in printed
@@ -157,6 +161,6 @@ def test_a_clip_that_kills_its_process_is_found_and_gpu_actors_give_the_same_row
     assert found.table().equals(local.table())
 
 
-def test_a_cluster_does_not_download(tmp_path):
+def test_prepare_on_cluster_with_download_is_refused(tmp_path):
     with pytest.raises(InputError, match="download first"):
-        prepare(_config(), [], tmp_path, engine="ray", download=Download(tmp_path, None))
+        prepare([], tmp_path, engine="ray", download=Download(tmp_path, None), **_settings())

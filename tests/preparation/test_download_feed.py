@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from s2f_lib.cli.main import app
-from s2f_lib.config import DownloadConfig, PreparationConfig, StudyConfig
+from s2f_lib.config import DownloadConfig, FeatureConfig, PreparationConfig, Settings
 from s2f_lib.errors import ConfigError, InputError, StudyError
 from s2f_lib.preparation.download_feed import Download
 from s2f_lib.preparation.ledger import Ledger
@@ -94,9 +94,12 @@ def _world(folder: Path, videos: dict[object, bytes], n: int, plan: list[tuple])
     return World(csv, files, good, behaviours, expected)
 
 
-def _config(workers: int = 2) -> StudyConfig:
+def _settings(workers: int = 2) -> dict[str, Settings]:
     settings = {"detector": "torch", "detection_width_px": 160, "frame_positions": (0.5,), "audio_s": CLIP_S}
-    return StudyConfig(preparation=PreparationConfig(clips_per_shard=32, workers=workers, **settings))
+    return {
+        "preparation": PreparationConfig(clips_per_shard=32, workers=workers, **settings),
+        "features": FeatureConfig(),
+    }
 
 
 def _prepare(world: World, out: Path, server: MisbehavingServer, *, workers: int = 2, progress=None, **how):
@@ -104,7 +107,7 @@ def _prepare(world: World, out: Path, server: MisbehavingServer, *, workers: int
     media.mkdir(parents=True, exist_ok=True)
     config = DownloadConfig(**({"url_template": server.template} | QUICK | how))
     clips = load_clips(world.csv, media)
-    return prepare(_config(workers), clips, out, download=Download(media, config), progress=progress)
+    return prepare(clips, out, download=Download(media, config), progress=progress, **_settings(workers))
 
 
 def _outcomes(out: Path) -> dict[str, str]:
@@ -190,7 +193,7 @@ def test_feed_throttled_run_leaves_clips_pending(tmp_path, videos):
 
 def test_feed_downloads_clips_that_were_missing(tmp_path, videos):
     world, out = _world(tmp_path, videos, 4, [("status:404", 1, None, "removed")]), tmp_path / "out"
-    without = prepare(_config(1), load_clips(world.csv, None), out)
+    without = prepare(load_clips(world.csv, None), out, **_settings(1))
     assert without.by_reason == {"media-missing": 4}
     with MisbehavingServer(world.files, world.behaviours) as server:
         assert _prepare(world, out, server, workers=1).by_reason == {"removed": 1}
@@ -280,10 +283,9 @@ def test_prepare_command_ctrl_c_keeps_finished_clips(tmp_path, videos):
         server.behaviours.clear()
         media = out / "media"
         download = Download(media, DownloadConfig(url_template=server.template, **QUICK))
-        config = StudyConfig(
-            preparation=PreparationConfig(detection_width_px=160, frame_positions=(0.5,), workers=1)
-        )
-        assert prepare(config, load_clips(world.csv, media), out, download=download).n_done == 12
+        preparation = PreparationConfig(detection_width_px=160, frame_positions=(0.5,), workers=1)
+        settings = {"preparation": preparation, "features": FeatureConfig()}
+        assert prepare(load_clips(world.csv, media), out, **settings, download=download).n_done == 12
     assert Counter(read_prepared(out).video_ids) == dict.fromkeys(world.files, 1)
 
 

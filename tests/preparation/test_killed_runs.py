@@ -1,6 +1,6 @@
-"""Runs that are killed at random moments, and then go on: row for row as if nothing had been.
+"""Runs that are killed at random moments and resumed give the rows of an uninterrupted run.
 
-By default 30 clips and 3 kills of a run that downloads.  With S2F_KILLS=20 and S2F_KILL_CLIPS=200 in the
+By default 30 clips and 3 kills of a run that downloads. With S2F_KILLS=20 and S2F_KILL_CLIPS=200 in the
 environment it is the full size, and a run over files that are there too: some minutes.
 """
 
@@ -18,12 +18,13 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig, Settings, StudyConfig
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
-from s2f_lib.preparation.shards import read_prepared, read_shard
+from s2f_lib.preparation.shards import read_prepared, verify_shard
 from s2f_lib.sources.avspeech import load_clips
 from s2f_lib.sources.clip import make_clip_id
 from tests.sources.misbehaving_server import MisbehavingServer
@@ -48,18 +49,23 @@ if __name__ == "__main__":
     download = Download(media, DownloadConfig(url_template=template)) if template else None
     clips = load_clips(Path(csv), media, test_share=0.3)
     report = lambda *counts: print(*counts, flush=True)
-    prepare(StudyConfig.model_validate_json(settings), clips, out, progress=report, download=download)
+    config = StudyConfig.model_validate_json(settings)
+    sections = {"preparation": config.preparation, "features": config.features}
+    prepare(clips, out, **sections, progress=report, download=download)
 """
 
 
-def _config(workers: int) -> StudyConfig:
+def _settings(workers: int) -> dict[str, Settings]:
     settings = {"detector": "torch", "detection_width_px": 160, "frame_positions": (0.5,), "audio_s": CLIP_S}
-    return StudyConfig(preparation=PreparationConfig(clips_per_shard=7, workers=workers, **settings))
+    return {
+        "preparation": PreparationConfig(clips_per_shard=7, workers=workers, **settings),
+        "features": FeatureConfig(),
+    }
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, media_writer, tone_maker, small_portrait):
-    """A folder with clips.csv and media/: a clip in ten shows no face."""
+    """A folder with clips.csv and media/; one clip in ten shows no face."""
     folder = tmp_path_factory.mktemp("world")
     originals, media = folder / "originals", folder / "media"
     originals.mkdir()
@@ -84,16 +90,16 @@ def world(tmp_path_factory, media_writer, tone_maker, small_portrait):
 
 @pytest.fixture(scope="module")
 def uninterrupted(world, tmp_path_factory):
-    """The rows of a run that nobody killed."""
+    """The rows of a run that was not killed."""
     out = tmp_path_factory.mktemp("uninterrupted")
-    prepare(_config(2), load_clips(world / "clips.csv", world / "media", test_share=0.3), out)
+    prepare(load_clips(world / "clips.csv", world / "media", test_share=0.3), out, **_settings(2))
     return read_prepared(out)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("way", ["download", *(["files"] if N_KILLS > 3 else [])])
-def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, monkeypatch, way):
+def test_prepare_killed_and_resumed_gives_the_same_rows(world, uninterrupted, tmp_path, monkeypatch, way):
     files = {path.stem.split("_")[0]: path.read_bytes() for path in (world / "media").iterdir()}
     out, rng = tmp_path / "out", np.random.default_rng(len(way))
     media = world / "media" if way == "files" else tmp_path / "media"
@@ -105,7 +111,8 @@ def test_killed_at_random_moments_and_gone_on(world, uninterrupted, tmp_path, mo
         thresholds = np.sort(rng.integers(1, N_CLIPS, N_KILLS))
         n_killed = 0
         for number, finished in enumerate(thresholds):
-            arguments = [world / "clips.csv", media, out, _config(1 + number % 2).model_dump_json(), template]
+            settings = StudyConfig(**_settings(1 + number % 2)).model_dump_json()
+            arguments = [world / "clips.csv", media, out, settings, template]
             whole_group = number % 4 in (0, 3)  # with one worker and with two, each
             n_killed += _run_and_kill(arguments, rng, finished=int(finished), whole_group=whole_group)
             assert whole_group or not list(scratch.glob("s2f-*"))  # the workers have cleaned up
@@ -157,12 +164,12 @@ def _run_and_kill(
             os.kill(run.pid, signal.SIGKILL)  # the workers notice, and end themselves
         run.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
-    assert alive == []  # no orphan waits for ever
+    assert alive == []  # no orphan waits forever
     return run.returncode == -signal.SIGKILL
 
 
 def _assert_consistent(out: Path) -> None:
-    """Assert that what a killed run left is whole: no clip twice, no shard that the ledger misnames."""
+    """Assert that a killed run left no clip twice and no shard that differs from the ledger."""
     if not (out / LEDGER_NAME).is_file():
         return
     with closing(sqlite3.connect(out / LEDGER_NAME)) as db:
@@ -173,6 +180,7 @@ def _assert_consistent(out: Path) -> None:
             place for (place,) in db.execute("SELECT position FROM clips WHERE shard IS NOT NULL").fetchall()
         }
     assert not waiting & written
-    tables = {shard: read_shard(out / shard).column("clip_id").to_pylist() for _, shard, _ in said}
+    assert all(verify_shard(out / shard) for _, shard, _ in said)
+    tables = {shard: pd.read_feather(out / shard)["clip_id"].tolist() for _, shard, _ in said}
     assert Counter(clip for ids in tables.values() for clip in ids) == dict.fromkeys((c for c, *_ in said), 1)
     assert all(tables[shard][row] == clip for clip, shard, row in said)

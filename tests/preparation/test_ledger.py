@@ -1,4 +1,4 @@
-"""The ledger: places, states, blocks, and what a second run finds."""
+"""The ledger: positions, states, blocks, and resumed runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from s2f_lib.errors import DataError, InputError, RefusalReason
-from s2f_lib.preparation.ledger import Ledger
-from s2f_lib.preparation.ledger_file import read_pending
+from s2f_lib.preparation.ledger import Ledger, read_pending
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
 
@@ -40,7 +39,7 @@ def ledger(tmp_path):
         yield ledger
 
 
-def test_clips_come_out_as_they_went_in(ledger, tmp_path):
+def test_pending_returns_the_entered_clips(ledger, tmp_path):
     clips = [replace(_clip(0), media=tmp_path / "a.mp4"), _clip(1), _clip(2)]
     ledger.enter([clips[0], BadRow(2, "x,y", "row 2: 2 columns"), clips[1], clips[0], clips[2]])
     assert list(ledger.pending(chunk=2)) == list(enumerate(clips))
@@ -48,7 +47,7 @@ def test_clips_come_out_as_they_went_in(ledger, tmp_path):
     assert [row["clip_id"] for row in ledger.rows()] == ["clip-00", "clip-01", "clip-02", "row 2"]
 
 
-def test_a_block_is_finished_when_nothing_of_it_is_pending(ledger):
+def test_block_is_finished_without_pending_clips(ledger):
     ledger.enter(_clips(0, 6))
     for position in (0, 3, 1, 5):
         ledger.finish(position, b"row %d" % position, seconds={})
@@ -63,7 +62,7 @@ def test_a_block_is_finished_when_nothing_of_it_is_pending(ledger):
     assert rows["clip-02"] == (None, None)
 
 
-def test_what_is_done_stays_done_and_keeps_its_place(ledger):
+def test_enter_again_keeps_finished_clips(ledger):
     ledger.enter(_clips(0, 6))
     _finish_all(ledger, refuse=(2,))
     ledger.enter(_clips(0, 6))
@@ -72,7 +71,7 @@ def test_what_is_done_stays_done_and_keeps_its_place(ledger):
     assert ledger.stages() == {"decode": (3.0, 6), "detect": (5.0, 5)}
 
 
-def test_a_clip_that_is_done_keeps_its_split(ledger):
+def test_enter_finished_clip_with_other_split_is_refused(ledger):
     ledger.enter(_clips(0, 4))
     _finish_all(ledger)
     moved = [replace(_clip(5), split="test"), replace(_clip(0), split="test")]
@@ -81,21 +80,21 @@ def test_a_clip_that_is_done_keeps_its_split(ledger):
     assert sum(ledger.counts().values()) == 4  # nothing of that list
 
 
-def test_a_longer_list_begins_a_new_block_after_a_written_one(ledger):
-    ledger.enter(_clips(0, 6))  # blocks 0 and 1; 1 has two of its four places
+def test_enter_longer_list_after_closed_block_starts_a_block(ledger):
+    ledger.enter(_clips(0, 6))  # blocks 0 and 1; 1 has two of its four positions
     _finish_all(ledger)
     ledger.enter(_clips(0, 8))
     assert [position for position, _ in ledger.pending()] == [8, 9]
     assert ledger.shards() == ["shard-0", "shard-1"]
 
 
-def test_a_longer_list_goes_on_in_an_open_block(ledger):
+def test_enter_longer_list_continues_an_open_block(ledger):
     ledger.enter(_clips(0, 6))
     ledger.enter(_clips(0, 8))
     assert [position for position, _ in ledger.pending()] == list(range(8))
 
 
-def test_media_that_turned_up_are_tried_again_at_a_new_place(ledger, tmp_path):
+def test_enter_new_media_reopen_clips_at_new_positions(ledger, tmp_path):
     found = tmp_path / "a.mp4"
     found.touch()
     ledger.enter(_clips(0, 3))
@@ -114,13 +113,13 @@ def test_media_that_turned_up_are_tried_again_at_a_new_place(ledger, tmp_path):
     assert {clip.clip_id for _, clip in ledger.pending()} == {"clip-00", "clip-01"}
 
 
-def test_bad_rows_are_those_of_the_list_given_last(ledger):
+def test_enter_replaces_the_bad_rows(ledger):
     ledger.enter([_clip(0), BadRow(2, "x", "row 2: 1 columns"), BadRow(3, "y", "row 3: 1 columns")])
     ledger.enter([_clip(0), BadRow(3, "y", "row 3: 1 columns"), _clip(1)])
     assert [row["clip_id"] for row in ledger.rows()] == ["clip-00", "clip-01", "row 3"]
 
 
-def test_a_lost_shard_is_pending_again_at_its_places(ledger):
+def test_reopen_shard_makes_clips_pending_at_their_positions(ledger):
     ledger.enter(_clips(0, 6))
     _finish_all(ledger, refuse=(1,))
     assert ledger.reopen_shard("shard-0") == 3
@@ -128,7 +127,7 @@ def test_a_lost_shard_is_pending_again_at_its_places(ledger):
     assert ledger.shards() == ["shard-1"]
 
 
-def test_nothing_of_a_transaction_counts_before_its_commit(tmp_path):
+def test_begin_without_commit_changes_nothing(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path) as ledger:
         ledger.enter(_clips(0, 2))
@@ -139,7 +138,7 @@ def test_nothing_of_a_transaction_counts_before_its_commit(tmp_path):
         assert ledger.spooled(0) == []
 
 
-def test_other_settings_are_refused_by_name(tmp_path):
+def test_check_same_names_the_setting_that_differs(tmp_path):
     path = tmp_path / "ledger.sqlite"
     settings = {"preparation": {"audio_s": 6.0, "frame_positions": (0.5,)}, "features": {"extractor": "a"}}
     with Ledger(path) as ledger:
@@ -150,27 +149,27 @@ def test_other_settings_are_refused_by_name(tmp_path):
             ledger.check_same(settings | {"features": {"extractor": "b"}})
 
 
-def test_the_block_size_is_the_ledgers_own(tmp_path):
+def test_ledger_keeps_its_block_size(tmp_path):
     with Ledger(tmp_path / "l.sqlite", block_size=4):
         pass
     with Ledger(tmp_path / "l.sqlite", block_size=9) as ledger:
         assert ledger.block_size == 4
 
 
-def test_a_file_that_is_no_ledger(tmp_path):
+def test_ledger_of_another_file_is_an_error(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"not a database, but long enough to look at" * 40)
     with pytest.raises(DataError, match="is not a ledger"):
         Ledger(path)
 
 
-def test_the_counts_name_the_reasons(ledger):
+def test_counts_are_by_status_and_reason(ledger):
     ledger.enter([*_clips(0, 5), BadRow(7, "", "row 7: 1 columns")])
     _finish_all(ledger, refuse=(1, 2))
     assert ledger.counts() == {("done", None): 3, ("refused", "no-face"): 2, ("refused", "bad-row"): 1}
 
 
-def test_a_long_list_is_entered_and_read_back_in_bounded_memory(tmp_path):
+def test_enter_and_read_pending_use_bounded_memory(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path) as ledger:
         tracemalloc.start()
@@ -182,7 +181,7 @@ def test_a_long_list_is_entered_and_read_back_in_bounded_memory(tmp_path):
     assert peak_bytes < 1e6  # 67 bytes a clip: the list itself would need more
 
 
-def test_another_thread_reads_what_was_committed_and_never_goes_back(ledger):
+def test_read_pending_sees_commits_and_never_goes_back(ledger):
     ledger.enter(_clips(0, 4))
     reader = read_pending(ledger.path, chunk=2)
     assert next(reader) == (0, _clip(0))
@@ -191,7 +190,7 @@ def test_another_thread_reads_what_was_committed_and_never_goes_back(ledger):
     assert [position for position, _ in reader] == [1, 2]
 
 
-def test_the_first_refusals_come_in_the_lists_order(ledger):
+def test_refusals_are_in_the_order_of_the_list(ledger):
     ledger.enter([BadRow(1, "x", "row 1: 1 columns"), *_clips(0, 4)])
     for position in (3, 1):
         ledger.refuse(position, RefusalReason.NO_FACE, "0 faces", seconds={})

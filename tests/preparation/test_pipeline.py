@@ -1,4 +1,4 @@
-"""The pipeline: the same rows whatever the workers, kills and losses on the way."""
+"""The pipeline: the same rows with any number of workers, and after kills and losses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import psutil
 import pytest
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig, Settings
 from s2f_lib.errors import InputError
 from s2f_lib.preparation.ledger import Ledger
 from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
 from s2f_lib.preparation.shards import PreparedClips, read_prepared
 from s2f_lib.sources.avspeech import load_clips
 
-N_GOOD = 14  # of the list; with it come a file that is no media, a missing file and a bad row
+N_GOOD = 14  # in the list, next to a text file, a missing file and a bad row
 
 
-def _config(**changes) -> StudyConfig:
+def _settings(**changes) -> dict[str, Settings]:
     settings = {
         "detector": "torch",
         "detection_width_px": 320,
@@ -28,12 +28,12 @@ def _config(**changes) -> StudyConfig:
         "workers": 1,
         "audio_s": 2.0,
     }
-    return StudyConfig(preparation=PreparationConfig(**(settings | changes)))
+    return {"preparation": PreparationConfig(**(settings | changes)), "features": FeatureConfig()}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, media_writer, portrait_drawer, tone_maker) -> Path:
-    """A folder with clips.csv and media/: 14 clips that differ, and three rows that come to nothing."""
+    """A folder with clips.csv and media/: 14 different clips, and three rows that are refused."""
     folder = tmp_path_factory.mktemp("source")
     media = folder / "media"
     media.mkdir()
@@ -71,11 +71,11 @@ def prepared(source, tmp_path_factory):
     """An uninterrupted run in one process: its folder, summary and progress."""
     out = tmp_path_factory.mktemp("prepared") / "out"
     calls = []
-    summary = prepare(_config(), _clips(source), out, progress=lambda *counts: calls.append(counts))
+    summary = prepare(_clips(source), out, progress=lambda *counts: calls.append(counts), **_settings())
     return out, summary, calls
 
 
-def test_every_clip_is_done_or_has_its_reason(prepared):
+def test_prepare_every_clip_is_done_or_has_a_reason(prepared):
     out, summary, calls = prepared
     assert (summary.n_clips, summary.n_done, summary.n_refused) == (17, 14, 3)
     assert summary.by_reason == {"bad-row": 1, "media-missing": 1, "not-media": 1}
@@ -89,7 +89,7 @@ def test_every_clip_is_done_or_has_its_reason(prepared):
     assert "textfile000.mp4" in rows["textfile000_000.000000-001.500000"]["detail"]
 
 
-def test_rows_are_in_the_order_of_the_list(prepared, source):
+def test_prepare_rows_are_in_the_order_of_the_list(prepared, source):
     clips = read_prepared(prepared[0])
     assert clips.video_ids == [f"good{number:07d}" for number in range(N_GOOD)]
     listed = {clip.clip_id: clip.split for clip in _clips(source) if hasattr(clip, "clip_id")}
@@ -107,13 +107,11 @@ def test_rows_are_in_the_order_of_the_list(prepared, source):
     assert lefts.iloc[-1] - lefts.iloc[0] > 40  # and its own face
 
 
-def test_a_second_run_does_nothing_and_a_longer_list_only_what_is_new(prepared, source, tmp_path):
+def test_prepare_again_prepares_only_new_clips(prepared, source, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(prepared[0], out)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}
-    again = prepare(
-        _config(workers=2), _clips(source), out
-    )  # the number of workers is not a setting of the rows
+    again = prepare(_clips(source), out, **_settings(workers=2))  # workers do not decide the rows
     assert (again.n_this_run, again.n_done) == (0, N_GOOD)
     longer = tmp_path / "longer"
     shutil.copytree(source, longer)
@@ -121,7 +119,7 @@ def test_a_second_run_does_nothing_and_a_longer_list_only_what_is_new(prepared, 
     shutil.copy(longer / "media" / "good0000001.mp4", longer / "media" / "another0000.mp4")
     with (longer / "clips.csv").open("a") as stream:
         stream.write("another0000,0.0,1.5,0.5,0.5\n")
-    more = prepare(_config(), _clips(longer), out)
+    more = prepare(_clips(longer), out, **_settings())
     # three: the new clip, the file that turned up, and the text file, whose copy may have been mended
     assert (more.n_this_run, more.n_done, more.n_clips) == (3, N_GOOD + 2, 18)
     assert more.by_reason == {"bad-row": 1, "not-media": 1}
@@ -132,19 +130,19 @@ def test_a_second_run_does_nothing_and_a_longer_list_only_what_is_new(prepared, 
 
 
 @pytest.mark.parametrize("harm", ["deleted", "damaged"])
-def test_a_lost_shard_is_made_again(prepared, source, tmp_path, harm):
+def test_prepare_writes_a_lost_shard_again(prepared, source, tmp_path, harm):
     out = tmp_path / "out"
     shutil.copytree(prepared[0], out)
     path = out / "shard-00001.arrow"
     whole = path.read_bytes()
     path.unlink() if harm == "deleted" else path.write_bytes(whole[:100])
-    summary = prepare(_config(), _clips(source), out)
+    summary = prepare(_clips(source), out, **_settings())
     assert summary.n_this_run == 3
     assert path.read_bytes() == whole
     _assert_same(read_prepared(prepared[0]), read_prepared(out))
 
 
-def test_a_damaged_shard_whose_media_are_gone_does_not_block_the_others(prepared, source, tmp_path):
+def test_prepare_damaged_shard_without_media_is_dropped(prepared, source, tmp_path):
     out, without = tmp_path / "out", tmp_path / "without"
     shutil.copytree(prepared[0], out)
     shutil.copytree(source, without)
@@ -152,18 +150,18 @@ def test_a_damaged_shard_whose_media_are_gone_does_not_block_the_others(prepared
         path.unlink()
     damaged = out / "shard-00001.arrow"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    summary = prepare(_config(), _clips(without), out)
+    summary = prepare(_clips(without), out, **_settings())
     lost = summary.by_reason["media-missing"] - 1  # one was missing from the start
     assert lost >= 1
     assert len(read_prepared(out)) == N_GOOD - lost
 
 
-def test_a_folder_of_other_settings_is_refused(prepared, source):
+def test_prepare_with_other_settings_is_refused(prepared, source):
     with pytest.raises(InputError, match=r"preparation.audio_s is 2.0 there and 3.0 now"):
-        prepare(_config(audio_s=3.0), _clips(source), prepared[0])
+        prepare(_clips(source), prepared[0], **_settings(audio_s=3.0))
 
 
-def test_two_workers_give_the_same_rows_even_if_one_dies(prepared, source, tmp_path):
+def test_prepare_with_a_killed_worker_gives_the_same_rows(prepared, source, tmp_path):
     killed = []
 
     def kill_one(finished: int, *_: int) -> None:
@@ -176,27 +174,27 @@ def test_two_workers_give_the_same_rows_even_if_one_dies(prepared, source, tmp_p
             killed.append(workers[0].pid)
             workers[0].kill()
 
-    summary = prepare(_config(workers=2), _clips(source), tmp_path / "out", progress=kill_one)
+    summary = prepare(_clips(source), tmp_path / "out", progress=kill_one, **_settings(workers=2))
     assert killed
     assert summary.n_done == N_GOOD
     _assert_same(read_prepared(prepared[0]), read_prepared(tmp_path / "out"))
 
 
-def test_two_runs_do_not_share_a_folder(prepared, source):
+def test_prepare_two_runs_in_a_folder_are_refused(prepared, source):
     refused = []
 
     def second(*_: int) -> None:
         try:
-            prepare(_config(), [], prepared[0])
+            prepare([], prepared[0], **_settings())
         except InputError as error:
             refused.append(str(error))
 
-    prepare(_config(), _clips(source), prepared[0], progress=second)
+    prepare(_clips(source), prepared[0], progress=second, **_settings())
     assert refused
     assert "another run is at work" in refused[0]
 
 
-def test_an_empty_list_gives_an_empty_summary(tmp_path):
-    summary = prepare(_config(), [], tmp_path / "out")
+def test_prepare_empty_list_gives_an_empty_summary(tmp_path):
+    summary = prepare([], tmp_path / "out", **_settings())
     assert (summary.n_clips, summary.n_done, summary.by_reason) == (0, 0, {})
     assert summary.table()["share"].tolist() == [0, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2f_lib.config import PreparationConfig, StudyConfig
+from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.media.decode import read_frames
 from s2f_lib.preparation.ledger import Ledger
@@ -21,12 +21,12 @@ def prepared(shared_data, tmp_path_factory):
     if not folder.is_dir():
         pytest.skip("needs the real clips in ../shared/data/clips")
     out = tmp_path_factory.mktemp("real")
-    # dlib itself, at the three frames and the width of the settings: a second a frame
-    config = StudyConfig(preparation=PreparationConfig(detector="dlib", workers=1))
-    return out, prepare(config, load_clips(folder / "avspeech_clips.csv", folder), out)
+    # dlib itself, with the default frames and width: one second per frame
+    settings = {"preparation": PreparationConfig(detector="dlib", workers=1), "features": FeatureConfig()}
+    return out, prepare(load_clips(folder / "avspeech_clips.csv", folder), out, **settings)
 
 
-def test_fifteen_are_prepared_and_two_refused(prepared):
+def test_prepare_real_clips_gives_fifteen_rows(prepared):
     out, summary = prepared
     assert (summary.n_clips, summary.n_done) == (17, 15)
     assert summary.by_reason == {"no-face": 1, "several-faces": 1}
@@ -40,7 +40,7 @@ def test_fifteen_are_prepared_and_two_refused(prepared):
     assert [path.name for path in out.glob("*.arrow")] == ["shard-00000.arrow"]
 
 
-def test_the_faces_fill_their_crops_with_level_eyes(prepared):
+def test_prepare_real_clips_faces_fill_level_crops(prepared):
     clips = read_prepared(prepared[0])
     faces = clips.crops()
     found = make_detector("torch", width_px=224).detect(list(faces))
@@ -53,7 +53,7 @@ def test_the_faces_fill_their_crops_with_level_eyes(prepared):
         assert boxes[0].centre == pytest.approx((112, 112), abs=25), clip_id
 
 
-def test_sound_is_six_seconds_and_features_are_of_different_people(prepared):
+def test_prepare_real_clips_sound_and_features_are_plausible(prepared):
     clips = read_prepared(prepared[0])
     assert clips.audio.shape == (15, 96_000)
     seconds = clips.table()["n_audio_samples"] / 16_000
@@ -68,7 +68,7 @@ def test_sound_is_six_seconds_and_features_are_of_different_people(prepared):
 @pytest.mark.parametrize(
     ("name", "time_s", "n_faces"), [("grid_bbaf2n.mpg", 1.49, 1), ("no_face_001.mp4", 3.0, 0)]
 )
-def test_the_reference_detector_agrees(shared_data, name, time_s, n_faces):
+def test_torch_detector_agrees_with_dlib_on_real_frames(shared_data, name, time_s, n_faces):
     frames = read_frames(shared_data / "clips" / name, times_s=[time_s])
     (reference,) = make_detector("dlib").detect(frames)
     (found,) = make_detector("torch").detect(frames)

@@ -81,7 +81,9 @@ def test_pipeline_stores_vgg_face_features(weights, tmp_path, portrait_clips):
         ),
         features=FeatureConfig(extractor="vgg_face", weights=weights),
     )
-    summary = prepare(config, portrait_clips, tmp_path / "out")
+    summary = prepare(
+        portrait_clips, tmp_path / "out", preparation=config.preparation, features=config.features
+    )
     assert summary.n_done == 2
     clips = read_prepared(tmp_path / "out")
     assert clips.features.shape == (2, 4096)
