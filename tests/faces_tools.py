@@ -13,7 +13,7 @@ from s2f_lib.faces.vgg_face.network import empty_vgg16
 
 @dataclass(frozen=True, slots=True)
 class EyeGeometry:
-    """Position of the eyes in a crop: shows whether the face is upright and fills it.
+    """Position of the eyes in a crop: it shows whether the face is upright and fills the crop.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class EyeGeometry:
 
 
 def measure_eyes(crop: np.ndarray, *, margin: float = 0.25) -> EyeGeometry:
-    """Find the landmarks of an aligned crop, (size, size, 3) uint8 RGB, again and measure the eyes."""
+    """Find the landmarks in an aligned crop, (size, size, 3) uint8 RGB, and measure the eyes."""
     import dlib
 
     size = crop.shape[1]
@@ -40,7 +40,7 @@ def measure_eyes(crop: np.ndarray, *, margin: float = 0.25) -> EyeGeometry:
 
 
 def random_vgg_face(seed: int) -> torch.nn.Module:
-    """Return VGG16 with random weights; its features mean nothing."""
+    """Return VGG16 with random weights."""
     network = empty_vgg16().to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

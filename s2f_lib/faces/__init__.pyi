@@ -10,5 +10,4 @@ from .extractor import make_extractor as make_extractor
 from .face_set import FaceSet as FaceSet
 from .face_set import face_set_from_files as face_set_from_files
 from .face_set import load_utkface as load_utkface
-from .face_set import read_gallery as read_gallery
 from .vgg_face.import_weights import import_vgg_face as import_vgg_face

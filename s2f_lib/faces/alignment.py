@@ -1,8 +1,8 @@
 """The choice of the speaker's face and its aligned crop.
 
 dlib's five landmarks are found on the full frame, and the face is rotated and scaled as dlib's
-`get_face_chip` does. dlib's face network was trained on such crops; VGG-Face takes the same crop at 224 x
-224 pixels.
+`get_face_chip` does. dlib's face network was trained on such crops. VGG-Face takes the same crop at 224 x 224
+pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FaceCrop:
     Attributes
     ----------
     image
-        `(size_px, size_px, 3)` uint8 RGB.
+        `(224, 224, 3)` uint8 RGB.
     eye_angle_deg
         Angle of the line between the eyes before the alignment, in degrees; positive is clockwise.
     """
@@ -87,18 +87,12 @@ def choose_face(
     (1, 1.1)
     """
     counts = [len(faces_here) for faces_here in found]
-    listed = ", ".join(map(str, counts))
-    if faces == "one" and max(counts) > 1:
+    too_many, too_few = (max(counts) > 1, min(counts) == 0) if faces == "one" else (False, max(counts) == 0)
+    if too_many or too_few:
         raise ClipRefused(
-            RefusalReason.SEVERAL_FACES, f"{listed} faces in the frames looked at; expected one in each"
-        )
-    if faces == "one" and min(counts) == 0:
-        raise ClipRefused(
-            RefusalReason.NO_FACE, f"{listed} faces in the frames looked at; expected one in each"
-        )
-    if max(counts) == 0:
-        raise ClipRefused(
-            RefusalReason.NO_FACE, f"{listed} faces in the frames looked at; expected at least one"
+            RefusalReason.SEVERAL_FACES if too_many else RefusalReason.NO_FACE,
+            f"{', '.join(map(str, counts))} faces in the frames looked at; "
+            f"expected {'one in each' if faces == 'one' else 'at least one'}",
         )
 
     def distance_px(face: Detection, size: tuple[int, int]) -> float:
@@ -113,10 +107,8 @@ def choose_face(
     return max(candidates, key=lambda candidate: candidate[1].confidence)  # the first of equals
 
 
-def align_face(
-    frame: np.ndarray, detection: Detection, *, size_px: int = CROP_PX, margin: float = CROP_MARGIN
-) -> FaceCrop:
-    """Crop a face from its frame, with level eyes and at a fixed size.
+def align_face(frame: np.ndarray, detection: Detection) -> FaceCrop:
+    """Crop a face from its frame to 224 x 224 pixels, with level eyes.
 
     Parameters
     ----------
@@ -124,10 +116,6 @@ def align_face(
         `(height, width, 3)` uint8 RGB at full resolution.
     detection
         The face, in pixels of the frame.
-    size_px
-        Side of the crop in pixels.
-    margin
-        Share of the face box that is added on each side (dlib's padding).
 
     Returns
     -------
@@ -152,7 +140,7 @@ def align_face(
         round(detection.left), round(detection.top), round(detection.right), round(detection.bottom)
     )
     landmarks = landmark_predictor()(frame, box)
-    chip = dlib.get_face_chip(frame, landmarks, size=size_px, padding=margin)
+    chip = dlib.get_face_chip(frame, landmarks, size=CROP_PX, padding=CROP_MARGIN)
     return FaceCrop(np.asarray(chip), eye_line(landmarks)[0])
 
 

@@ -29,9 +29,8 @@ class Detection:
 
     Examples
     --------
-    >>> face = Detection(left=10, top=20, right=50, bottom=60, confidence=1.0)
-    >>> face.width, face.centre
-    (40, (30.0, 40.0))
+    >>> Detection(left=10, top=20, right=50, bottom=60, confidence=1.0).centre
+    (30.0, 40.0)
     """
 
     left: float
@@ -44,11 +43,6 @@ class Detection:
     def centre(self) -> tuple[float, float]:
         """Centre of the box, x and y in pixels."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
-
-    @property
-    def width(self) -> float:
-        """Width of the box in pixels."""
-        return self.right - self.left
 
     def scaled(self, factor: float) -> Detection:
         """Return the same face in a frame that is `factor` times as large."""
@@ -77,27 +71,9 @@ class FaceDetector(Protocol):
 
 
 def scale_to_width(frame: np.ndarray, width_px: int) -> tuple[np.ndarray, float]:
-    """Scale a frame to a width and keep its aspect ratio.
+    """Scale a frame, `(height, width, 3)` uint8, to a width and keep its aspect ratio.
 
-    Parameters
-    ----------
-    frame
-        `(height, width, 3)` uint8.
-    width_px
-        New width in pixels.
-
-    Returns
-    -------
-    scaled
-        `(round(height * factor), width_px, 3)` uint8, contiguous.
-    factor
-        `width_px / width`. A box in `scaled`, divided by the factor, is the box in `frame`.
-
-    Examples
-    --------
-    >>> scaled, factor = scale_to_width(np.zeros((300, 400, 3), np.uint8), 100)
-    >>> scaled.shape, factor
-    ((75, 100, 3), 0.25)
+    Returns the contiguous frame and the factor, `width_px / width`.
     """
     import cv2
 
@@ -112,23 +88,7 @@ def scale_to_width(frame: np.ndarray, width_px: int) -> tuple[np.ndarray, float]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device of a name.
-
-    Parameters
-    ----------
-    name
-        Name of a torch device, or "auto" for a GPU if there is one and the CPU otherwise.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ConfigError
-        The name is unknown, or torch finds no GPU.
-    """
+    """Return the torch device of a name; "auto" is a GPU if there is one and the CPU otherwise."""
     import torch
 
     if name == "auto":
@@ -146,12 +106,7 @@ def resolve_device(name: str) -> torch.device:
 def torch_threads(count: int) -> Iterator[None]:
     """Limit torch's CPU threads inside a block and restore their number afterwards.
 
-    Does nothing if torch is not imported yet, because importing it takes seconds.
-
-    Parameters
-    ----------
-    count
-        Number of threads.
+    Without effect if torch is not imported yet, because the import takes seconds.
     """
     torch = sys.modules.get("torch")
     if torch is None:

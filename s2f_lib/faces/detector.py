@@ -12,40 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from s2f_lib.errors import ConfigError, InputError
+from s2f_lib.errors import ConfigError
 from s2f_lib.faces.detection import Detection, FaceDetector, scale_to_width
 from s2f_lib.faces.dlib_port.weights import dlib_weights
 
 
 class DlibFaceDetector:
-    """dlib's CNN face detector, the reference.
+    """dlib's CNN face detector, the reference. It scales frames to a width of `width_px` pixels."""
 
-    Parameters
-    ----------
-    threshold
-        Smallest confidence, at least 0: dlib itself reports no face below 0.
-    width_px
-        Width in pixels to which frames are scaled for the network; the aspect ratio is kept.
-
-    Raises
-    ------
-    InputError
-        `threshold` is negative.
-    MissingFileError
-        The file of the network is not installed.
-
-    See Also
-    --------
-    make_detector : Returns this detector or the faster one in torch.
-    """
-
-    def __init__(self, threshold: float = 0.0, width_px: int = 640) -> None:
-        if threshold < 0:
-            raise InputError(
-                f"detection threshold {threshold}: dlib reports no face below 0; give 0 or more, "
-                "or use the torch detector"
-            )
-        self.threshold = threshold
+    def __init__(self, width_px: int = 640) -> None:
         self.width_px = width_px
         self._model = _load_dlib_detector()
 
@@ -64,22 +39,17 @@ class DlibFaceDetector:
                 float(hit.confidence),
             ).scaled(1 / factor)
             for hit in self._model(scaled, 0)
-            if hit.confidence >= self.threshold
         ]
         return sorted(found, key=lambda face: -face.confidence)
 
 
-def make_detector(
-    name: str, *, threshold: float = 0.0, width_px: int = 640, device: str = "cpu"
-) -> FaceDetector:
+def make_detector(name: str, *, width_px: int = 640, device: str = "cpu") -> FaceDetector:
     """Return a face detector by its name in the settings.
 
     Parameters
     ----------
     name
         "dlib" for dlib itself, "torch" for the same network in torch.
-    threshold
-        Smallest confidence of a reported face.
     width_px
         Width in pixels to which frames are scaled for the network.
     device
@@ -106,11 +76,11 @@ def make_detector(
     [[]]
     """
     if name == "dlib":
-        return DlibFaceDetector(threshold=threshold, width_px=width_px)
+        return DlibFaceDetector(width_px)
     if name == "torch":
         from s2f_lib.faces.dlib_port.detector import TorchFaceDetector
 
-        return TorchFaceDetector(threshold=threshold, width_px=width_px, device=device)
+        return TorchFaceDetector(width_px=width_px, device=device)
     raise ConfigError(f"unknown face detector {name!r}: expected dlib or torch")
 
 

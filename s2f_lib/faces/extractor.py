@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,23 +59,18 @@ class FaceFeatureExtractor(Protocol):
 
 
 class _NetworkExtractor:
-    """Extractor that runs a network over batches of faces."""
+    """Extractor that runs a network over batches of faces. To move it to a device, move its `network`."""
 
     dimension: int
 
     def __init__(self, network: nn.Module, batch_size: int) -> None:
-        self._network = network
+        self.network = network
         self.batch_size = batch_size
 
     @property
-    def network(self) -> nn.Module:
-        """The network that computes the features."""
-        return self._network
-
-    @property
     def device(self) -> torch.device:
-        """Device of the network. To move the extractor, move its network."""
-        return next(self._network.parameters()).device
+        """Device of the network."""
+        return next(self.network.parameters()).device
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Compute the features; see `FaceFeatureExtractor`."""
@@ -83,20 +78,23 @@ class _NetworkExtractor:
 
         if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
             raise ValueError(f"faces are {faces.shape} {faces.dtype}; expected (n, 224, 224, 3) uint8 RGB")
-        features = np.zeros((len(faces), self.dimension), np.float32)
+        if not len(faces):
+            return np.zeros((0, self.dimension), np.float32)
+
+        def compute(rows: slice) -> Tensor:
+            batch = torch.from_numpy(self._resized(faces[rows]))
+            pixels = batch.to(self.device).permute(0, 3, 1, 2).float()  # (batch, 3, size, size)
+            return self._forward(pixels).float()
+
         with torch.inference_mode():
-            for start in range(0, len(faces), self.batch_size):
-                batch = torch.from_numpy(self._resized(faces[start : start + self.batch_size]))
-                pixels = batch.to(self.device).permute(0, 3, 1, 2).float()  # (batch, 3, size, size)
-                features[start : start + len(batch)] = self._forward(pixels).float().cpu().numpy()
-        return features
+            return compute_in_batches(compute, len(faces), self.batch_size)
 
     def _resized(self, faces: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(faces)
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Return the features of pixels from 0 to 255."""
-        return self._network(pixels)
+        return self.network(pixels)
 
 
 class DlibResNet(_NetworkExtractor):
@@ -106,16 +104,6 @@ class DlibResNet(_NetworkExtractor):
     with a distance (L2) below 0.6 usually show the same person. The network runs in torch
     (`dlib_port.resnet`), faster than dlib's own on a CPU and equal to it within 1e-5. All extractors in a
     process share the network.
-
-    See Also
-    --------
-    make_extractor : Returns the extractor that the settings name.
-
-    Examples
-    --------
-    >>> extractor = DlibResNet()
-    >>> extractor(np.zeros((2, 224, 224, 3), np.uint8)).shape
-    (2, 128)
     """
 
     name = "dlib_resnet"
@@ -142,52 +130,25 @@ class DlibResNet(_NetworkExtractor):
         return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        return self._network(pixels / 255)
+        return self.network(pixels / 255)
 
 
 class VGGFace(_NetworkExtractor):
     """VGG-Face: the rectified fc7 layer of VGG16, 4096 features per face.
 
-    Parameters
-    ----------
-    network
-        torchvision's VGG16 with VGG-Face's identities, in RGB order.
-    device
-        A torch device; "auto" is a GPU if there is one.
-    batch_size
-        Number of faces per pass.
-    fingerprint
-        Digest of the weights. Default: computed from the weights.
-
-    See Also
-    --------
-    import_vgg_face : Converts a public file of the weights.
+    `network` is torchvision's VGG16 with VGG-Face's identities, in RGB order.
     """
 
     name = "vgg_face"
     dimension = 4096
     runs_in_workers = False  # the weights take 550 MB
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        device: str = "cpu",
-        batch_size: int = 32,
-        fingerprint: str | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, *, device: str = "cpu", batch_size: int = 32) -> None:
         from s2f_lib.faces.vgg_face.network import VGGFaceFC7, fingerprint_of
 
-        self.fingerprint = fingerprint or fingerprint_of(network.state_dict())[:16]
+        self.fingerprint = fingerprint_of(network.state_dict())[:16]
         self.vgg16 = network
         super().__init__(VGGFaceFC7(network).to(resolve_device(device)), batch_size)
-
-    @classmethod
-    def from_file(cls, path: Path | None, *, device: str = "cpu", batch_size: int = 32) -> VGGFace:
-        """Load the weights from a safetensors file; see `load_vgg_face`."""
-        from s2f_lib.faces.vgg_face.network import load_vgg_face
-
-        return cls(load_vgg_face(path), device=device, batch_size=batch_size)
 
 
 def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeatureExtractor:
@@ -226,7 +187,9 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
     if config.extractor == "dlib_resnet":
         return DlibResNet()
     if config.extractor == "vgg_face":
-        return VGGFace.from_file(config.weights, device=device, batch_size=config.batch_size)
+        from s2f_lib.faces.vgg_face.network import load_vgg_face
+
+        return VGGFace(load_vgg_face(config.weights), device=device, batch_size=config.batch_size)
     raise ConfigError(f"unknown feature extractor {config.extractor!r}: expected dlib_resnet or vgg_face")
 
 
@@ -274,13 +237,23 @@ def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:
     )
 
 
+def compute_in_batches(compute: Callable[[slice], Tensor], n: int, batch_size: int) -> np.ndarray:
+    """Call a function with the slices of n rows, at most `batch_size` rows each, and join its results.
+
+    Each result is copied to the CPU before the next batch, so a GPU holds one batch. n is 1 or more.
+    """
+    import torch
+
+    return torch.cat([compute(slice(i, i + batch_size)).cpu() for i in range(0, n, batch_size)]).numpy()
+
+
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Return `(n, dimension)` vectors scaled to length one, in their own dtype; zeros stay zeros."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _alias(network: nn.Module) -> nn.Module:
-    """Return a frozen network that shares the memory of another; moving it copies its weights."""
+    """Return a frozen network that shares its memory with another one until it is moved."""
     from torch import nn
 
     shared: dict[int, object] = {

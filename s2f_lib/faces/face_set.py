@@ -1,6 +1,6 @@
 """Sets of aligned faces with features, made once from image files: UTKFace, and galleries for retrieval.
 
-A `FaceSet` is to the decoder what prepared clips are, without voices: `training.decoder` takes either.
+`training.decoder` trains on a `FaceSet` as it does on prepared clips.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from s2f_lib.storage import cached_arrays, cached_folder, digest, file_digest
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3  # version of the cached files; another number makes them again
+FORMAT_VERSION = 3  # of the cached face sets; raise it when equal settings give other faces
+_GALLERY_VERSION = 4  # the same for galleries
 _BATCH = 64  # faces that are aligned and extracted together
 _BORDER = 0.25  # replicated border around an image, as a share of its longer side
-_SPLITS_FILE = "splits.csv"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-# the detection width of a run fits its clips, in which a face may fill half of the frame; in a gallery's
-# images faces may be smaller
+# the detection width of a run fits its clips, in which a face may fill half of the frame; faces in a gallery
+# may be smaller
 _MIN_GALLERY_WIDTH_PX = 640
 
 
@@ -48,7 +48,7 @@ class FaceSet:
     clip_ids
         Name of each face.
     video_ids
-        Group of each face, which the validation split keeps together; for single images the name again.
+        Group of each face, which the validation split keeps together; the name for single images.
     features
         `(n, dimension)` float32.
     images
@@ -140,7 +140,7 @@ def face_set_from_files(
     Returns
     -------
     FaceSet
-        Faces and features in the order of the files; the images are mapped from the disk.
+        Faces in the order of the files; the images are mapped from the disk.
 
     Raises
     ------
@@ -150,7 +150,6 @@ def face_set_from_files(
     See Also
     --------
     load_utkface : Reads UTKFace and its split.
-    read_gallery : Detects faces in images of any kind.
 
     Examples
     --------
@@ -231,6 +230,19 @@ def load_utkface(
     See Also
     --------
     face_set_from_files : Aligns the faces.
+
+    Examples
+    --------
+    >>> import cv2
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.faces.extractor import DlibResNet
+    >>> folder = Path(mkdtemp())
+    >>> for age in (20, 30, 40):
+    ...     image = np.full((200, 200, 3), 3 * age, np.uint8)
+    ...     _ = cv2.imwrite(str(folder / f"{age}_0_2_201701161745251{age}.jpg"), image)
+    >>> sets = load_utkface(folder, DlibResNet(), cache=folder / "cache", n_train=2, n_gallery=1)
+    >>> len(sets.train), len(sets.test), sorted(sets.table["age_years"])
+    (2, 1, [20, 30, 40])
     """
     found = read_utkface(folder)
     table = split_utkface(found.faces, n_train=n_train, n_gallery=n_gallery, fold=fold)
@@ -243,7 +255,7 @@ def load_utkface(
         cache=cache,
         progress=progress,
     )
-    table.to_csv(Path(cache) / _SPLITS_FILE, index=False)
+    table.to_csv(Path(cache) / "splits.csv", index=False)
     splits = table.loc[used, "split"].to_numpy()
     return UTKFaceSets(faces.subset(splits == "train"), faces.subset(splits == "test"), table, found.refused)
 
@@ -253,47 +265,20 @@ def read_gallery(
 ) -> tuple[tuple[str, ...], np.ndarray, tuple[bytes, ...]]:
     """Detect and align the faces in a folder of images and compute their features, once.
 
-    Parameters
-    ----------
-    folder
-        Folder of images with one face each. If an image shows several faces, the most confident one is used;
-        an image without a face is skipped with a warning.
-    preparation
-        Settings of the detector.
-    features
-        Settings of the feature extractor.
-
-    Returns
-    -------
-    names : tuple of str
-        n file names.
-    vectors : numpy.ndarray
-        `(n, dimension)` float32 features.
-    images : tuple of bytes
-        n aligned faces as JPEG files.
-
-    Raises
-    ------
-    MissingFileError
-        The folder does not exist.
-    InputError
-        No image in it shows a face.
-
-    See Also
-    --------
-    make_detector : Returns the detector.
+    If an image shows several faces, the most confident one is used. An image without a face is skipped with a
+    warning. Returns the file names, `(n, dimension)` float32 features, and the aligned faces as JPEG files.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"no folder {folder}: expected images with one face each")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    settings = [FORMAT_VERSION, features.digest(), preparation.digest()]
+    settings = [_GALLERY_VERSION, features.digest(), preparation.digest()]
     name = digest(settings, *(path.name + file_digest(path) for path in files))
     gallery = cached_arrays(
         paths.data_dir() / "galleries" / f"{name}.npz",
         lambda: _extract_gallery(files, folder, preparation, features),
     )
-    images = PackedJpegs(gallery["pictures"], gallery["spans"])
+    images = PackedJpegs(gallery["images"], gallery["spans"])
     return tuple(map(str, gallery["names"])), gallery["features"], tuple(images)
 
 
@@ -319,7 +304,7 @@ def _extract_gallery(
         raise InputError(f"none of the {len(files)} images in {folder} shows a face: expected at least one")
     images = PackedJpegs.pack(encode_jpeg(crop) for crop in crops)
     vectors = make_extractor(features, device="auto")(np.stack(crops))
-    return {"names": np.array(names), "features": vectors, "pictures": images.data, "spans": images.spans}
+    return {"names": np.array(names), "features": vectors, "images": images.data, "spans": images.spans}
 
 
 def _align_whole_image(path: Path) -> np.ndarray:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from s2f_lib.config import SpectrogramConfig
+from s2f_lib.faces.extractor import compute_in_batches
 from s2f_lib.media.spectrogram import complex_spectrogram
 from s2f_lib.preparation.shards import MappedAudio
 
@@ -64,14 +65,15 @@ def predict_features(
     rows = np.arange(len(audio)) if rows is None else rows
     spare = max(0, audio.shape[1] - spectrogram.n_samples)
     starts = np.linspace(0, spare, windows).round().astype(int) if windows > 1 and spare else [0]
-    predicted = []
     with _evaluating(model) as device:
-        for first in range(0, len(rows), batch_size):
-            batch = torch.from_numpy(audio[rows[first : first + batch_size]]).to(device)
-            parts = [model(complex_spectrogram(batch[:, s:], spectrogram)).float().cpu() for s in starts]
+
+        def predict(batch: slice) -> Tensor:
+            voices = torch.from_numpy(audio[rows[batch]]).to(device)
+            parts = [model(complex_spectrogram(voices[:, s:], spectrogram)).float().cpu() for s in starts]
             mean = torch.stack([normalize(part, dim=1) for part in parts]).mean(dim=0)
-            predicted.append(parts[0] if len(parts) == 1 else mean)
-    return torch.cat(predicted).numpy()
+            return parts[0] if len(parts) == 1 else mean
+
+        return compute_in_batches(predict, len(rows), batch_size)
 
 
 def render_faces(model: nn.Module, features: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
@@ -102,13 +104,14 @@ def render_faces(model: nn.Module, features: np.ndarray, *, batch_size: int = 64
     >>> render_faces(decoder, np.ones((2, 128), np.float32)).shape
     (2, 224, 224, 3)
     """
-    faces = []
     with _evaluating(model) as device:
-        for start in range(0, len(features), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(features[start : start + batch_size]))
-            images = model(batch.float().to(device)).float()  # (B, 3, 224, 224)
-            faces.append((images * 255).round().byte().permute(0, 2, 3, 1).cpu())
-    return torch.cat(faces).numpy()
+
+        def render(batch: slice) -> Tensor:
+            inputs = torch.from_numpy(np.ascontiguousarray(features[batch])).float().to(device)
+            images = model(inputs).float()  # (B, 3, 224, 224)
+            return (images * 255).round().byte().permute(0, 2, 3, 1)
+
+        return compute_in_batches(render, len(features), batch_size)
 
 
 @contextmanager

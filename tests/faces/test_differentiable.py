@@ -1,4 +1,4 @@
-"""Extractors with gradients: same features, own device."""
+"""Extractors with gradients: the same features as without, and a device of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _extractor(name: str):
     if name == "dlib_resnet":
         return make_extractor(FeatureConfig())
     torch.manual_seed(0)
-    return VGGFace(make_vgg16(classes=2, width=1 / 64), fingerprint="random")  # one channel, 4096 units
+    return VGGFace(make_vgg16(classes=2, width=1 / 64))  # one channel, 4096 units
 
 
 def _tensor(faces: np.ndarray) -> torch.Tensor:
@@ -33,7 +33,7 @@ def _tensor(faces: np.ndarray) -> torch.Tensor:
 def test_differentiable_equals_extractor_and_has_gradients(faces, name):
     extractor, pixels = _extractor(name), _tensor(faces).requires_grad_()
     found, expected = differentiable(extractor)(pixels), extractor(faces)
-    # dlib's faces are scaled down as bytes there, as numbers here
+    # the extractor scales dlib's faces as bytes, the network as floating point numbers
     np.testing.assert_allclose(found.detach(), expected, rtol=1e-3, atol=1e-2 * np.abs(expected).max())
     found.sum().backward()
     assert pixels.grad.abs().max() > 0
@@ -46,13 +46,13 @@ def test_differentiable_moved_leaves_the_extractor(faces, name):
     own = {tensor.data_ptr() for tensor in network.parameters()}
     assert len(own) > 10
     assert own <= {tensor.data_ptr() for tensor in extractor.network.parameters()}  # no second copy
-    network.to("meta")  # a device that every machine has; as a GPU during training
+    network.to("meta")  # every machine has this device; training moves the network to a GPU
     assert {tensor.device.type for tensor in [*network.parameters(), *network.buffers()]} == {"meta"}
     np.testing.assert_array_equal(extractor(faces), before)
 
 
 def test_vgg_face_device_follows_its_network():
-    extractor = VGGFace(make_vgg16(classes=2, width=1 / 64, hidden=8), fingerprint="random")
+    extractor = VGGFace(make_vgg16(classes=2, width=1 / 64, hidden=8))
     assert extractor.device.type == "cpu"
     extractor.network.to("meta")
     assert extractor.device.type == "meta"

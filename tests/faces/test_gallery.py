@@ -21,7 +21,7 @@ def test_read_gallery_small_face_is_found(tmp_path, monkeypatch):
     folder.mkdir()
     cv2.imwrite(str(folder / "small.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     config = load_config("quick")
-    assert config.preparation.detection_width_px == 240  # at which the face is some 25 px wide
+    assert config.preparation.detection_width_px == 240  # the face would be about 25 px wide
     names, features, images = read_gallery(folder, preparation=config.preparation, features=config.features)
     assert names == ("small.png",)
     assert features.shape == (1, 128)

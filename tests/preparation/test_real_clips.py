@@ -49,7 +49,7 @@ def test_prepare_real_clips_faces_fill_level_crops(prepared):
         assert abs(eyes.angle_deg) < 10, clip_id
         assert eyes.distance_share > 0.25, clip_id
         assert len(boxes) == 1, clip_id
-        assert boxes[0].width > 0.5 * 224, clip_id
+        assert boxes[0].right - boxes[0].left > 0.5 * 224, clip_id
         assert boxes[0].centre == pytest.approx((112, 112), abs=25), clip_id
 
 

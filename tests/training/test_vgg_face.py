@@ -71,7 +71,7 @@ def test_make_vgg16_full_size_is_read_as_vgg_face(tmp_path):
     path = tmp_path / "vgg_face.safetensors"
     torch.manual_seed(0)
     safetensors.torch.save_file(make_vgg16(classes=2622).state_dict(), path)
-    features = VGGFace.from_file(path)(render_identity(0, 0, 2))
+    features = VGGFace(load_vgg_face(path))(render_identity(0, 0, 2))
     assert features.shape == (2, 4096)
     assert (features >= 0).all()
     assert not np.array_equal(features[0], features[1])

@@ -30,27 +30,14 @@ class TorchFaceDetector:
     ----------
     threshold
         Confidence that a face must exceed; dlib's own is 0. Below 0, weaker faces are reported too.
-    width_px
-        Width in pixels to which frames are scaled for the network; the aspect ratio is kept.
-    device
-        A torch device; "auto" is a GPU if there is one.
     batch_size
         Number of frames of one size per pass. Default: 1 on a CPU, where more is slower, and 32 on a GPU.
     precision
         "fp32", or "bf16" for all layers except the last one, which is faster on CPUs with AMX. Confidence
         then differs by some thousandths, and rarely a box by one step of the network.
     threads
-        CPU threads of the network; torch's own number is restored after each call. With 1, several processes
-        do not compete for cores, which detects the most frames per second.
-
-    Raises
-    ------
-    ConfigError
-        A parameter is out of range, or the device is not available.
-    MissingFileError
-        The file of the network is not installed.
-    DataError
-        The file of the network is damaged.
+        CPU threads of the network. With 1, several processes do not compete for cores, which detects the
+        most frames per second.
     """
 
     def __init__(
@@ -78,15 +65,14 @@ class TorchFaceDetector:
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Find the faces in each frame; see `FaceDetector.detect`.
-
-        Raises
-        ------
-        InputError
-            A frame is not `(height, width, 3)` uint8.
-        """
+        """Find the faces in each frame; see `FaceDetector.detect`."""
         for index, frame in enumerate(frames):
-            _check_frame(frame, index)
+            shape, dtype = np.shape(frame), getattr(frame, "dtype", type(frame).__name__)
+            if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+                raise InputError(
+                    f"frame {index} has shape {shape} and type {dtype}: "
+                    "expected (height, width, 3) uint8, RGB"
+                )
         scaled = [scale_to_width(frame, self.width_px) for frame in frames]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, (image, _) in enumerate(scaled):
@@ -113,7 +99,7 @@ class TorchFaceDetector:
         if not self._network.fits(layout):
             return [[] for _ in images]
         pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        scores = self._network(self._network.draw_canvas(pixels, layout)).float()  # (batch, rows, columns)
+        scores = self._network(self._network.make_canvas(pixels, layout)).float()  # (batch, rows, columns)
         hits = torch.nonzero(scores > self.threshold)  # (hits, 3): image, row, column
         confidences = scores[tuple(hits.T)].cpu().numpy()
         cells = hits.cpu().numpy()
@@ -123,7 +109,7 @@ class TorchFaceDetector:
         ]
 
     def _boxes(self, cells: np.ndarray, confidences: np.ndarray, layout: PyramidLayout) -> list[Detection]:
-        """Convert the cells (n, 2: row, column) of one image that exceed the threshold to faces."""
+        """Convert cells of the score map, `(n, 2)` row and column, to faces of one image."""
         weights = self._weights
         # (n, 2) x and y, in pixels of the canvas
         centres = cells[:, ::-1] * self._network.step_px + self._network.offset_px
@@ -139,22 +125,11 @@ class TorchFaceDetector:
 
 
 def suppress_overlaps(boxes: np.ndarray, *, iou: float, covered: float) -> list[int]:
-    """Drop each box that overlaps a better one (non-maximum suppression).
+    """Return the indices of the boxes that overlap no better one (non-maximum suppression).
 
-    Parameters
-    ----------
-    boxes
-        `(n, 4)` left, top, right, bottom in pixels, both edges included; the best first.
-    iou
-        Largest accepted overlap: the common area divided by the area of the smallest box around both, which
-        dlib's `test_box_overlap` uses in place of the union.
-    covered
-        Largest accepted share of either box that the other covers.
-
-    Returns
-    -------
-    list of int
-        Indices of the boxes that remain, the best first.
+    Boxes are `(n, 4)`: left, top, right, bottom in pixels, both edges included; the best first. `iou` is the
+    largest accepted common area as a share of the smallest box around both (dlib's `test_box_overlap` uses it
+    instead of the union), `covered` the largest accepted share of either box that the other covers.
     """
     kept: list[int] = []
     areas = _areas(boxes)
@@ -172,11 +147,3 @@ def suppress_overlaps(boxes: np.ndarray, *, iou: float, covered: float) -> list[
 def _areas(boxes: np.ndarray) -> np.ndarray:
     """Return the area of each box (n, 4), both edges included; 0 for an empty one."""
     return np.clip(boxes[:, 2] - boxes[:, 0] + 1, 0, None) * np.clip(boxes[:, 3] - boxes[:, 1] + 1, 0, None)
-
-
-def _check_frame(frame: np.ndarray, index: int) -> None:
-    shape, dtype = np.shape(frame), getattr(frame, "dtype", type(frame).__name__)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise InputError(
-            f"frame {index} has shape {shape} and type {dtype}: expected (height, width, 3) uint8, RGB"
-        )

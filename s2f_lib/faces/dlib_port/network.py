@@ -56,33 +56,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class PyramidLayout:
-    """Layout of the canvas for images of one size.
+    """Layout of the canvas for images of one size."""
 
-    Attributes
-    ----------
-    width, height
-        Size of the canvas in pixels.
-    tiles
-        One tile per level, the largest first: level 0 is the image itself.
-    """
-
-    width: int
+    width: int  # of the canvas in pixels
     height: int
-    tiles: tuple[Tile, ...]
+    tiles: tuple[Tile, ...]  # one per level, the largest first: level 0 is the image itself
 
     def nearest_tile(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the level to which each point of the canvas belongs.
-
-        Parameters
-        ----------
-        x, y
-            `(n,)` coordinates in pixels of the canvas.
-
-        Returns
-        -------
-        numpy.ndarray
-            `(n,)` int64: the first tile that contains the point, otherwise the nearest tile.
-        """
+        """Return the level, `(n,)` int64, that contains each point of the canvas or is nearest to it."""
         left, top, right, bottom = np.array(
             [(tile.left, tile.top, tile.right, tile.bottom) for tile in self.tiles]
         ).T
@@ -91,19 +72,9 @@ class PyramidLayout:
         return np.argmin(dx * dx + dy * dy, axis=1)
 
     def boxes_to_image(self, centres: np.ndarray, width_px: float, height_px: float) -> np.ndarray:
-        """Return boxes around points of the canvas, in pixels of the image.
+        """Return boxes of one size around points of the canvas, `(n, 2)` x and y in pixels.
 
-        Parameters
-        ----------
-        centres
-            `(n, 2)` x and y in pixels of the canvas.
-        width_px, height_px
-            Size of each box on the canvas in pixels, both edges included.
-
-        Returns
-        -------
-        numpy.ndarray
-            `(n, 4)` float64: left, top, right, bottom in pixels of the image, not rounded.
+        The boxes are `(n, 4)` float64: left, top, right, bottom in pixels of the image, not rounded.
         """
         centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
         level = self.nearest_tile(centres[:, 0], centres[:, 1])
@@ -117,22 +88,7 @@ class PyramidLayout:
 
 @lru_cache(maxsize=64)
 def pyramid_layout(width: int, height: int, *, padding: int = 10, outer_padding: int = 11) -> PyramidLayout:
-    """Lay out the pyramid of an image.
-
-    Parameters
-    ----------
-    width, height
-        Size of the image in pixels.
-    padding
-        Empty pixels between tiles.
-    outer_padding
-        Empty pixels around all tiles.
-
-    Returns
-    -------
-    PyramidLayout
-        Canvas and tiles.
-    """
+    """Lay out the pyramid of an image, with empty pixels between the tiles and around all of them."""
     sizes = _level_sizes(width, height)
     column_height = _first_column_height(sizes, padding)
     tiles: list[Tile] = []
@@ -180,13 +136,8 @@ def _first_column_height(sizes: list[tuple[int, int]], padding: int) -> int:
 class MmodNetwork(nn.Module):
     """The convolutions of dlib's detector.
 
-    Parameters
-    ----------
-    weights
-        Weights that `read_mmod_weights` returned.
-    feature_dtype
-        Type of all layers except the last one. Scores are always float32, because the best of two
-        neighbouring positions is often better by less than the resolution of bfloat16.
+    `feature_dtype` is the type of all layers except the last one. Scores are always float32, because the best
+    of two neighbouring positions is often better by less than the resolution of bfloat16.
     """
 
     mean_rgb: Tensor
@@ -212,18 +163,7 @@ class MmodNetwork(nn.Module):
             self.step_px *= stride
 
     def forward(self, canvas: Tensor) -> Tensor:
-        """Return the score of each position of the canvas.
-
-        Parameters
-        ----------
-        canvas
-            `(batch, 3, height, width)` canvas of `draw_canvas`.
-
-        Returns
-        -------
-        torch.Tensor
-            `(batch, rows, columns)` float32; dlib reports a face above 0.
-        """
+        """Return the scores, `(batch, rows, columns)` float32, of the canvas that `make_canvas` returned."""
         return self.score(self.features(canvas).float()).squeeze(1)
 
     def fits(self, layout: PyramidLayout) -> bool:
@@ -235,21 +175,11 @@ class MmodNetwork(nn.Module):
             sizes = [(size + 2 * padding - window) // stride + 1 for size in sizes]
         return True
 
-    def draw_canvas(self, frames: Tensor, layout: PyramidLayout) -> Tensor:
-        """Draw all levels of the pyramids of some frames.
+    def make_canvas(self, frames: Tensor, layout: PyramidLayout) -> Tensor:
+        """Return the image pyramids of frames, `(batch, height, width, 3)` uint8 RGB on the network's device.
 
-        Parameters
-        ----------
-        frames
-            `(batch, height, width, 3)` uint8 RGB, on the network's device.
-        layout
-            Layout for frames of this size.
-
-        Returns
-        -------
-        torch.Tensor
-            `(batch, 3, layout.height, layout.width)`, channels last; the mean colour and the space between
-            the tiles are 0.
+        The canvas is `(batch, 3, layout.height, layout.width)`, channels last; the mean colour and the space
+        between the tiles are 0.
         """
         # a permuted (batch, height, width, 3) array is channels-last already: nothing is copied
         level = (frames.permute(0, 3, 1, 2).float() - self.mean_rgb) / 256  # (batch, 3, height, width)

@@ -1,7 +1,7 @@
 """dlib's face network in torch: 29 layers, 128 features per face.
 
-dlib itself computes features without gradients. With this port a decoder can be trained to draw a face that
-dlib takes for the same person. It agrees with dlib within 1e-5, runs in batches and on every device.
+dlib itself computes features without gradients. With this port a decoder can be trained to reconstruct a face
+that dlib takes for the same person. It agrees with dlib within 1e-5, runs in batches and on every device.
 """
 
 from __future__ import annotations
@@ -26,17 +26,7 @@ RESNET_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 class DlibFaceNetwork(nn.Module):
-    """dlib's face network, from faces to 128 features; its parameters are frozen.
-
-    Parameters
-    ----------
-    weights
-        Weights that `read_dlib_resnet_weights` returned.
-
-    Notes
-    -----
-    A residual block adds maps of different sizes as dlib does: the smaller one is padded with zeros.
-    """
+    """dlib's face network, from faces to 128 features; its parameters are frozen."""
 
     mean: Tensor
 
@@ -65,17 +55,9 @@ class DlibFaceNetwork(nn.Module):
         return self.project.out_features
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Compute the features of faces.
+        """Compute the features, `(batch, 128)`, not normalised, of aligned faces.
 
-        Parameters
-        ----------
-        faces
-            `(batch, 3, size, size)` RGB in [0, 1], aligned by `align_face`.
-
-        Returns
-        -------
-        torch.Tensor
-            `(batch, 128)`, not normalised.
+        The faces are `(batch, 3, size, size)` RGB in [0, 1].
         """
         if faces.shape[-1] != self.side_px:
             faces = area_resize(faces, self.side_px)
@@ -100,48 +82,19 @@ class DlibFaceNetwork(nn.Module):
 
 @lru_cache(maxsize=1)
 def dlib_face_network() -> DlibFaceNetwork:
-    """Return the network with the weights that `face_recognition_models` ships, on the CPU.
-
-    All callers in a process share it.
-    """
+    """Return the network with its public weights, on the CPU. All callers in a process share it."""
     return load_dlib_face_network(dlib_weights(RESNET_FILE))
 
 
 def load_dlib_face_network(path: Path) -> DlibFaceNetwork:
-    """Load the network from a dlib file.
-
-    Parameters
-    ----------
-    path
-        `dlib_face_recognition_resnet_model_v1.dat`.
-
-    Returns
-    -------
-    DlibFaceNetwork
-        The network, on the CPU.
-
-    Raises
-    ------
-    DataError
-        The file is damaged or holds another network.
-    """
+    """Load the network from dlib's file, onto the CPU."""
     return DlibFaceNetwork(read_dlib_resnet_weights(path)).eval()
 
 
 def area_resize(faces: Tensor, side_px: int) -> Tensor:
-    """Shrink square images as OpenCV's INTER_AREA does: each pixel is the mean of its area.
+    """Shrink square images, `(batch, channels, size, size)`, as OpenCV's INTER_AREA does.
 
-    Parameters
-    ----------
-    faces
-        `(batch, channels, size, size)` images.
-    side_px
-        New side in pixels.
-
-    Returns
-    -------
-    torch.Tensor
-        `(batch, channels, side_px, side_px)`.
+    Each new pixel is the mean of its area.
     """
     weights = torch.from_numpy(_area_weights(faces.shape[-1], side_px)).to(faces)  # (side, size)
     return weights @ faces @ weights.T
@@ -167,7 +120,7 @@ def _fold(layer: LayerWeights, convolution: nn.Conv2d) -> None:
 
 
 def _add(first: Tensor, second: Tensor) -> Tensor:
-    """Add maps; the smaller one is padded with zeros in channels, rows and columns."""
+    """Add maps as dlib does: the smaller one is padded with zeros in channels, rows and columns."""
     shape = [max(sizes) for sizes in zip(first.shape[1:], second.shape[1:], strict=True)]
     return _pad(first, shape) + _pad(second, shape)
 

@@ -34,76 +34,41 @@ def _empty() -> np.ndarray:
 class LayerWeights:
     """One layer of a network.
 
-    Attributes
-    ----------
-    kind
-        "con", "affine", "relu", "max_pool", "avg_pool", "add_prev" or "fc".
-    weight
-        con: `(filters, channels, rows, columns)`; affine: `(channels,)` gains; fc: `(inputs, outputs)`.
-        float32; empty for the other kinds.
-    bias
-        con: `(filters,)`; affine: `(channels,)`. float32; empty for the other kinds.
-    window, stride, padding
-        Geometry of con and of the pools, in pixels. A window of 0 is the whole map.
-    relu
-        Whether a rectifier follows; the detector's convolutions only.
+    `weight` is `(filters, channels, rows, columns)` for con, `(channels,)` gains for affine, and
+    `(inputs, outputs)` for fc; `bias` is `(filters,)` or `(channels,)`. Both are float32, and empty for the
+    other kinds.
     """
 
-    kind: str
+    kind: str  # "con", "affine", "relu", "max_pool", "avg_pool", "add_prev" or "fc"
     weight: np.ndarray = field(default_factory=_empty)
     bias: np.ndarray = field(default_factory=_empty)
-    window: int = 0
+    window: int = 0  # of con and of the pools, in pixels; 0 is the whole map
     stride: int = 1
     padding: int = 0
-    relu: bool = False
+    relu: bool = False  # whether a rectifier follows; the detector's convolutions only
 
 
 @dataclass(frozen=True)
 class MmodWeights:
-    """Contents of `mmod_human_face_detector.dat` that detection needs.
+    """Contents of `mmod_human_face_detector.dat` that detection needs."""
 
-    Attributes
-    ----------
-    window_width_px, window_height_px
-        Size of the sliding window, in pixels of the image pyramid.
-    nms_iou, nms_covered
-        Limits of non-maximum suppression: intersection over union with a better detection, and covered share
-        of either box.
-    mean_rgb
-        Mean colour, from 0 to 255; it is subtracted before the division by 256.
-    pyramid_padding_px, pyramid_outer_padding_px
-        Empty pixels between the tiles of the pyramid and around all of them.
-    layers
-        Convolutions from the image to the score map, with dlib's batch normalisation folded in.
-    """
-
-    window_width_px: int
+    window_width_px: int  # of the sliding window, in pixels of the image pyramid
     window_height_px: int
-    nms_iou: float
+    nms_iou: float  # limits of non-maximum suppression; see `suppress_overlaps`
     nms_covered: float
-    mean_rgb: tuple[float, float, float]
-    pyramid_padding_px: int
-    pyramid_outer_padding_px: int
-    layers: tuple[LayerWeights, ...]
+    mean_rgb: tuple[float, float, float]  # from 0 to 255; it is subtracted before the division by 256
+    pyramid_padding_px: int  # empty pixels between the tiles of the pyramid
+    pyramid_outer_padding_px: int  # empty pixels around all tiles
+    layers: tuple[LayerWeights, ...]  # from the image to the score map, with batch normalisation folded in
 
 
 @dataclass(frozen=True)
 class DlibResNetWeights:
-    """Contents of `dlib_face_recognition_resnet_model_v1.dat`.
+    """Contents of `dlib_face_recognition_resnet_model_v1.dat`."""
 
-    Attributes
-    ----------
-    mean_rgb
-        Mean colour, from 0 to 255; it is subtracted before the division by 256.
-    side_px
-        Side of the square input image in pixels.
-    layers
-        Layers from the image to the feature; a residual block ends with "add_prev".
-    """
-
-    mean_rgb: tuple[float, float, float]
-    side_px: int
-    layers: tuple[LayerWeights, ...]
+    mean_rgb: tuple[float, float, float]  # from 0 to 255; it is subtracted before the division by 256
+    side_px: int  # of the square input image
+    layers: tuple[LayerWeights, ...]  # from the image to the feature; a residual block ends with "add_prev"
 
 
 def dlib_weights(file_name: str) -> Path:
@@ -111,21 +76,6 @@ def dlib_weights(file_name: str) -> Path:
 
     The package itself is not imported: its `__init__` needs `pkg_resources`, which new versions of setuptools
     do not contain.
-
-    Parameters
-    ----------
-    file_name
-        Name of one of its `.dat` files.
-
-    Returns
-    -------
-    pathlib.Path
-        Path of the file.
-
-    Raises
-    ------
-    MissingFileError
-        The distribution or the file is not installed.
     """
     spec = importlib.util.find_spec("face_recognition_models")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -139,15 +89,7 @@ def dlib_weights(file_name: str) -> Path:
 
 
 class DlibReader:
-    """Reader of the elements of dlib's format, one after the other.
-
-    Parameters
-    ----------
-    data
-        Content of the file.
-    name
-        Name of the file in error messages.
-    """
+    """Reader of the elements of dlib's format, one after the other; errors state the file's `name`."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._data = data
@@ -174,7 +116,7 @@ class DlibReader:
         return self._data[self._position - count : self._position]
 
     def integer(self) -> int:
-        """Return an integer: control byte (sign, size), then little-endian bytes."""
+        """Return an integer: a control byte (sign, size), then little-endian bytes."""
         control = self.take(1)[0]
         size = control & 0x0F
         if not 1 <= size <= 8 or control & 0x70:
@@ -246,23 +188,7 @@ class DlibReader:
 
 
 def read_mmod_weights(path: Path) -> MmodWeights:
-    """Read a detector that consists of convolutions, batch normalisations and rectifiers.
-
-    Parameters
-    ----------
-    path
-        `mmod_human_face_detector.dat`.
-
-    Returns
-    -------
-    MmodWeights
-        Weights and options.
-
-    Raises
-    ------
-    DataError
-        The file is damaged or holds another network; the message gives the position.
-    """
+    """Read a detector that consists of convolutions, batch normalisations and rectifiers."""
     reader = DlibReader(path.read_bytes(), path.name)
     reader.expect_version(1)  # add_loss_layer
     # loss_mmod_ and its options (dlib/dnn/loss.h); versions above 1 have several windows and box regression
@@ -297,23 +223,7 @@ def read_mmod_weights(path: Path) -> MmodWeights:
 
 
 def read_dlib_resnet_weights(path: Path) -> DlibResNetWeights:
-    """Read dlib's face network: a residual network (He et al. 2016) of 29 convolutions.
-
-    Parameters
-    ----------
-    path
-        `dlib_face_recognition_resnet_model_v1.dat`.
-
-    Returns
-    -------
-    DlibResNetWeights
-        Weights of the network.
-
-    Raises
-    ------
-    DataError
-        The file is damaged or holds another network; the message gives the position.
-    """
+    """Read dlib's face network: a residual network (He et al. 2016) of 29 convolutions."""
     reader = DlibReader(path.read_bytes(), path.name)
     reader.expect_version(1)  # add_loss_layer
     reader.expect_text("loss_metric_2")
@@ -335,8 +245,7 @@ def read_dlib_resnet_weights(path: Path) -> DlibResNetWeights:
 def _read_versions(reader: DlibReader, *known: int) -> int:
     """Read the versions of all layers and return the number of layers that have content.
 
-    Tags and skips have version 1 and no content. The innermost layer has version 3, the others have version
-    2.
+    Tags and skips have version 1 and no content. The innermost layer has version 3, the others version 2.
     """
     n_layers = 0
     for _ in range(_MAX_LAYERS):

@@ -49,31 +49,15 @@ _CONVOLUTIONS = {"SpatialConvolution", "SpatialConvolutionMM"}
 
 @dataclass(frozen=True)
 class WeightsFormat:
-    """One public format of the weights.
+    """One public format of the weights."""
 
-    Attributes
-    ----------
-    name
-        "pytorch", "torch7" or "keras".
-    channel_order
-        Colour order of the images that the first convolution expects.
-    read
-        Reader of such a file, from path and shape to tensors.
-    """
-
-    name: str
-    channel_order: ChannelOrder
+    name: str  # "pytorch", "torch7" or "keras"
+    channel_order: ChannelOrder  # of the images that the first convolution expects
     read: Callable[[Path, VggShape], Tensors]
 
 
 def detect_format(path: Path) -> WeightsFormat:
-    """Return the format of a file by its content; the name of the file does not matter.
-
-    Raises
-    ------
-    InputError
-        The file has none of the three formats; the message says what it seems to be.
-    """
+    """Return the format of a file by its content; the name of the file does not matter."""
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -92,28 +76,9 @@ def detect_format(path: Path) -> WeightsFormat:
 def to_canonical(
     tensors: Tensors, *, channel_order: ChannelOrder, shape: VggShape, name: str
 ) -> dict[str, np.ndarray]:
-    """Return torchvision's VGG16 state for RGB images.
+    """Return torchvision's VGG16 state, float32 and for RGB images, after a check of shapes and values.
 
-    Parameters
-    ----------
-    tensors
-        Tensors that `WeightsFormat.read` returned.
-    channel_order
-        Colour order that the first convolution expects.
-    shape
-        Expected layer sizes.
-    name
-        Name of the file in error messages.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        float32 tensor of each name.
-
-    Raises
-    ------
-    DataError
-        A tensor has another shape, or numbers that are not finite.
+    `channel_order` is that of the given tensors; errors state the file's `name`.
     """
     state = {}
     for layer, wanted in shape.weights().items():

@@ -28,43 +28,26 @@ _LICENCE_NOTE = (
     "weights for non-commercial research; read the terms on the page that the file came from. "
     "Not part of this project."
 )
-_CARD_VERSION = 1
 
 
 @dataclass(frozen=True)
 class WeightsCard:
     """Description and origin of a converted file.
 
-    Attributes
-    ----------
-    fingerprint
-        SHA-256 of the names and float32 values of the converted tensors, 64 hexadecimal digits. It is the
-        same for all formats of a network; the fingerprint of the extractor is its first 16 digits.
-    source_form
-        Format of the source: "pytorch", "torch7" or "keras".
-    source_file, source_sha256
-        Name and SHA-256 of the source.
-    source_channel_order
-        Colour order of the source's first convolution: "rgb" or "bgr".
-    channel_order, mean_rgb
-        Input of the converted network: RGB from 0 to 255, minus this mean.
-    feature_dimension, classes
-        Units of fc7 and of fc8.
-    licence
-        Note on the licence.
+    The fingerprint is the same for all formats of a network; see `fingerprint_of`.
     """
 
     fingerprint: str
-    source_form: str
+    source_form: str  # "pytorch", "torch7" or "keras"
     source_file: str
     source_sha256: str
-    source_channel_order: str
-    channel_order: str
+    source_channel_order: str  # of the first convolution: "rgb" or "bgr"
+    channel_order: str  # of the converted network: "rgb", from 0 to 255, minus the mean
     mean_rgb: tuple[float, float, float]
-    feature_dimension: int
-    classes: int
+    feature_dimension: int  # units of fc7
+    classes: int  # units of fc8
     licence: str
-    version: int = _CARD_VERSION
+    version: int = 1
 
 
 def import_vgg_face(
@@ -136,7 +119,8 @@ def import_vgg_face(
         classes=shape.classes,
         licence=_LICENCE_NOTE,
     )
-    _check_fingerprint(card.fingerprint, expected_fingerprint, path)
+    if expected_fingerprint is not None:
+        _check_fingerprint(card.fingerprint, expected_fingerprint, path)
 
     import safetensors.numpy
 
@@ -154,23 +138,7 @@ def card_path(weights: Path) -> Path:
 
 
 def converted_path(path: Path, out: Path | None) -> Path:
-    """Return the path of the file that `import_vgg_face` writes.
-
-    Parameters
-    ----------
-    path, out
-        Arguments of `import_vgg_face`.
-
-    Returns
-    -------
-    pathlib.Path
-        Path of the `.safetensors` file.
-
-    Raises
-    ------
-    InputError
-        `out` has another suffix, is the source itself, or lies in a folder that does not exist.
-    """
+    """Return the path of the `.safetensors` file that `import_vgg_face` writes, after a check of `out`."""
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.is_dir():
         out = out / f"{path.stem}.safetensors"
@@ -183,9 +151,7 @@ def converted_path(path: Path, out: Path | None) -> Path:
     return out
 
 
-def _check_fingerprint(found: str, expected: str | None, path: Path) -> None:
-    if expected is None:
-        return
+def _check_fingerprint(found: str, expected: str, path: Path) -> None:
     if len(expected) < 8:
         raise InputError(f"fingerprint {expected!r}: expected at least 8 hexadecimal digits")
     if not found.startswith(expected.lower()):

@@ -56,24 +56,13 @@ _HELP = (
 
 @dataclass(frozen=True)
 class VggShape:
-    """Layer sizes of a VGG16; the defaults are VGG-Face's (Parkhi et al. 2015).
+    """Layer sizes of a VGG16; the defaults are VGG-Face's (Parkhi et al. 2015)."""
 
-    Attributes
-    ----------
-    channels
-        Filters of the thirteen convolutions.
-    map_px
-        Side of the last feature map, the input of fc6, in pixels.
-    hidden
-        Units of fc6 and fc7: the dimension of the feature.
-    classes
-        Number of identities: the units of fc8.
-    """
-
+    #: Filters of the thirteen convolutions.
     channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-    map_px: int = 7
-    hidden: int = 4096
-    classes: int = N_IDENTITIES
+    map_px: int = 7  # side of the last feature map, the input of fc6
+    hidden: int = 4096  # units of fc6 and fc7: the dimension of the feature
+    classes: int = N_IDENTITIES  # units of fc8
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each layer's weight: (out, in, rows, columns), or (out, in) for fc."""
@@ -93,12 +82,8 @@ VGG_FACE_SHAPE = VggShape()
 class VGGFaceFC7(nn.Module):
     """A VGG16 up to the rectified activations of fc7.
 
-    Parameters
-    ----------
-    network
-        torchvision's VGG16, in RGB order. It is shared, not copied.
-    input_scale
-        Factor from the input to pixel values from 0 to 255.
+    `network` is torchvision's VGG16, in RGB order; it is shared, not copied. `input_scale` is the factor from
+    the input to pixel values from 0 to 255.
     """
 
     mean: Tensor
@@ -112,17 +97,9 @@ class VGGFaceFC7(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Compute the features of faces.
+        """Compute the features, `(batch, 4096)`, at least 0, not normalised, of aligned faces.
 
-        Parameters
-        ----------
-        pixels
-            `(batch, 3, 224, 224)` RGB, aligned by `align_face`; from 0 to 255 after `input_scale`.
-
-        Returns
-        -------
-        torch.Tensor
-            `(batch, 4096)`, at least 0, not normalised.
+        The pixels are `(batch, 3, 224, 224)` RGB, from 0 to 255 after `input_scale`.
         """
         network: Any = self.network
         maps = network.features(pixels * self.input_scale - self.mean)
@@ -143,25 +120,9 @@ def empty_vgg16() -> nn.Module:
 
 
 def load_vgg_face(path: Path | None) -> nn.Module:
-    """Load VGG-Face from a safetensors file.
+    """Load VGG-Face, torchvision's `vgg16(num_classes=2622)` in RGB order, from a safetensors file.
 
-    Parameters
-    ----------
-    path
-        State of torchvision's `vgg16(num_classes=2622)`, in RGB order; None raises an error with
-        instructions.
-
-    Returns
-    -------
-    torch.nn.Module
-        torchvision's VGG16, on the CPU.
-
-    Raises
-    ------
-    MissingFileError
-        The path is not set or does not exist; the message says where to get weights.
-    DataError
-        The file is not safetensors, or a tensor is missing or has another shape; the message names it.
+    The network is on the CPU. The error for a missing path says where to get the weights.
     """
     import safetensors.torch
     from safetensors import SafetensorError
@@ -195,17 +156,9 @@ def load_vgg_face(path: Path | None) -> nn.Module:
 
 
 def fingerprint_of(state: Mapping[str, Tensor | np.ndarray]) -> str:
-    """Return a SHA-256 of a network's weights, the same for every file that holds them.
+    """Return a SHA-256 of a network's weights as float32, in the order of their names: 64 digits.
 
-    Parameters
-    ----------
-    state
-        Tensor of each name, hashed as float32 in the order of the names.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits. The fingerprint of the extractor is the first 16.
+    Every file that holds these weights has the same. The fingerprint of the extractor is its first 16 digits.
     """
     arrays = ((name, _as_float32(values)) for name, values in sorted(state.items()))
     return digest(*chain.from_iterable(arrays), length=64)

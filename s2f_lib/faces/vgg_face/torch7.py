@@ -39,17 +39,9 @@ _ELEMENTS = {
 
 @dataclass(eq=False)
 class TorchObject:
-    """An object of a torch7 class.
+    """An object of a torch7 class."""
 
-    Attributes
-    ----------
-    class_name
-        Name of the class, for example "nn.SpatialConvolution".
-    fields
-        Value of each field.
-    """
-
-    class_name: str
+    class_name: str  # for example "nn.SpatialConvolution"
     fields: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -62,23 +54,10 @@ def looks_like_torch7(head: bytes) -> bool:
 
 
 def read_torch7(path: Path) -> Any:
-    """Read the object that a `.t7` file holds.
+    """Read the object that a binary `.t7` file holds.
 
-    Parameters
-    ----------
-    path
-        A binary `.t7` file.
-
-    Returns
-    -------
-    object
-        None, bool, float, str, dict (a table), `TorchObject`, or a NumPy array (a tensor or storage: a
-        read-only view into the file).
-
-    Raises
-    ------
-    DataError
-        The file is damaged or has another format; the message gives the position.
+    It is None, bool, float, str, dict (a table), `TorchObject`, or a NumPy array (a tensor or storage: a
+    read-only view into the file).
     """
     with path.open("rb") as file:
         if path.stat().st_size == 0:

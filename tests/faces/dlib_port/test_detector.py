@@ -21,19 +21,17 @@ WEIGHTS_FILE = "mmod_human_face_detector.dat"
 
 @pytest.fixture(scope="module")
 def portraits() -> list[np.ndarray]:
-    """Six generated people, three a picture size, RGB."""
+    """Six synthetic faces in RGB images of two sizes."""
     from s2f_lib.sources.synthetic.people import draw_face
     from s2f_lib.sources.synthetic.portrait.face import Pose, draw_portrait, draw_scene
 
-    pictures = []
+    images = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
         face, scene = draw_face(rng), draw_scene(rng)
         size_px = (320, 180) if seed % 2 else (300, 240)
-        pictures.append(
-            draw_portrait(face, size_px=size_px, scene=scene).frame(Pose(yaw_deg=4.0 * seed - 10))
-        )
-    return pictures
+        images.append(draw_portrait(face, size_px=size_px, scene=scene).frame(Pose(yaw_deg=4.0 * seed - 10)))
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_mmod_weights_other_network_raises():
 
 
 def test_reader_reads_dlibs_numbers():
-    # control byte: sign and size; then the size's bytes; a float is mantissa, exponent
+    # an integer is a control byte (sign, size) and its bytes; a float is mantissa and exponent
     reader = DlibReader(b"\x01\x07" + b"\x82\x00\x01" + b"\x01\x03\x81\x02" + b"1" + b"\x01\x02ok", "made")
     assert reader.integer() == 7
     assert reader.integer() == -256
@@ -106,8 +104,9 @@ def test_reader_tensor_larger_than_file_raises():
 
 def test_pyramid_layout_small_image_by_hand():
     # levels: 60x40, 50x33, 41x27, 34x22, 28x18, 23x15, 19x12, 15x10, 12x8, 10x6, 8x5
-    # (floor of 5/6 each; below 5 rows none). All with their gaps are 196 + 11 * 10 - 20 = 286 high.
-    # Beside the one before it, 23x15 does not fit yet (28 + 23 + 10 > 60), 19x12 does (23 + 19 + 10 <= 60).
+    # (floor of 5/6 of the level before; no level has fewer than 5 rows). All levels with the gaps between
+    # them are 196 + 11 * 10 - 20 = 286 px high. 23x15 does not fit next to the level before it
+    # (28 + 23 + 10 > 60), but 19x12 does (23 + 19 + 10 <= 60).
     layout = pyramid_layout(60, 40)
     assert [(tile.width, tile.height) for tile in layout.tiles][:4] == [
         (60, 40),
@@ -118,7 +117,7 @@ def test_pyramid_layout_small_image_by_hand():
     assert [tile.top for tile in layout.tiles][:4] == [11, 61, 104, 141]
     column = 40 + 33 + 27 + 22 + 18 + 15 + 5 * 10
     assert (layout.width, layout.height) == (60 + 22, column + 22)
-    # the seventh goes back upwards, its lower right corner under the column's end
+    # the seventh is the first on the right: its lower right corner is at the end of the column
     seventh = layout.tiles[6]
     assert (seventh.right, seventh.bottom) == (11 + 60 - 1, 11 + column - 1)
 
@@ -158,7 +157,7 @@ def test_pyramid_point_between_tiles_takes_the_nearer():
 
 
 def test_suppress_overlaps_uses_the_box_around_both():
-    # two 10x10 boxes, shifted by 5: common 50, around both 150, so 1/3
+    # two 10x10 boxes, shifted by 5: the common area is 50, that of the box around both 150, so 1/3
     boxes = np.array([[0, 0, 9, 9], [5, 0, 14, 9], [20, 0, 29, 9]])
     assert suppress_overlaps(boxes, iou=0.34, covered=1.0) == [0, 1, 2]
     assert suppress_overlaps(boxes, iou=0.33, covered=1.0) == [0, 2]
@@ -166,7 +165,7 @@ def test_suppress_overlaps_uses_the_box_around_both():
 
 
 def test_suppress_overlaps_dropped_box_drops_no_other():
-    # the third overlaps the second, which the first has dropped
+    # the third box overlaps only the second one, which is dropped because of the first
     boxes = np.array([[0, 0, 9, 9], [4, 0, 13, 9], [9, 0, 18, 9]])
     assert suppress_overlaps(boxes, iou=0.2, covered=1.0) == [0, 2]
 
@@ -180,7 +179,7 @@ def test_suppress_overlaps_without_boxes_is_empty():
 
 def test_compare_detections_counts_each_face_once():
     one = Detection(0, 0, 10, 10, 1.0)
-    shifted = Detection(1, 0, 11, 10, 0.95)  # common 90, either 110
+    shifted = Detection(1, 0, 11, 10, 0.95)  # common area 90, area of either box 100, of the union 110
     assert intersection_over_union(one, shifted) == pytest.approx(90 / 110)
     assert intersection_over_union(one, Detection(10, 0, 20, 10, 1.0)) == 0.0
 
@@ -200,7 +199,7 @@ def test_torch_detector_equals_dlib(portraits, detector):
     result = compare_detections(reference, detector.detect(portraits))
     assert result.reference >= 5
     assert (result.matched, result.extra) == (result.reference, 0)
-    # whole pixels of the same frame: the very same boxes
+    # whole pixels of the same frame: equal boxes
     assert result.worst_iou == pytest.approx(1.0)
     assert result.worst_confidence_gap < 1e-3
 
@@ -320,7 +319,7 @@ def test_torch_detector_real_images_equal_dlib(shared_data: Path):
     for folder, pattern in (("speech2face_pairs", "**/Face_ori/*.jpg"), ("utkface", "**/*.jpg")):
         for path in sorted((shared_data / folder).glob(pattern))[::200][:3]:
             frames.append(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
-    # 400 px, so that dlib takes little time
+    # 400 px, because dlib is slow
     reference = DlibFaceDetector(width_px=400).detect(frames)
     result = compare_detections(reference, TorchFaceDetector(width_px=400, device="cpu").detect(frames))
     assert result.reference >= 9

@@ -1,4 +1,4 @@
-"""dlib's face network, with its real weights, on drawn faces."""
+"""dlib's face network, with its real weights, on synthetic faces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def extractor():
 
 @pytest.fixture(scope="module")
 def faces() -> np.ndarray:
-    """Three plain drawings, (3, 224, 224, 3) uint8; the last two differ only in brightness."""
+    """Three plain faces, (3, 224, 224, 3) uint8; the last two differ only in brightness."""
     images = np.full((3, 224, 224, 3), 90, np.uint8)
     for number, (width, tone) in enumerate([(60, 150), (85, 190), (85, 180)]):
         cv2.ellipse(images[number], (112, 118), (width, 100), 0, 0, 360, (tone, tone - 40, tone - 60), -1)

@@ -1,4 +1,4 @@
-"""VGG-Face with random weights: features equal to a computation layer by layer, and wrong files."""
+"""VGG-Face with random weights: its features, compared layer by layer, and wrong files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def weights(network, tmp_path_factory):
-    """The same network as a file, 0.5 GB."""
+    """File of the same network, 0.5 GB."""
     path = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
     save_file(network.state_dict(), path)
     yield path
@@ -87,7 +87,7 @@ def test_pipeline_stores_vgg_face_features(weights, tmp_path, portrait_clips):
     assert summary.n_done == 2
     clips = read_prepared(tmp_path / "out")
     assert clips.features.shape == (2, 4096)
-    expected = VGGFace(load_vgg_face(weights))(clips.crops())  # of the stored faces
+    expected = VGGFace(load_vgg_face(weights))(clips.crops())
     np.testing.assert_allclose(clips.features, expected, rtol=2e-3, atol=1e-3 * expected.max())  # float16
 
 

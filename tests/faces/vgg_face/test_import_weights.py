@@ -1,4 +1,4 @@
-"""The public formats of VGG-Face: one network, three files, the same features; and bad files."""
+"""The three public formats of VGG-Face give the same features; damaged files raise."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Two coloured pictures, (2, 224, 224, 3), RGB in 0 to 255."""
+    """Two coloured images, (2, 224, 224, 3), RGB from 0 to 255."""
     rng = np.random.default_rng(0)
-    coarse = rng.uniform(0, 255, (2, 8, 8, 3)) * np.array([1.0, 0.7, 0.4])  # reddish: a swap shows
+    coarse = rng.uniform(0, 255, (2, 8, 8, 3)) * np.array([1.0, 0.7, 0.4])  # reddish: swapped channels differ
     return np.kron(coarse, np.ones((1, 28, 28, 1))).astype(np.float32)
 
 
@@ -66,7 +66,7 @@ FORMS = ["pytorch", "pytorch-legacy", "torch7", "torch7-rows", "keras-named", "k
 
 
 def features_of_canonical(path: Path, images: np.ndarray) -> np.ndarray:
-    """fc7 after its rectifier, through torchvision's own VGG16 layout."""
+    """Return the rectified fc7 of a converted file, with torchvision's names of VGG16."""
     import torch
     from safetensors.torch import load_file
     from torch.nn import functional
@@ -90,7 +90,7 @@ def _features(x, tensors, functional) -> np.ndarray:
 
 
 def features_of_keras_file(path: Path, images: np.ndarray) -> np.ndarray:
-    """fc7 as Keras computes it: everything (rows, columns, channels), straight from the file, in NumPy."""
+    """Return the rectified fc7 of a Keras file, in NumPy and in Keras' order (rows, columns, channels)."""
     import h5py
 
     with h5py.File(path) as file:
@@ -108,18 +108,18 @@ def features_of_keras_file(path: Path, images: np.ndarray) -> np.ndarray:
             n, rows, columns, channels = x.shape
             x = x.reshape(n, rows // 2, 2, columns // 2, 2, channels).max((2, 4))
         kernel, bias = layer("fc6")
-        x = np.maximum(np.einsum("nyxc,yxco->no", x, kernel) + bias, 0)  # the whole 7x7 map at once
+        x = np.maximum(np.einsum("nyxc,yxco->no", x, kernel) + bias, 0)  # the whole 7x7 map
         kernel, bias = layer("fc7")
         return np.maximum(x @ kernel[0, 0] + bias, 0)
 
 
-# one network, whatever the form
+# equal features for all formats
 
 
 def test_import_all_formats_give_the_same_features(tmp_path: Path, network, images):
     features, fingerprints = {}, set()
     for form in FORMS:
-        source = tmp_path / f"{form}.bin"  # the name says nothing
+        source = tmp_path / f"{form}.bin"  # the suffix does not tell the format
         write(form, source, network)
         out = tmp_path / f"{form}.safetensors"
         card = import_vgg_face(source, out, shape=NARROW)
@@ -130,7 +130,7 @@ def test_import_all_formats_give_the_same_features(tmp_path: Path, network, imag
     for form in FORMS[1:]:
         np.testing.assert_allclose(features[form], features["pytorch"], atol=1e-4, rtol=0)
     assert features["pytorch"].shape == (2, 256)
-    assert (features["pytorch"] > 0).mean() > 0.1  # alive
+    assert (features["pytorch"] > 0).mean() > 0.1  # activations do not vanish
 
 
 def test_import_features_equal_those_of_the_source(tmp_path: Path, network, images):
@@ -144,7 +144,7 @@ def test_import_features_equal_those_of_the_source(tmp_path: Path, network, imag
     theirs = features_of_keras_file(tmp_path / "k", images)
     np.testing.assert_allclose(features_of_canonical(out, images), theirs, atol=1e-3, rtol=1e-4)
 
-    # torch7: the same picture as BGR, less the mean as BGR, through the file's own tensors
+    # torch7: the same images in BGR, minus the mean in BGR, with the file's own tensors
     files.write_torch7(tmp_path / "t", network)
     import_vgg_face(tmp_path / "t", out, shape=NARROW)
     modules = read_torch7(tmp_path / "t").fields["modules"].values()
@@ -159,7 +159,7 @@ def test_import_features_equal_those_of_the_source(tmp_path: Path, network, imag
 
 
 def test_import_wrong_order_changes_the_features(tmp_path: Path, network, images):
-    """The comparison above would see a wrong order: each mistake moves the features far more than 1e-4."""
+    """A wrong order of channels or of rows changes the features far more than the tolerance of 1e-4."""
     files.write_torch7(tmp_path / "t", network)
     import_vgg_face(tmp_path / "t", tmp_path / "right.safetensors", shape=NARROW)
     right = features_of_canonical(tmp_path / "right.safetensors", images)
@@ -183,7 +183,7 @@ def test_vgg_shape_equals_torchvision():
     ours = {f"{CANONICAL_NAMES[layer]}.weight": shape for layer, shape in VGG_FACE_SHAPE.weights().items()}
     assert ours == {name: tuple(tensor.shape) for name, tensor in wanted.items() if name.endswith("weight")}
     biases = sum(shape[0] for shape in ours.values())
-    # VGG16's published 138,357,544 have 1,000 classes: 1,622 more of 4,097 each
+    # VGG16 has 138,357,544 parameters with 1,000 classes; each of the other 1,622 classes adds 4,097
     assert sum(int(np.prod(shape)) for shape in ours.values()) + biases == 138_357_544 + 1_622 * 4_097
 
 
@@ -260,7 +260,7 @@ def test_import_missing_file_says_where_to_get_it(tmp_path: Path):
 
 
 class Malicious:
-    """A pickle that makes a file when it is loaded as pickles usually are."""
+    """An object whose pickle creates a file when `pickle.loads` reads it."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -280,7 +280,7 @@ def test_import_pickled_code_is_not_run(tmp_path: Path, how: str):
         source.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, source, _use_new_zipfile_serialization=how == "torch zip")
-    # the trap is a real one
+    # an unsafe reader runs the code
     torch.load(source, weights_only=False) if how != "plain pickle" else pickle.loads(source.read_bytes())
     assert touched.exists()
     touched.unlink()
@@ -338,7 +338,7 @@ def test_import_numbers_not_finite_raise(tmp_path: Path, network):
         import_vgg_face(tmp_path / "t", shape=NARROW)
 
 
-def test_import_module_in_place_of_state_dict_raises(tmp_path: Path):
+def test_import_module_instead_of_state_dict_raises(tmp_path: Path):
     import torch
 
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
@@ -404,7 +404,7 @@ def test_torch7_round_trip(tmp_path: Path):
 
 
 def test_torch7_strides_and_shared_storages(tmp_path: Path):
-    # a 2x3 view, column by column, of a storage that is mentioned twice
+    # a 2x3 view, column by column, of a storage to which two tensors refer
     storage = (
         struct.pack("<ii", 4, 3)
         + struct.pack("<i", 3)

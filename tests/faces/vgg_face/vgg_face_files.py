@@ -16,7 +16,7 @@ Network = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def random_network(seed: int, shape: VggShape = NARROW) -> Network:
-    """Return weights and biases for RGB pictures, in torch's order, scaled to keep activations alive."""
+    """Return weights and biases for RGB images, in torch's order, with activations that do not vanish."""
     rng = np.random.default_rng(seed)
     network = {}
     for name, size in shape.weights().items():
@@ -126,7 +126,7 @@ class Torch7Writer:
             self.out += struct.pack("<q", size)
         for stride in values.strides:
             self.out += struct.pack("<q", stride // values.itemsize)
-        # two numbers before the first, as of a tensor that is part of a larger storage
+        # the tensor starts at the third number of its storage
         self.out += struct.pack("<q", 3)
         self.begin(f"torch.{kind}Storage")
         self.out += struct.pack("<q", values.size + 2)
