@@ -1,6 +1,6 @@
 """The voice encoder: complex spectrogram to face features (report, "Voice Encoder Architecture").
 
-Nine 4x4 convolutions without padding, pooled along time only, then the average over time and two fully
+Nine 4x4 convolutions without padding, pooled only along time, then the average over time and two fully
 connected layers. Sizes in comments are time x frequency for 6 s at 8 kHz bandwidth (598 x 257).
 """
 
@@ -36,17 +36,16 @@ DEBUG_ENCODER = VoiceEncoderConfig(width=1 / 16, hidden=32, frequency_bins=3)
 
 
 class VoiceEncoder(nn.Module):
-    """The report's encoder at any width and number of frequency bins.
+    """The report's encoder, with any width and number of frequency bins.
 
     Parameters
     ----------
     config
-        Width, hidden units, and N: the frequency bins that enter the first fully connected layer (by an
-        adaptive average pool).
+        Width, hidden units, and N: the frequency bins that an adaptive average pool leaves.
     feature_dimension
         Dimension of the predicted face features: 4096 for VGG-Face, 128 for dlib.
     spectrogram
-        Size of the input, which is checked against what the layers need. None: 6 s at 8 kHz.
+        Size of the input, which must be large enough for the layers. None: 6 s at 8 kHz.
 
     Raises
     ------
@@ -88,7 +87,7 @@ class VoiceEncoder(nn.Module):
         for index, (channels, stride, pooled) in enumerate(_LAYERS):
             channels = max(1, round(channels * config.width))
             layers.append(nn.Conv2d(previous, channels, kernel_size=4, stride=stride))
-            if index < len(_LAYERS) - 1:  # RELU and BN of the last layer follow the average pool
+            if index < len(_LAYERS) - 1:  # ReLU and batch norm of the last layer follow the average pool
                 layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(channels)]
             if pooled:
                 layers.append(TimeMaxPool())
@@ -165,14 +164,14 @@ def summarize(encoder: VoiceEncoder, spectrogram: SpectrogramConfig) -> list[Lay
     Parameters
     ----------
     encoder
-        The encoder, on any device; on torch's "meta" device nothing is computed.
+        Encoder on any device. On torch's "meta" device only the sizes are computed.
     spectrogram
         Size of the input.
 
     Returns
     -------
     list of LayerSummary
-        One row per layer, in order. The fixed map `face_axes` is left out.
+        One row per layer, in order, without the fixed map `face_axes`.
 
     Examples
     --------
@@ -195,8 +194,7 @@ def summarize(encoder: VoiceEncoder, spectrogram: SpectrogramConfig) -> list[Lay
             with FlopCounterMode(display=False) as counter:
                 x = layer(x)
             size = " x ".join(str(extent) for extent in x.shape[1:])
-            parameters = sum(parameter.numel() for parameter in layer.parameters())
             flops = counter.get_total_flops()
-            rows.append(LayerSummary(type(layer).__name__, size, parameters, flops / 1e6))
+            rows.append(LayerSummary(type(layer).__name__, size, count_parameters(layer), flops / 1e6))
     encoder.train(was_training)
     return rows

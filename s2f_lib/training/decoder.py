@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
@@ -47,11 +46,10 @@ class TrainedDecoder:
     folder: Path
 
     def at_epochs(self) -> dict[int, FaceDecoder | ResidualDecoder]:
-        """Return the decoder as it was after some epochs, by epoch, with the first and the last."""
+        """Return the decoders that were saved after some epochs, by epoch, from the first to the last."""
         found = {}
         for path in sorted((self.folder / _SNAPSHOTS).glob("epoch-*.safetensors")):
-            dimension = self.model.feature_dimension
-            model = make_decoder(self.model.config, feature_dimension=dimension)
+            model = make_decoder(self.model.config, feature_dimension=self.model.feature_dimension)
             checkpoint.load_model(path, model)
             found[int(path.stem.removeprefix("epoch-"))] = model.eval()
         return found
@@ -75,8 +73,8 @@ def train_face_decoder(
     clips
         Faces and features. A share of the videos is held out for validation.
     decoder, training
-        Settings of the network and the training. The kind "report" is trained with L1 of the images, the
-        kind "residual" with the weighted losses of `decoder_losses`.
+        Settings of the network and the training. The kind "report" is trained with L1 of the images, the kind
+        "residual" with the weighted losses of `decoder_losses`.
     parent
         Folder of the models. The model's own folder in it is called `NAME-DIGEST`, after a digest of
         everything that decides the weights. An interrupted training in it is resumed.
@@ -99,7 +97,7 @@ def train_face_decoder(
     TrainingError
         There are too few faces, or the loss is not finite.
     ConfigError
-        The identity loss is on, and there is no extractor or the features are not its own.
+        The identity loss is on, and the extractor is missing or did not make the features.
 
     See Also
     --------
@@ -156,13 +154,20 @@ def train_face_decoder(
             row["validation_identity"] = float(loss.identity(reconstructions, features).mean())
         return row
 
+    snapshots = {1, max(1, training.epochs // 8), max(1, training.epochs // 3), training.epochs}
+
+    def save_snapshot(epoch: int) -> None:
+        if epoch in snapshots:
+            path = folder / _SNAPSHOTS / f"epoch-{epoch:03d}.safetensors"
+            checkpoint.save_model(path, model.state_dict(), digest=folder.name)
+
     task = Task(
         model,
         FeaturesAndFaces(clips, train),
         batch_loss,
         validate,
         names=[clips.clip_ids[row] for row in train.tolist()],
-        after_epoch=_SnapshotWriter(model, folder / _SNAPSHOTS, epochs=training.epochs),
+        after_epoch=save_snapshot,
     )
     metrics = fit(task, training, out=folder, digest=name_digest, progress=progress)
     trained = make_decoder(decoder, feature_dimension=dimension)
@@ -191,20 +196,6 @@ def _make_loss(
             )
         network = differentiable(extractor)
     return DecoderLoss(training, extractor=network, mean_features=torch.from_numpy(features.mean(axis=0)))
-
-
-class _SnapshotWriter:
-    """Writes the model's weights after some epochs, so that they can be compared."""
-
-    def __init__(self, model: nn.Module, folder: Path, *, epochs: int) -> None:
-        self._model, self._folder = model, folder
-        self._wanted = {1, max(1, epochs // 8), max(1, epochs // 3), epochs}
-
-    def __call__(self, epoch: int) -> None:
-        first_process = not dist.is_initialized() or dist.get_rank() == 0
-        if epoch in self._wanted and first_process:
-            path = self._folder / f"epoch-{epoch:03d}.safetensors"
-            checkpoint.save_model(path, self._model.state_dict(), digest=self._folder.parent.name)
 
 
 def _start_at_mean_colour(model: FaceDecoder | ResidualDecoder, faces: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Losses of the voice encoder: the report's four ("Loss Function"), InfoNCE, and Speech2Face's own.
 
-Each takes the true face features v_f and the predicted speech features v_s, `(batch, dimension)` both,
-and returns the mean over the batch. All but Speech2Face's loss normalise them first.
+Each takes the true face features v_f and the predicted speech features v_s, `(batch, dimension)` both, and
+returns the mean over the batch. All losses except Speech2Face's normalise them first.
 """
 
 from __future__ import annotations
@@ -56,22 +56,17 @@ def l2_loss(face: Tensor, speech: Tensor) -> Tensor:
     return (unit_face - unit_speech).square().sum(dim=1).mean()
 
 
-def l1_l2_loss(face: Tensor, speech: Tensor, *, l2_weight: float = 10.0) -> Tensor:
-    """Return ``l1 + lambda l2``; the report's lambda is 10."""
-    return l1_loss(face, speech) + l2_weight * l2_loss(face, speech)
-
-
 def contrastive_loss(face: Tensor, speech: Tensor) -> Tensor:
     """Return the report's contrastive loss.
 
     ``-1/N sum_i log( exp(q_i.v_i) / sum_{j != i} exp(q_i.v_j) )`` with the speech features q and the face
-    features v. As in the report, the positive is not in the denominator, so the value can be negative,
-    and there is no temperature.
+    features v. As in the report, the positive is not in the denominator, so the value can be negative, and
+    there is no temperature.
 
     Raises
     ------
     InputError
-        The batch holds one pair, so there is no negative.
+        The batch holds only one pair, so it has no negatives.
 
     Examples
     --------
@@ -99,7 +94,7 @@ class InfoNCE(nn.Module):
     Raises
     ------
     InputError
-        The batch holds one pair, so there is no negative.
+        The batch holds only one pair, so it has no negatives.
 
     Examples
     --------
@@ -127,26 +122,12 @@ class InfoNCE(nn.Module):
 class Speech2FaceLoss(nn.Module):
     """Speech2Face's own loss (Oh et al. 2019, section 3, "Training", and supplement).
 
-    ``|f_dec(v_f) - f_dec(v_s)|_1 + 0.025 |v_f/|v_f| - v_s/|v_s||_2^2 + 200 L_distill`` with the face
-    decoder's first layer f_dec. L_distill is the cross entropy between the outputs of VGG-Face's last
-    layer (fc8) for both features, at temperature 2. Decoder and fc8 are not trained.
+    ``|f_dec(v_f) - f_dec(v_s)|_1 + 0.025 |v_f/|v_f| - v_s/|v_s||_2^2 + 200 L_distill`` with the first layer
+    f_dec of the trained face decoder. L_distill is the cross entropy between the outputs of VGG-Face's last
+    layer (fc8, the `classifier`) for both features, at temperature 2. Decoder and fc8 are not trained.
 
-    Parameters
-    ----------
-    decoder
-        Trained face decoder.
-    classifier
-        VGG-Face's fc8: `nn.Linear(4096, identities)`.
-
-    Raises
-    ------
-    ConfigError
-        The features are not VGG-Face's.
-
-    Notes
-    -----
-    The |.|_1 is a sum over the units of the first layer, as in the paper. The paper's first layer has
-    1,000 units, this decoder's 256 x 14 x 14, so the first term has more weight here.
+    The |.|_1 is a sum over the units of the first layer, as in the paper. The paper's first layer has 1,000
+    units, and this decoder's has 256 x 14 x 14, so the first term has more weight here.
     """
 
     def __init__(self, decoder: FaceDecoder | ResidualDecoder, classifier: nn.Linear) -> None:
@@ -175,7 +156,7 @@ def distillation(target: Tensor, predicted: Tensor) -> Tensor:
     return -(wanted * (predicted / DISTILLATION_TEMPERATURE).log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0.07) -> Loss:
+def make_loss(name: LossName, *, l2_weight: float = 10.0) -> Loss:
     """Return the loss of that name.
 
     Parameters
@@ -183,9 +164,7 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0
     name
         "l1", "l2", "l1_l2", "contrastive" or "info_nce".
     l2_weight
-        Weight lambda of "l1_l2".
-    temperature
-        Initial temperature of "info_nce".
+        Weight lambda of "l1_l2", which is l1 + lambda l2; the report's lambda is 10.
 
     Returns
     -------
@@ -208,9 +187,9 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0, temperature: float = 0
     tensor(2.8000)
     """
     if name == "l1_l2":
-        return lambda face, speech: l1_l2_loss(face, speech, l2_weight=l2_weight)
+        return lambda face, speech: l1_loss(face, speech) + l2_weight * l2_loss(face, speech)
     if name == "info_nce":
-        return InfoNCE(temperature=temperature)
+        return InfoNCE()
     losses: dict[str, Loss] = {"l1": l1_loss, "l2": l2_loss, "contrastive": contrastive_loss}
     if name not in losses:
         raise InputError(f"unknown loss {name!r}: expected one of l1, l2, l1_l2, contrastive, info_nce")
@@ -222,12 +201,7 @@ def make_speech2face_loss(
 ) -> Speech2FaceLoss:
     """Return Speech2Face's loss with fc8 from a file of VGG-Face weights.
 
-    Raises
-    ------
-    ConfigError
-        There is no decoder, or the features are not VGG-Face's.
-    MissingFileError
-        There are no weights; the message says where to get them.
+    `ConfigError` if the decoder is missing or takes other features, `MissingFileError` without weights.
     """
     from s2f_lib.faces.vgg_face.network import load_vgg_face
 
@@ -245,15 +219,15 @@ def _similarity(face: Tensor, speech: Tensor) -> Tensor:
     if len(face) < 2:
         raise InputError("a contrastive loss needs at least 2 pairs in a batch, found 1: raise batch_size")
     unit_face, unit_speech = _unit(face, speech)
-    with torch.autocast(unit_face.device.type, enabled=False):  # bf16 has 3 digits: too few for 1/T = 100
+    with torch.autocast(unit_face.device.type, enabled=False):  # bf16's 3 digits are too few for 1/T = 100
         return unit_speech @ unit_face.T
 
 
 def _unit(face: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
     if face.shape != speech.shape or face.ndim != 2:
         raise InputError(
-            f"a loss takes two tensors (batch, dimension) of one shape, "
+            "a loss takes two tensors (batch, dimension) of one shape, "
             f"found {tuple(face.shape)} and {tuple(speech.shape)}"
         )
-    # float32 under autocast: differences of unit vectors lose too much in bf16
+    # float32 under autocast, because differences of unit vectors are too inexact in bf16
     return normalize(face.float(), dim=1), normalize(speech.float(), dim=1)

@@ -1,20 +1,20 @@
 """Training of a substitute for VGG-Face: VGG16 that distinguishes 2,622 synthetic identities.
 
-The public weights of VGG-Face cannot be shipped. Trained in the same way on faces of the generated
-population, the same network gives 4096-D features of the same form, so every later step can run. The
-weights are written in the form that `faces.vgg_face.network.load_vgg_face` reads. These features know
-only synthetic faces: with the public weights use those instead.
+The public weights of VGG-Face cannot be distributed. The same network, trained in the same way on faces of
+the generated population, gives 4096-D features, so every later step can run. The weights are written in the
+format that `faces.vgg_face.network.load_vgg_face` reads. Prefer the public weights if you have them: these
+features are trained only on synthetic faces.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 
 import cv2
@@ -35,11 +35,11 @@ from s2f_lib.training.loop import Progress, Task, fit
 
 logger = logging.getLogger(__name__)
 
-#: Called after each identity with (done, all, "identities drawn").
+#: Called after each identity with (done, all, "identities rendered").
 Rendered = Callable[[int, int, str], None]
 
 FACE_PX = 224
-SCENES = 2  # portraits per identity, in different light; the poses are cut from these
+SCENES = 2  # portraits per identity, in different light; each is shown in many poses
 # dlib's aligned crop at margin 0.25: distance and position of the eyes' centres, as shares of the side
 _EYE_DISTANCE, _EYES_X, _EYES_Y = 0.41, 0.5, 0.31
 
@@ -62,18 +62,10 @@ VGG_FACE_TRAINING = LoopConfig(
 
 @dataclass(frozen=True)
 class TrainedVGGFace:
-    """A network that distinguishes synthetic identities.
+    """A network that distinguishes synthetic identities."""
 
-    Attributes
-    ----------
-    weights
-        safetensors file with torchvision's VGG16 names, RGB order.
-    metrics
-        One row per epoch; validation_accuracy is measured on images that are not in the training set.
-    """
-
-    weights: Path
-    metrics: pd.DataFrame
+    weights: Path  # safetensors file with torchvision's VGG16 names, RGB order
+    metrics: pd.DataFrame  # one row per epoch; validation_accuracy on images outside the training set
 
 
 def train_vgg_face(
@@ -93,32 +85,21 @@ def train_vgg_face(
     Parameters
     ----------
     out
-        Folder for faces, checkpoints, metrics and `vgg_face.safetensors` with a card. An interrupted run
-        in it is resumed. Other settings get a training folder of their own and use the same faces.
+        Folder for faces, checkpoints, metrics, and `vgg_face.safetensors` with its description in JSON. An
+        interrupted run in it is resumed. Each training configuration has its own folder in it; all use the
+        same faces.
     training
         Settings of the training; `validation_share` is the share of each identity's images.
     n_identities
-        Number of identities. Only with 2,622 and full width the file can be read as VGG-Face.
+        Number of identities. Only a file with 2,622 identities and full width can be read as VGG-Face.
     renderings
-        Images per identity, with other poses, light and framing; 150 kB each.
+        Images per identity, with different poses, light and framing; 150 kB each.
     width, hidden
         Factor on the channels of the convolutions, and units of fc6 and fc7.
     workers
         Number of processes that render; 0: one per core.
-    progress
-        Called after each epoch.
-    rendered
-        Called after each rendered identity.
-
-    Returns
-    -------
-    TrainedVGGFace
-        File of weights, and metrics.
-
-    Raises
-    ------
-    TrainingError
-        The loss is not finite, or there are fewer faces than a batch.
+    progress, rendered
+        Called after each epoch, and after each rendered identity.
     """
     out = Path(out)
     faces, identities = render_identities(
@@ -152,12 +133,9 @@ def train_vgg_face(
             logits = logits_of(network, torch.from_numpy(faces[rows]).to(device))
             losses += float(cross_entropy(logits, identity, reduction="sum"))
             hits += int((logits.argmax(dim=1) == identity).sum())
-        return {
-            "validation_loss": losses / len(validation),
-            "validation_accuracy": hits / len(validation),
-        }
+        return {"validation_loss": losses / len(validation), "validation_accuracy": hits / len(validation)}
 
-    names = [f"identity {identities[row]}, rendering {row % renderings}" for row in train]
+    names = [f"identity {identities[row]}, image {row % renderings}" for row in train]
     task = Task(model, PairedArrays(faces, identities, rows=train), batch_loss, validate, names=names)
     name_digest = f"{n_identities}-{renderings}-{width:g}-{hidden}-{training.result_digest()}"
     folder = out / f"training-{name_digest}"
@@ -182,51 +160,40 @@ def render_identities(
     *,
     n_identities: int,
     renderings: int,
-    seed: int = 0,
-    workers: int = 0,
-    progress: Rendered | None = None,
+    seed: int,
+    workers: int,
+    progress: Rendered | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render the faces of synthetic identities once, into an array that is mapped from disk.
+    """Render the faces of synthetic identities in `out/faces-DIGEST`, or read them if they exist.
 
-    Parameters
-    ----------
-    out
-        Folder of the cache; the faces lie in `faces-DIGEST` in it.
-    n_identities, renderings, seed, workers, progress
-        As for `train_vgg_face`.
-
-    Returns
-    -------
-    faces
-        `(n_identities * renderings, 224, 224, 3)` uint8 RGB, grouped by identity.
-    identities
-        `(n_identities * renderings,)` int64.
+    Return the faces, `(n_identities * renderings, 224, 224, 3)` uint8 RGB, grouped by identity and mapped
+    from disk, and the identities, `(n_identities * renderings,)` int64.
     """
 
     def write(folder: Path) -> None:
         shape = (n_identities * renderings, FACE_PX, FACE_PX, 3)
         array = np.lib.format.open_memmap(folder / "faces.npy", mode="w+", dtype=np.uint8, shape=shape)
-        jobs = [(seed, identity, renderings) for identity in range(n_identities)]
-        with ProcessPoolExecutor(workers or cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-            for identity, images in enumerate(pool.map(_render_job, jobs, chunksize=4)):
+        jobs = itertools.repeat(seed), range(n_identities), itertools.repeat(renderings)
+        with ProcessPoolExecutor(workers or None, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+            for identity, images in enumerate(pool.map(render_identity, *jobs, chunksize=4)):
                 array[identity * renderings : (identity + 1) * renderings] = images
                 if progress is not None:
-                    progress(identity + 1, n_identities, "identities drawn")
+                    progress(identity + 1, n_identities, "identities rendered")
                 if (identity + 1) % 100 == 0:
                     logger.info("%d of %d identities rendered", identity + 1, n_identities)
         array.flush()
 
     made_of = {"identities": n_identities, "renderings": renderings, "seed": seed}
     folder = cached_folder(out / f"faces-{digest(made_of)}", write)
-    faces = np.load(folder / "faces.npy", mmap_mode="c")  # torch wants writable arrays
+    faces = np.load(folder / "faces.npy", mmap_mode="c")  # torch needs writable arrays
     return faces, np.repeat(np.arange(n_identities), renderings)
 
 
 def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
     """Return one identity's faces, `(renderings, 224, 224, 3)` uint8 RGB, aligned like dlib's crops.
 
-    Pose, expression, light, clothes, background and framing vary. The eyes have the position that the
-    generator gave them plus an error of a few pixels, like a landmark detector's.
+    Pose, expression, light, clothes, background and framing vary. The faces are aligned by the generator's
+    eye positions plus an error of a few pixels, like a landmark detector's.
     """
     rng = np.random.default_rng([seed, identity])
     face = draw_face(rng)
@@ -254,8 +221,8 @@ def render_identity(seed: int, identity: int, renderings: int) -> np.ndarray:
 def make_vgg16(*, classes: int, width: float = 1.0, hidden: int = 4096) -> nn.Module:
     """Return torchvision's VGG16, or a narrow one with the same parameter names, with random weights.
 
-    The weights of the first convolution are divided by 64, because the input is pixels of 0 to 255 minus
-    a mean, not pixels of unit variance.
+    The weights of the first convolution are divided by 64, because the input is pixels of 0 to 255 minus a
+    mean, not pixels of unit variance.
     """
     from torchvision.models import VGG
     from torchvision.models.vgg import make_layers
@@ -278,13 +245,8 @@ def make_vgg16(*, classes: int, width: float = 1.0, hidden: int = 4096) -> nn.Mo
     return network
 
 
-def _render_job(job: tuple[int, int, int]) -> np.ndarray:
-    cv2.setNumThreads(1)
-    return render_identity(*job)
-
-
 def _aligned(image: np.ndarray, left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn, scale and shift an image so that the eyes lie about where dlib's face chip has them."""
+    """Rotate, scale and shift an image so that the eyes lie near their positions in dlib's face chip."""
     left, right = left + rng.normal(0, 1.5, 2), right + rng.normal(0, 1.5, 2)
     across = right - left
     angle = np.degrees(np.arctan2(across[1], across[0]))

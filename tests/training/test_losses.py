@@ -11,10 +11,10 @@ from torch import nn
 from s2f_lib.errors import ConfigError, InputError
 from s2f_lib.models.face_decoders import DEBUG_DECODER, FaceDecoder
 from s2f_lib.training.losses import (
+    InfoNCE,
     Speech2FaceLoss,
     contrastive_loss,
     distillation,
-    l1_l2_loss,
     l1_loss,
     l2_loss,
     make_loss,
@@ -36,7 +36,7 @@ def test_l2_loss_by_hand_is_squared():
 
 
 def test_l1_l2_loss_by_hand():
-    assert l1_l2_loss(FACE, SPEECH).item() == pytest.approx(0.6 + 10 * 0.4)
+    assert make_loss("l1_l2")(FACE, SPEECH).item() == pytest.approx(0.6 + 10 * 0.4)
     assert make_loss("l1_l2", l2_weight=2.0)(FACE, SPEECH).item() == pytest.approx(0.6 + 2 * 0.4)
 
 
@@ -72,7 +72,7 @@ def test_losses_bad_shapes_and_names_are_refused():
 
 
 def test_info_nce_by_hand():
-    loss = make_loss("info_nce", temperature=0.5)
+    loss = InfoNCE(temperature=0.5)
     # rows of q.v / 0.5: voices [1.2, 1.6] and [0, 2]; columns, the faces: [1.2, 0] and [1.6, 2]
     voices = math.log(math.exp(1.2) + math.exp(1.6)) - 1.2 + math.log(1 + math.exp(2)) - 2
     faces = math.log(math.exp(1.2) + 1) - 1.2 + math.log(math.exp(1.6) + math.exp(2)) - 2
@@ -81,10 +81,10 @@ def test_info_nce_by_hand():
 
 
 def test_info_nce_temperature_is_learned_down_to_hundredth():
-    loss = make_loss("info_nce", temperature=0.07)
+    loss = InfoNCE(temperature=0.07)
     loss(torch.eye(4), torch.eye(4)).backward()
     assert loss.log_logit_scale.grad < 0  # true pairs are nearest: a sharper softmax lowers the loss
-    assert make_loss("info_nce", temperature=0.001).temperature == pytest.approx(0.01)
+    assert InfoNCE(temperature=0.001).temperature == pytest.approx(0.01)
     with pytest.raises(InputError, match="at least 2 pairs"):
         loss(FACE[:1], SPEECH[:1])
 

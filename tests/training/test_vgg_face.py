@@ -38,7 +38,7 @@ def test_train_vgg_face_narrow_learns_and_is_cached(tmp_path):
     reports = []
     sizes = {"n_identities": 3, "renderings": 24, "width": 1 / 16, "hidden": 64, "workers": 1}
     trained = train_vgg_face(tmp_path, training=DEBUG, **sizes, rendered=lambda *now: reports.append(now))
-    assert reports == [(number, 3, "identities drawn") for number in (1, 2, 3)]
+    assert reports == [(number, 3, "identities rendered") for number in (1, 2, 3)]
     assert len(trained.metrics) == DEBUG.epochs
     assert trained.metrics["train_loss"].iloc[-1] < 0.7 * trained.metrics["train_loss"].iloc[0]
     assert trained.metrics["validation_accuracy"].iloc[-2:].max() > 0.6  # chance is 0.33, 18 faces
