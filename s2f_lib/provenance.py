@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return what `s2f info` and every chapter say about the machine and the installation."""
+    """Return commit, Python, platform, device and versions, for `s2f info` and the chapters."""
     return {
         "commit": commit(),
         "python": platform.python_version(),

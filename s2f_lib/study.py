@@ -87,7 +87,7 @@ class Study:
         return cls(config, run_paths)
 
     def on_generated(self) -> Study:
-        """Return this study if its source is synthetic, otherwise one with the same settings that is."""
+        """Return this study if its source is synthetic, otherwise a synthetic one with the same settings."""
         if self.config.source.kind == "synthetic":
             return self
         run_paths = RunPaths(self.paths.root / "generated")
@@ -132,13 +132,7 @@ class Study:
         return clips.subset(np.argsort([split or "" for split in clips.splits], kind="stable"))
 
     def split(self, name: str) -> PreparedClips:
-        """Return the prepared clips of "train" or "test".
-
-        Raises
-        ------
-        DataError
-            The split is empty.
-        """
+        """Return the prepared clips of "train" or "test". An empty split is a `DataError`."""
         chosen = np.array([split == name for split in self.clips.splits])
         if not chosen.any():
             found = sorted({split or "none" for split in self.clips.splits})
@@ -229,7 +223,7 @@ class Study:
 
         config = self.config
         source = getattr(config.source, config.source.kind)
-        # neither the number of processes nor the way of downloading changes a row
+        # the number of processes and the way of downloading do not change the prepared clips
         digests = (
             source.digest(6, exclude={"fetch_missing", "download"}),
             config.preparation.digest(6, exclude={"workers"}),
@@ -279,7 +273,7 @@ class Study:
             if source.download != DownloadConfig():
                 raise ConfigError(
                     "source.avspeech.download has no effect without a download: "
-                    "add -p source.avspeech.fetch_missing=true, or leave it out"
+                    "add -p source.avspeech.fetch_missing=true, or leave out the settings of the download"
                 )
             return None
         folder = source.media if source.media is not None else prepared / "media"

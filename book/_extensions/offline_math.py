@@ -12,7 +12,7 @@ import io
 import re
 from xml.etree import ElementTree
 
-_POINTS = 12.0  # font size of the drawing; the page scales it by em
+_POINTS = 12.0  # font size of the SVG; the page scales it by em
 
 # LaTeX commands that mathtext lacks
 _REWRITE = [
@@ -32,7 +32,7 @@ def to_svg(latex: str, *, block: bool = False) -> str:
     latex
         Formula without dollar signs.
     block
-        Whether the formula is displayed: a little larger, and not aligned with a baseline.
+        Whether the formula has its own line: it is a little larger, and not aligned with a baseline.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def to_svg(latex: str, *, block: bool = False) -> str:
 def _visit_inline(self, node) -> None:
     from docutils.nodes import SkipNode
 
-    self.body.append(f'<span class="math">{_drawn(node.astext(), node)}</span>')
+    self.body.append(f'<span class="math">{_svg_or_source(node.astext(), node)}</span>')
     raise SkipNode
 
 
@@ -83,11 +83,11 @@ def _visit_block(self, node) -> None:
     from docutils.nodes import SkipNode
 
     number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
-    self.body.append(f'<div class="math">{number}{_drawn(node.astext(), node, block=True)}</div>\n')
+    self.body.append(f'<div class="math">{number}{_svg_or_source(node.astext(), node, block=True)}</div>\n')
     raise SkipNode
 
 
-def _drawn(latex: str, node, *, block: bool = False) -> str:
+def _svg_or_source(latex: str, node, *, block: bool = False) -> str:
     from sphinx.util import logging
 
     try:

@@ -40,6 +40,6 @@ def _on_source_read(app, docname: str, source: list[str]) -> None:
 
 
 def setup(app) -> dict[str, bool]:
-    """Listen to each page as it is read."""
+    """Connect to the event that is sent for each page."""
     app.connect("source-read", _on_source_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Lets the book build from chapters that were not executed, and says so on each page.
 
-Without a run there are no numbers, figures and tables to show. Their positions are marked. In a build from
-executed copies this extension does nothing.
+Without a run there are no results: numbers become an ellipsis, tables and figures are left out. In a build
+from executed copies this extension does nothing.
 """
 
 from __future__ import annotations

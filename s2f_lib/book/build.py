@@ -1,8 +1,8 @@
 """Builds the book from a run's executed chapters, with Jupyter Book.
 
-Jupyter Book itself builds a book of failed or missing chapters and exits with 0. So the chapters are checked
-first. Their executed copies are copied with the book's sources into the run's folder, and built there. The
-new pages replace the old ones only if there was no warning.
+Jupyter Book exits with 0 even if chapters failed or are missing. So the chapters are checked first. Their
+executed copies are copied with the book's sources into the run's folder, and built there. The new pages
+replace the old ones only if there was no warning.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIGURATION = ("_config.yml", "_toc.yml")
 _STAMP = "built.json"  # lies next to the pages and says what they were built from
-_N_LINES = 12  # of the log in an error message
+_N_LINES = 12  # lines of the log in an error message
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOT_STAGED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "profiles", "*.ipynb")
 
@@ -176,7 +176,7 @@ def _read_stamp(pages: Path) -> str | None:
 
 def _run_jupyter_book(stage: Path) -> None:
     """Build a folder; any warning is an error."""
-    shutil.rmtree(stage / "_build", ignore_errors=True)  # unchanged pages would not warn again
+    shutil.rmtree(stage / "_build", ignore_errors=True)  # an unchanged page does not repeat its warnings
     program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     options = ["build", ".", "-n", "-W", "--keep-going", "--all"]
     environment = os.environ | {

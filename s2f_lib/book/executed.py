@@ -60,11 +60,8 @@ class Chapter:
     def parameters(self) -> dict[str, Any]:
         """Default of each parameter, as the cell tagged `parameters` sets it.
 
-        Raises
-        ------
-        InputError
-            The cell is missing, does not set a common parameter, or sets a default that is not a
-            literal, so that no type can be checked against it.
+        The cell must set the common parameters. Defaults must be literals, because types are checked
+        against them. Otherwise it is an `InputError`.
         """
         from papermill import inspect_notebook
 
@@ -165,13 +162,8 @@ def check_parameters(
     """Sort parameters into settings and chapters' own, and check names and types.
 
     papermill only warns about an unknown parameter and checks no type. A text is parsed as YAML unless the
-    default is a text. A key with a dot is a setting of `StudyConfig`; another key must be a parameter of
-    one of the chapters.
-
-    Raises
-    ------
-    InputError
-        A key is unknown or a value has the wrong type; the message suggests the closest key.
+    default is a text. A key with a dot is a setting of `StudyConfig`; any other key must be a parameter of
+    one of the chapters. An unknown key or a wrong type is an `InputError`.
     """
     settings: dict[str, Any] = {}
     own: dict[str, Any] = {}
@@ -233,10 +225,7 @@ class ExecutedChapter:
     def read(self) -> tuple[NotebookNode, Record]:
         """Return the executed notebook and its record.
 
-        Raises
-        ------
-        ChapterError
-            The chapter was not run, failed, or has no record.
+        A chapter that was not run, failed or has no record is a `ChapterError`.
         """
         if self.failed.exists():
             notebook = read_notebook(self.failed)
@@ -324,7 +313,7 @@ def first_error(notebook: NotebookNode) -> str | None:
 def strip_local_paths(notebook: NotebookNode) -> NotebookNode:
     """Remove the machine's folders from outputs, parameters and metadata, in place.
 
-    The book is published, and must not show where the run lay on a disk.
+    The book is published, and must not show the folders of the machine.
     """
     notebook.metadata.pop("papermill", None)
     named = [(paths.workspace(), ""), (paths.repository_root(), ""), (Path.home(), "~/")]

@@ -89,32 +89,14 @@ class Page:
         return self.study.config.source.kind == "synthetic"
 
     def mask_real_faces(self, faces: np.ndarray) -> np.ndarray:
-        """Return the faces of generated people as they are, and grey tiles instead of real people's.
-
-        Parameters
-        ----------
-        faces
-            `(..., height, width, 3)` uint8 RGB.
-        """
+        """Return `(..., height, width, 3)` uint8 faces of generated people, or grey tiles for real faces."""
         return faces if self.shows_faces else np.full_like(faces, 200)
 
     def spectrogram_voices(self, audio: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return voices whose spectrograms may be on the page.
+        """Return `(n, samples)` int16 voices whose spectrograms may be on the page, and a phrase for them.
 
-        A spectrogram can be turned back into speech, so real people's voices are replaced by as many
-        voices of generated people.
-
-        Parameters
-        ----------
-        audio
-            `(n, samples)` int16 at the preparation's sample rate: the first clips of the training split.
-
-        Returns
-        -------
-        voices : numpy.ndarray
-            `(n, samples)` int16.
-        whose : str
-            Whose voices they are, as a phrase for the caption.
+        `audio` holds the first clips of the training split, `(n, samples)` int16. A spectrogram can be
+        turned back into speech, so voices of generated people replace those of real people.
         """
         if self.shows_faces:
             return audio, "the first of the training split"
@@ -129,13 +111,7 @@ class Page:
         return voices, "of generated people, in the place of the real ones of the training split"
 
     def numbers(self, **values: float | int | str) -> None:
-        """Glue values for the prose, each under its name.
-
-        Raises
-        ------
-        InputError
-            A value is neither a number nor a text, or is not finite.
-        """
+        """Glue finite numbers and texts for the prose, each under its name."""
         from myst_nb import glue
 
         for key, value in values.items():
@@ -173,7 +149,7 @@ class Page:
         Raises
         ------
         InputError
-            A value is missing although `dashes` is False, or a cell holds NaN or infinity as text.
+            A value is missing although `dashes` is False, or the text of a cell is NaN or infinite.
         """
         from IPython.display import display
 
@@ -219,12 +195,9 @@ class Page:
             display({"text/markdown": nothing, "text/plain": nothing}, raw=True)
 
     def provenance(self, config: StudyConfig | None = None) -> None:
-        """Show what the page was made with, and glue `wall_min`: the last call of a chapter.
+        """Show what the page was made with, and glue `wall_min`, the chapter's minutes: the last call.
 
-        Parameters
-        ----------
-        config
-            Settings behind the page's numbers. None: those of the run.
+        `config` holds the settings behind the page's numbers; by default, those of the run.
         """
         wall_s = time.perf_counter() - self._started
         self.numbers(wall_min=wall_s / 60)
@@ -234,13 +207,7 @@ class Page:
 
 
 def as_texts(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
-    """Return a table as readers see it: rounded numbers, and dashes for missing values.
-
-    Examples
-    --------
-    >>> as_texts(pd.DataFrame({"n": [1200], "share": [0.987]})).to_dict("records")
-    [{'n': '1,200', 'share': '0.99'}]
-    """
+    """Return a table as readers see it: rounded numbers ("1,200", "0.99"), dashes for missing values."""
     return table.apply(lambda column: column.map(lambda value: _as_text(value, digits)))
 
 

@@ -31,7 +31,7 @@ from s2f_lib.storage import atomic_folder, atomic_path, write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Largest size of all files of a published run together, in bytes: they are part of the repository.
+#: Largest total size of a published run, in bytes, because its files are part of the repository.
 MOST_BYTES = 10_000_000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -58,7 +58,7 @@ class PublishedRun:
     people
         Number and source of the people, as a phrase.
     settings
-        Settings that differ from the profile; of a path only the last part.
+        Settings that differ from the profile. Only the last part of a path is stored.
     chapters
         Commit, device and wall time of each chapter.
     """
@@ -85,13 +85,7 @@ class PublishedRun:
         )
 
     def markdown(self, chapter: str) -> str:
-        """Return the run's tables and figures for a chapter; image paths start in `book/notebooks`.
-
-        Raises
-        ------
-        DataError
-            The chapter's file is missing.
-        """
+        """Return the run's tables and figures for a chapter; image paths are relative to `book/notebooks`."""
         path = self.folder / f"{chapter}.md"
         try:
             return path.read_text(encoding="utf-8")
@@ -176,7 +170,7 @@ def publish_run(
             f"the chapters in {run.notebooks} were run with different settings: run them again"
         )
     if unknown := sorted(set(keys or ()) - {item.key for item in items}):
-        raise InputError(f"no table and no figure {unknown[0]!r} in the chapters that are published")
+        raise InputError(f"unknown key {unknown[0]!r}: no table or figure of these chapters has it")
     items = [item for item in items if not keys or item.key in keys]
     items = [item for item in items if not item.key.startswith("provenance_")]
     if not items:

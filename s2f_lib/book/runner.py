@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 #: Called with (number of finished chapters, number of all chapters, name of the running chapter).
 Progress = Callable[[int, int, str], None]
 
-_KERNEL_START_S = 300  # a busy machine needs long to import IPython
-_LONGEST_SOCKET = 90  # bytes of the socket's path without its number; some systems allow 103 in all
+_KERNEL_START_S = 300  # seconds; importing IPython is slow on a busy machine
+_LONGEST_SOCKET = 90  # bytes of a socket's path without its number; some systems allow 103 with it
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def run_chapters(
     run_dir
         Folder of the run. None: `runs/<profile>`.
     force
-        Whether chapters that are up to date run, too.
+        Whether to run chapters that are up to date, too.
     progress
         Function that is called before each chapter and at the end.
     notebooks

@@ -36,16 +36,10 @@ FOREIGN_ACCENT = "fr"
 def rho_sweep(study: Study, *, k: int) -> pd.DataFrame:
     """Return recall over rho, the strength of the link between voice and face, with its upper bounds.
 
-    Each rho is a world of the same faces with other voices, and has an encoder of its own, trained on
-    `controls.rho_share` of the training clips.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns rho, name and those of `recall_row`. Names are "encoder"; "voice latents", a ridge regression
-        from the voice's true latents to the face features, which bounds perfect hearing; "likelihood", the
-        best possible ranking; and, if `rho_share` is below 1, `ALL_CLIPS` and `ALL_LATENTS`, trained and
-        fitted on all clips of the world's own rho.
+    Each rho is a world of the same faces with other voices, and has its own encoder, trained on
+    `controls.rho_share` of the training clips. The columns are rho, name and those of `recall_row`. Names are
+    "encoder"; "voice latents", a ridge regression from the voice's true latents to the face features;
+    "likelihood", the best possible ranking; and, if `rho_share` is below 1, `ALL_CLIPS` and `ALL_LATENTS`.
     """
     world = study.config.source.synthetic
     every, test = study.split("train"), study.split("test")
@@ -121,25 +115,20 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
 
 
 def _first_of(clips: PreparedClips, share: float) -> PreparedClips:
-    # people are drawn independently, so the first clips are a random sample
+    # people are sampled independently, so the first clips are a random sample
     return clips if share == 1 else clips.subset(np.arange(round(share * len(clips))))
 
 
 def _encoder_of_part(study: Study, part: PreparedClips) -> TrainedEncoder:
-    """Return the control encoder of some training clips; the one of all clips serves the whole chapter."""
+    """Return the control encoder of some training clips. The encoder of all clips is trained only once."""
     is_part = len(part) < len(study.split("train"))
     return control_encoder(study, part, name=f"control-clips-{len(part)}" if is_part else None)
 
 
 def control_encoder(study: Study, clips: PreparedClips, *, name: str | None) -> TrainedEncoder:
-    """Return an encoder that is trained with the loss and epochs of `controls`.
+    """Return an encoder that is trained on `clips` with the loss and epochs of `controls`.
 
-    Parameters
-    ----------
-    clips
-        Training clips.
-    name
-        Start of the model folder's name. None: that of the study's own encoder.
+    The model folder's name starts with `name`, by default as that of the study's own encoder.
     """
     from s2f_lib.training.encoder import train_voice_encoder
 
@@ -159,19 +148,9 @@ def control_encoder(study: Study, clips: PreparedClips, *, name: str | None) -> 
 def resynthesized_clips(
     study: Study, clips: PreparedClips, *, rho: float | None = None, take: int = 0, accent: str | None = None
 ) -> PreparedClips:
-    """Return clips of a generated world with re-synthesised voices, which are cached on disk.
+    """Return clips of generated people with re-synthesised voices, which are cached on disk.
 
-    Parameters
-    ----------
-    clips
-        Clips whose people speak.
-    rho, take, accent
-        Arguments of `sources.synthetic.recordings.resynthesize_speech`.
-
-    Raises
-    ------
-    ConfigError
-        The clips are not generated.
+    `rho`, `take` and `accent` are arguments of `sources.synthetic.recordings.resynthesize_speech`.
     """
     from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
@@ -214,14 +193,7 @@ def other_speech(study: Study, *, k: int) -> pd.DataFrame:
 
 
 def count_trained(controls: ControlsConfig, *, rho: float) -> int:
-    """Return how many encoders the controls of a world with this rho train or load.
-
-    Examples
-    --------
-    >>> from s2f_lib.config import ControlsConfig
-    >>> count_trained(ControlsConfig(rhos=(0.0, 0.9), clip_shares=(0.5,), shuffled_training=True), rho=0.9)
-    4
-    """
+    """Return how many encoders the controls of a world with this rho train or load."""
     parts = {*controls.clip_shares, controls.rho_share, 1.0}
     return len({*controls.rhos} - {rho}) + len(parts) + controls.shuffled_training
 
@@ -232,20 +204,10 @@ def format_significance(p_value: float, *, level: float = 0.05) -> str:
 
 
 def normalized_similarity(queries: Predictions, cohort: Predictions) -> np.ndarray:
-    """Return the similarity of each voice to each face, normalised against the training people (s-norm).
+    """Return the `(n, n)` similarity of voices to faces, normalised against the training people (s-norm).
 
     The mean training face is subtracted on both sides. The cosine similarity is then expressed in standard
-    deviations above the mean similarity to the training people.
-
-    Parameters
-    ----------
-    queries, cohort
-        True and predicted features of the test people and of the training people.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n, n)` float64; row i's true face is in column i.
+    deviations above the mean similarity to the training people, `cohort`. Row i's true face is in column i.
     """
     mean = unit(cohort.true).mean(axis=0)
 
@@ -270,13 +232,7 @@ def recall_row(similarity: np.ndarray, k: int, config: EvaluationConfig) -> dict
 
 
 def noise_like(audio: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Return white noise as loud as each clip, `(n, samples)` int16 like the clips.
-
-    Examples
-    --------
-    >>> noise_like(np.zeros((1, 3), np.int16))
-    array([[0, 0, 0]], dtype=int16)
-    """
+    """Return white noise as loud as each clip, `(n, samples)` int16 like the clips."""
     rng = np.random.default_rng(seed)
     noise = np.empty_like(audio)
     for row, clip in enumerate(audio):  # one clip at a time, because float64 needs four times the memory

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from s2f_lib import paths
+from s2f_lib.chapters.measures import even_steps
 from s2f_lib.errors import MissingFileError
 from s2f_lib.evaluation.decoder_comparison import APPEARANCE_FACES
 from s2f_lib.evaluation.decoders import AppearanceFeatures, evaluate_reconstructions
@@ -41,12 +41,8 @@ _MEASURES = {
 class PublishedComparison:
     """Numbers that `s2f faces` measured on UTKFace.
 
-    Attributes
-    ----------
-    table
-        Table of `evaluation.decoders.evaluate_reconstructions`.
-    provenance
-        Settings, data and machine of the measurement.
+    `table` comes from `evaluation.decoders.evaluate_reconstructions`; `provenance` holds the settings, the
+    data and the machine of the measurement.
     """
 
     table: pd.DataFrame
@@ -63,9 +59,9 @@ def published_utkface() -> PublishedComparison:
     path = paths.published_dir() / "utkface" / "decoders.json"
     if not path.is_file():
         raise MissingFileError(
-            f"no {path.name} in {path.parent}: type `s2f faces --utkface DIR --out {path}`"
+            f"no {path.name} in {path.parent}: make it with `s2f faces --utkface DIR --out {path}`"
         )
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"))
     return PublishedComparison(pd.DataFrame(content["decoders"]), content["provenance"])
 
 
@@ -126,12 +122,9 @@ def identity(study: Study, reconstruction: np.ndarray) -> np.ndarray:
 def reconstructions_at_epochs(
     decoder: TrainedDecoder, features: np.ndarray, originals: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Reconstruct faces with the decoder as it was after some epochs.
+    """Reconstruct faces with snapshots of the decoder, and return arguments of `figures.face_rows`.
 
-    Returns
-    -------
-    faces, headings
-        Arguments of `figures.face_rows`: originals first, then one column per epoch.
+    The first column holds the originals; each other column belongs to a snapshot after some epochs.
     """
     from s2f_lib.models.inference import render_faces
 
@@ -146,13 +139,10 @@ def reconstructions_side_by_side(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Choose people at even steps of `identity` `(n,)`, from the best to the worst.
 
-    Returns
-    -------
-    faces, headings, notes
-        Arguments of `figures.face_rows`: originals first, then one column per decoder.
+    The results are arguments of `figures.face_rows`: originals first, then one column per decoder.
     """
     order = np.argsort(-identity, kind="stable")
-    rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
+    rows = order[even_steps(len(order), n_rows)]
     faces = np.stack(
         [originals[rows], *(reconstruction[rows] for reconstruction in reconstructions.values())], axis=1
     )

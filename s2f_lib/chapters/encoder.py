@@ -28,16 +28,9 @@ def architecture_table(
 ) -> pd.DataFrame:
     """Return the report's "Voice Encoder Architecture", one row per layer, with sizes and counts.
 
-    The report's size (6 s, full width, N = 9) and this run's stand next to each other. Outputs are
+    The report's size (6 s, full width, N = 9) is next to this run's. Outputs are
     channels x time x frequency. MFLOP are millions of multiplications and additions of the forward pass
     of one clip.
-
-    Examples
-    --------
-    >>> from s2f_lib.config import Precision, SpectrogramConfig, VoiceEncoderConfig
-    >>> table = architecture_table(VoiceEncoderConfig(), SpectrogramConfig(), feature_dimension=128)
-    >>> int(table["parameters, report's size"].iloc[-1])
-    47399680
     """
     full = _layers(VoiceEncoderConfig(), SpectrogramConfig(), 4096)
     own = _layers(encoder, spectrogram, feature_dimension)
@@ -76,7 +69,7 @@ def parameter_counts(frequency_bins: Sequence[int] = (1, 8, 9, _BINS, _BINS * _T
 def parameter_count(frequency_bins: int) -> int:
     """Return the trainable parameters of the report's architecture for N frequency bins.
 
-    342 bins stand for an encoder without an average pool: 57 bins at each of 6 times.
+    342 bins mean an encoder without an average pool: 57 bins at each of 6 times.
     """
     bins = min(frequency_bins, _BINS)
     config = VoiceEncoderConfig(frequency_bins=bins)
@@ -88,7 +81,7 @@ def parameter_count(frequency_bins: int) -> int:
 
 
 def implied_bins() -> float:
-    """Return the N that would give exactly the report's count. It is not a whole number."""
+    """Return the N that gives exactly the report's count. It is not a whole number."""
     at_one, at_two = parameter_count(1), parameter_count(2)
     return 1 + (REPORT.parameters - at_one) / (at_two - at_one)
 
@@ -106,22 +99,9 @@ def training_throughput(
     """Return the speed of a training, and its share of the device's matrix multiplication rate.
 
     A training step counts as three forward passes, because the backward pass computes the gradients of
-    inputs and of weights. The device's rate is measured in this process, with square matrices.
-
-    Parameters
-    ----------
-    encoder
-        Trained encoder with its metrics.
-    spectrogram
-        Settings of the encoder's input.
-    precision
-        Precision of the training: "auto", "no", "bf16" or "fp16".
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row: `clips_per_s` and `wait_share` (medians over the epochs), `gflop_per_clip`, `gflops`
-        (achieved), `matmul_gflops` and `share`, the ratio of the two.
+    inputs and of weights. The device's rate is measured in this process, with square matrices. The only row
+    holds `clips_per_s` and `wait_share` (medians over the epochs), `gflop_per_clip`, `gflops` (achieved),
+    `matmul_gflops` and `share`, the ratio of the two.
     """
     layers = summarize(encoder.model, spectrogram)
     gflop_per_clip = 3 * sum(layer.mega_flops for layer in layers) / 1_000
@@ -153,13 +133,7 @@ def matmul_gflops(dtype: torch.dtype, device: torch.device, *, repetitions: int 
 
 
 def format_limit(throughput: pd.DataFrame) -> str:
-    """Return what limits the speed of the training, as a phrase.
-
-    Examples
-    --------
-    >>> format_limit(pd.DataFrame([{"wait_share": 0.2, "share": 0.5}]))
-    'waiting for data'
-    """
+    """Return what limits the speed of the training, as a phrase."""
     row = throughput.iloc[0]
     if row["wait_share"] > 0.03:
         return "waiting for data"

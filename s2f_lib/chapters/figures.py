@@ -51,21 +51,8 @@ def training_curves(
 ) -> Figure:
     """Draw metrics over epochs, one panel per model.
 
-    Parameters
-    ----------
-    metrics
-        Table of each model, by its name: one row per epoch, with a column `epoch`.
-    columns
-        Names of the tables' columns in the legend. Columns that a table lacks are left out.
-    y_label
-        Label of the y axis, with the unit.
-
-    Examples
-    --------
-    >>> metrics = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.9, 0.4]})
-    >>> figure = training_curves({"encoder": metrics}, {"train_loss": "training"}, y_label="L1 loss")
-    >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
-    [0.9, 0.4]
+    Each table of `metrics` has a column `epoch`. `columns` map its other columns to names in the legend;
+    columns that a table lacks are left out.
     """
     n_columns = min(2, len(metrics))
     n_rows = -(-len(metrics) // n_columns)
@@ -102,14 +89,8 @@ def compared_curves(metrics: Mapping[str, pd.DataFrame], column: str, *, y_label
 def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw recall at K over K with chance and its interval, one panel per split.
 
-    Parameters
-    ----------
-    ranks
-        Table of `evaluation.tables.rank_table`, with splits as names.
-    k_max
-        Largest K, at most the size of the smallest gallery.
-    band
-        Chance of each split: columns k, value, low and high, as shares.
+    `ranks` is a table of `evaluation.tables.rank_table`, with splits as names. `k_max` is at most the size of
+    the smallest gallery. `band` holds the chance of each split as shares: columns k, value, low and high.
     """
     names = list(dict.fromkeys(ranks["name"]))
     figure = Figure(figsize=(WIDTH_IN, 3.1))
@@ -138,14 +119,8 @@ def recall_curves(ranks: pd.DataFrame, *, k_max: int, band: Mapping[str, pd.Data
 def measured_vs_chance(table: pd.DataFrame, *, x_label: str, percent: bool = True) -> Figure:
     """Draw values with intervals next to chance, one row per value.
 
-    Parameters
-    ----------
-    table
-        Columns label, value, low, high and, optionally, chance.
-    x_label
-        Label of the x axis, with the unit.
-    percent
-        Whether the values are shares that are written in percent.
+    The table has the columns label, value, low, high and, optionally, chance. With `percent`, the values are
+    shares that are written in percent.
     """
     figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.34 * len(table)))
     axis = figure.subplots()
@@ -166,14 +141,9 @@ def measured_vs_chance(table: pd.DataFrame, *, x_label: str, percent: bool = Tru
 
 @rc_context(STYLE)
 def lines_with_intervals(table: pd.DataFrame, *, x: str, x_label: str, y_label: str) -> Figure:
-    """Draw shares with intervals over a number, one line per name, and the chance level.
+    """Draw shares with intervals over the column `x`, one line per name, and the chance level.
 
-    Parameters
-    ----------
-    table
-        Columns `x`, value, low, high, chance and, for several lines, name.
-    x
-        Name of the column along the x axis.
+    The table also has the columns value, low, high, chance and, for several lines, name.
     """
     figure = Figure(figsize=(WIDTH_IN, 3.2))
     axis = figure.subplots()
@@ -236,14 +206,8 @@ def spectrograms(
 ) -> Figure:
     """Draw compressed complex spectrograms, the real part above the imaginary part.
 
-    Parameters
-    ----------
-    complex_parts
-        `(n, 2, frames, bins)` float, compressed; channel 0 is real, channel 1 imaginary.
-    labels
-        Names of the `n` voices.
-    duration_s, max_frequency_hz
-        Ends of the time axis and of the frequency axis.
+    `complex_parts` are `(n, 2, frames, bins)`; channel 0 is real, channel 1 imaginary. `duration_s` and
+    `max_frequency_hz` are the ends of the axes.
     """
     figure = Figure(figsize=(WIDTH_IN, 4.0))
     axes = figure.subplots(2, len(labels), squeeze=False, sharex=True, sharey=True)
@@ -272,12 +236,8 @@ def spectrograms(
 def voice_changes(tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str]) -> Figure:
     """Draw the effect of voice changes over their size, one panel per measure.
 
-    Parameters
-    ----------
-    tables
-        Table of `evaluation.voice_changes.ChangedVoices.table` for each measure, by the measure's name.
-    labels
-        Names of the changes in the legend.
+    `tables` come from `evaluation.voice_changes.ChangedVoices.table`, by the measure's name. `labels` name
+    the changes in the legend.
     """
     figure = Figure(figsize=(WIDTH_IN, 2.9))
     axes = figure.subplots(1, len(tables), squeeze=False).ravel()
@@ -293,18 +253,7 @@ def voice_changes(tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str])
 
 
 def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
-    """Draw faces in a grid.
-
-    Parameters
-    ----------
-    faces
-        `(n, height, width, 3)` uint8 RGB.
-
-    Examples
-    --------
-    >>> len(face_grid(np.zeros((5, 8, 8, 3), np.uint8), columns=4).axes)
-    5
-    """
+    """Draw faces `(n, height, width, 3)` uint8 RGB in a grid."""
     rows = -(-len(faces) // columns)
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows))
     for index, face in enumerate(faces):
@@ -319,18 +268,9 @@ def face_grid(faces: np.ndarray, *, columns: int = 12) -> Figure:
 def face_rows(
     faces: np.ndarray, *, headings: Sequence[str], notes: Sequence[str] = (), marked: np.ndarray | None = None
 ) -> Figure:
-    """Draw rows of faces under headings: retrieval results, triptychs.
+    """Draw `faces` `(rows, columns, height, width, 3)` uint8 RGB under one heading per column.
 
-    Parameters
-    ----------
-    faces
-        `(rows, columns, height, width, 3)` uint8 RGB.
-    headings
-        One text per column.
-    notes
-        One text per row, to its right.
-    marked
-        `(rows, columns)` bool, True for faces in a frame.
+    `notes` hold one text per row, to its right. `marked` `(rows, columns)` bool frames faces.
     """
     n_rows, n_columns = faces.shape[:2]
     note_in = 1.1 if notes else 0.0

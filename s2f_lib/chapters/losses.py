@@ -14,13 +14,7 @@ from s2f_lib.study import Study
 
 
 def loss_audit() -> pd.DataFrame:
-    """Return the largest L2 distance that the report's cosine of each loss allows, and the printed one.
-
-    Examples
-    --------
-    >>> loss_audit()["can be"].tolist()
-    [True, False, False, False]
-    """
+    """Return the largest L2 distance that the report's cosine of each loss allows, and the printed one."""
     rows = []
     for loss, values in REPORT.losses.items():
         largest = largest_mean_l2(values["cosine"] - 0.005)  # printed with two decimals
@@ -39,10 +33,7 @@ def loss_audit() -> pd.DataFrame:
 def recall_of_losses(recall: pd.DataFrame, *, measure: SimilarityName, k: int) -> pd.DataFrame:
     """Return recall at one K for each loss, as columns label, value, low, high and chance.
 
-    Parameters
-    ----------
-    recall
-        Table of `evaluation.tables.recall_table`, with losses as names.
+    `recall` is a table of `evaluation.tables.recall_table`, with losses as names.
     """
     chosen = recall[(recall["measure"] == measure) & (recall["k"] == k)]
     labels = [LOSS_NAMES.get(name, name) for name in chosen["name"]]
@@ -52,11 +43,8 @@ def recall_of_losses(recall: pd.DataFrame, *, measure: SimilarityName, k: int) -
 def recall_over_seeds(study: Study, *, measure: SimilarityName, k: int) -> pd.DataFrame:
     """Return each loss's recall at k on the test people, over `training.seed` and `controls.more_seeds`.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per loss. All values are shares. The interval of the mean is over people: a resampled person
-        brings the hits of all seeds. The standard deviation is over seeds, and missing for one seed.
+    All values are shares. The interval of the mean is over people: a resampled person brings the hits of all
+    seeds. The standard deviation is over seeds, and is missing if there is only one seed.
     """
     config = study.config
     seeds = (config.training.seed, *config.controls.more_seeds)

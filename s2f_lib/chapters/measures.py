@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,6 @@ from s2f_lib.evaluation.retrieval import (
     unit,
 )
 from s2f_lib.evaluation.statistics import (
-    Interval,
     bootstrap_interval,
     chance_reciprocal_rank,
     hit_interval,
@@ -35,14 +35,8 @@ MOST_TESTED = 10_000
 def mean_face(train_features: np.ndarray, test: Predictions) -> Predictions:
     """Return the test people with the same prediction for all: the mean direction of the training faces.
 
-    Face features share a large mean, so even this baseline has small distances.
-
-    Parameters
-    ----------
-    train_features
-        `(n, dimension)` true features of the training people.
-    test
-        True features of the test people.
+    `train_features` are true features, `(n, dimension)`. Face features share a large mean, so even this
+    baseline has small distances.
     """
     mean = unit(train_features).mean(axis=0)
     return Predictions(test.clip_ids, test.true, np.broadcast_to(mean, test.true.shape), test.group_ids)
@@ -57,14 +51,15 @@ def tests_against_chance(
     first clip of each person, because the clips of a person are not independent pairings.
     """
     rows = []
-    for name, whole in predictions.items():
-        prediction = whole
-        if len(whole) > MOST_TESTED:
-            prediction = whole.subset(np.linspace(0, len(whole) - 1, MOST_TESTED).round().astype(int))
+    for name, everybody in predictions.items():
+        prediction = everybody
+        if len(everybody) > MOST_TESTED:
+            prediction = everybody.subset(even_steps(len(everybody), MOST_TESTED))
         similarity = similarity_matrix(prediction.predicted, prediction.true, measure)
         ranked = ranks_with_ties(similarity)
-        interval = _interval(reciprocal_rank(ranked.ranks, ranked.ties), prediction.group_ids, config)
-        median = _interval(ranked.ranks, prediction.group_ids, config, statistic=np.median)
+        by_group: Any = {"group_ids": prediction.group_ids, "settings": config.interval}
+        interval = bootstrap_interval(reciprocal_rank(ranked.ranks, ranked.ties), **by_group)
+        median = bootstrap_interval(ranked.ranks, np.median, **by_group)
         _, first = np.unique(prediction.person_ids, return_index=True)
         first.sort()
         tested = similarity if len(first) == len(prediction) else similarity[np.ix_(first, first)]
@@ -108,14 +103,8 @@ def best_possible(
 class FoundFaces:
     """Rows of a retrieval figure: the true face first, then the retrieved faces.
 
-    Attributes
-    ----------
-    indices
-        `(rows, 1 + top_k)` int, indices into the gallery.
-    is_true
-        `(rows, 1 + top_k)` bool, True for a retrieved face that is the true one.
-    notes
-        One text per row: the true face's rank.
+    `indices` into the gallery are `(rows, 1 + top_k)`. `is_true` has the same shape and marks retrieved faces
+    that are the true one. `notes` hold the true face's rank, one text per row.
     """
 
     indices: np.ndarray
@@ -131,20 +120,11 @@ class FoundFaces:
 def found_faces(similarity: np.ndarray, *, n_rows: int, top_k: int) -> FoundFaces:
     """Choose queries at even steps from the best rank to the worst, and return their nearest faces.
 
-    Parameters
-    ----------
-    similarity
-        `(n, n)` similarity of each voice to each face; row i's true face is in column i.
-
-    Examples
-    --------
-    >>> found = found_faces(np.array([[3.0, 2.0], [3.0, 1.0]]), n_rows=2, top_k=1)
-    >>> found.notes
-    ['rank 1 of 2', 'rank 2 of 2']
+    `similarity` of each voice to each face is `(n, n)`; row i's true face is in column i.
     """
     ranks = true_ranks(similarity)
     order = np.argsort(ranks, kind="stable")
-    rows = order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).round().astype(int)]
+    rows = order[even_steps(len(order), n_rows)]
     found = nearest(similarity, top_k)[rows]
     indices = np.concatenate([rows[:, None], found], axis=1)
     is_true = np.concatenate([np.zeros((len(rows), 1), bool), found == rows[:, None]], axis=1)
@@ -156,11 +136,6 @@ def mean_image(images: np.ndarray) -> np.ndarray:
     return images.mean(axis=0).round().astype(np.uint8)
 
 
-def _interval(
-    values: np.ndarray,
-    group_ids: Sequence[object] | None,
-    config: EvaluationConfig,
-    *,
-    statistic: Callable[..., np.ndarray] = np.mean,
-) -> Interval:
-    return bootstrap_interval(values, statistic, group_ids=group_ids, settings=config.interval)
+def even_steps(n: int, wanted: int) -> np.ndarray:
+    """Return up to `wanted` indices at even steps from 0 to `n - 1`."""
+    return np.linspace(0, n - 1, min(n, wanted)).round().astype(int)

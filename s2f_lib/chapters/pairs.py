@@ -56,15 +56,7 @@ _MARKERS = {"speech2face": "o", "ridge": "^", "report": "s"}
 
 @dataclass(frozen=True)
 class PairComparison:
-    """The results that the chapter shows.
-
-    Attributes
-    ----------
-    results
-        Results of `s2f pairs`.
-    from_this_run
-        Whether the results were computed in this run; otherwise they are the published ones.
-    """
+    """Results of `s2f pairs` that the chapter shows: those of this run, or the published ones."""
 
     results: Mapping[str, Any]
     from_this_run: bool
@@ -100,19 +92,7 @@ def published_dir() -> Path:
 def load_or_run_comparison(study: Study, *, report_splits: int | None = None) -> PairComparison:
     """Run the comparison if `source.pairs.root` is set; otherwise read the published results.
 
-    Parameters
-    ----------
-    study
-        Run whose settings name the pairs and the splits.
-    report_splits
-        Number of splits in which the report's encoder is trained. None: all.
-
-    Raises
-    ------
-    DataError
-        The published results are missing or damaged.
-    InputError
-        The pairs cannot be used.
+    The report's encoder is trained in the first `report_splits` splits, by default in all.
     """
     if study.config.source.pairs.root is None:
         return PairComparison(read_published(), from_this_run=False)
@@ -134,16 +114,8 @@ def read_published() -> Mapping[str, Any]:
 
 
 def publish_comparison(results: Mapping[str, Any], folder: Path) -> None:
-    """Write the aggregates of some results for the chapter: JSON, two tables and two figures.
-
-    Parameters
-    ----------
-    results
-        Results of `s2f pairs`.
-    folder
-        Output folder, such as `book/published/pairs`.
-    """
-    # the clips that were left out are counted, not named
+    """Write the aggregates of the results of `s2f pairs`: JSON, two tables and two figures."""
+    # the file gives only the number of clips that were left out, because their ids lead to people
     data = {**results["data"], "left_out": len(results["data"]["left_out"])}
     comparison = PairComparison({**results, "data": data}, from_this_run=False)
     write_results(
@@ -271,7 +243,7 @@ def settings_table(comparison: PairComparison) -> pd.DataFrame:
 
 
 def tried_table(step: str) -> pd.DataFrame:
-    """Return what was tried: within the training parts ("inside"), or with the test parts ("outside")."""
+    """Return the trials that used only the training parts ("inside"), or also the test parts ("outside")."""
     return pd.read_csv(published_dir() / f"tried_{step}.csv")
 
 

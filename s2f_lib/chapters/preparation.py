@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Ephrat et al. 2018, section 4: segments of about 290k videos; its training list has 2.6 million rows.
 AVSPEECH_VIDEOS = 290_000
 AVSPEECH_ROWS = 2_600_000
-#: Limit for one address on YouTube, which downloads observe.
+#: Downloads from YouTube stay below this rate for each address.
 CLIPS_PER_HOUR = 3_600 * clips_per_s(DownloadConfig())
 
 
@@ -146,24 +146,10 @@ class MeasuredPreparation:
 
 
 def measured_preparation(path: Path | None = None, *, frames: Literal[1, 3] = 3) -> MeasuredPreparation:
-    """Read a benchmark of the preparation.
+    """Read a benchmark of the preparation, by default the published one.
 
-    Parameters
-    ----------
-    path
-        Output of `bench_preparation.py --json`. None: the published one.
-    frames
-        Number of frames per clip in which both ways look for the face.
-
-    Raises
-    ------
-    MissingFileError
-        The file does not exist.
-
-    Examples
-    --------
-    >>> measured_preparation().times_faster > measured_preparation(frames=1).times_faster > 1
-    True
+    `path` is an output of `bench_preparation.py --json`. `frames` is the number of frames per clip in which
+    this package and the recipe look for the face.
     """
     path = path or paths.published_dir() / "preparation" / "benchmark.json"
     if not path.is_file():
@@ -195,13 +181,7 @@ def measured_preparation(path: Path | None = None, *, frames: Literal[1, 3] = 3)
 
 
 def download_days(n_clips: int, *, addresses: int = 1) -> float:
-    """Return the days that a download from YouTube takes at `CLIPS_PER_HOUR` per address.
-
-    Examples
-    --------
-    >>> round(download_days(7_200), 6)
-    1.0
-    """
+    """Return the days that a download from YouTube takes at `CLIPS_PER_HOUR` per address."""
     return n_clips / CLIPS_PER_HOUR / 24 / addresses
 
 
@@ -227,12 +207,7 @@ def recipe_vs_ours(measured: MeasuredPreparation) -> pd.DataFrame:
 def avspeech_cost(measured: MeasuredPreparation, *, cores: Sequence[int] = (2, 64)) -> pd.DataFrame:
     """Return the cost of one clip of each AVSpeech video and of the whole training list.
 
-    Parameters
-    ----------
-    measured
-        Rates of the preparation.
-    cores
-        Numbers of cores, of one machine or a cluster, that share the work.
+    `cores` are the numbers of cores, of one machine or a cluster, that share the work.
     """
     rows = []
     for name, n_clips in (("a clip of each video", AVSPEECH_VIDEOS), ("the training list", AVSPEECH_ROWS)):

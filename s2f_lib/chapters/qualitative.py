@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from s2f_lib.chapters.measures import mean_image
+from s2f_lib.chapters.measures import even_steps, mean_image
 from s2f_lib.chapters.tables import interval_of
 from s2f_lib.config import EvaluationConfig
 from s2f_lib.errors import InputError
@@ -35,10 +35,7 @@ def make_triptychs(study: Study, split: str = "test") -> Triptychs:
 def best_median_worst(triptychs: Triptychs, *, each: int) -> tuple[np.ndarray, list[str]]:
     """Return the rows of the best, the middle and the worst people by cosine, and one note for each.
 
-    Parameters
-    ----------
-    each
-        Number of people of each kind; at most a third of all people.
+    `each` is the number of people of each kind; it is limited to a third of all people.
     """
     order = np.argsort(-triptychs.cosine, kind="stable")
     each = max(1, min(each, len(order) // 3))
@@ -56,7 +53,7 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
     from s2f_lib.models.inference import predict_features
 
     test, encoder, config = study.split("test"), study.encoder().model, study.config
-    chosen = _even_steps(len(test), n_voices)
+    chosen = even_steps(len(test), n_voices)
     changed = change_voices(
         test.audio[chosen],
         lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
@@ -67,7 +64,7 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
 
 def median_voice(study: Study, triptychs: Triptychs, *, n_voices: int) -> int:
     """Return the index in `changed_voices` of the voice whose reconstructions have the median cosine."""
-    cosines = triptychs.cosine[_even_steps(len(study.split("test")), n_voices)]
+    cosines = triptychs.cosine[even_steps(len(study.split("test")), n_voices)]
     return int(np.argsort(cosines, kind="stable")[len(cosines) // 2])
 
 
@@ -93,10 +90,7 @@ def change_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = pd.DataFrame({"changed": first["changed"], "semitones": [f"{s:+.0f}" for s in first["semitones"]]})
     for name, table in tables.items():
         digits = 0 if "age" in name else 3 if "cosine" in name else 2
-        rows[name] = [
-            f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
-            for row in table.itertuples()
-        ]
+        rows[name] = [format(interval_of(row), f".{digits}f") for row in table.itertuples()]
     return rows
 
 
@@ -132,14 +126,7 @@ def attribute_groups(predicted: np.ndarray, kit: ReconstructionKit) -> dict[str,
 
 
 def average_faces(groups: dict[str, np.ndarray], images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean image of each group and set, `(sets, groups, height, width, 3)` uint8.
-
-    Examples
-    --------
-    >>> images = np.array([0, 100, 201], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
-    >>> average_faces({"a": np.array([True, True, False])}, [images])[0, 0].tolist()
-    [[[50, 50, 50]]]
-    """
+    """Return the mean image of each group and set, `(sets, groups, height, width, 3)` uint8."""
     if not groups:
         raise InputError("there is no group of people: expected at least one")
     return np.stack([np.stack([mean_image(some[members]) for members in groups.values()]) for some in images])
@@ -161,11 +148,8 @@ def retrieved_faces(
 def agreement(study: Study, predicted: np.ndarray, kit: ReconstructionKit, *, top_k: int) -> pd.DataFrame:
     """Return how often retrieved faces and probes agree with the test people's true attributes.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high and
-        chance; values are shares of test people. No rows if the attributes are unknown.
+    The columns are attribute, told_by ("nearest face", "majority of K", "probe"), n, value, low, high and
+    chance; values are shares of test people. There are no rows if the attributes are unknown.
     """
     columns = ["attribute", "told_by", "n", "value", "low", "high", "chance"]
     if study.config.source.kind != "synthetic":
@@ -228,10 +212,6 @@ def _agreement_rows(
         row |= {"value": interval.value, "low": interval.low, "high": interval.high}
         rows.append(row | {"chance": float((truth == most_frequent).mean())})
     return rows
-
-
-def _even_steps(n: int, wanted: int) -> np.ndarray:
-    return np.linspace(0, n - 1, min(n, wanted)).round().astype(int)
 
 
 def _classes(probe: Probe, predicted: np.ndarray) -> dict[str, np.ndarray]:

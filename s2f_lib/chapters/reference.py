@@ -1,7 +1,7 @@
 """The report's numbers, and what each was measured on.
 
 The report used about 8,000 AVSpeech clips for training and 400 for testing, and VGG-Face features of 4,096
-dimensions. A run on other people, with other features, does not have to give the same numbers.
+dimensions. A run on other people or with other features can give other numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-#: What every number here was measured on.
+#: Data and features of all these numbers.
 MEASURED_ON = "the report: AVSpeech, 8K train / 400 test, VGG-Face 4096-D"
 
 

@@ -56,11 +56,6 @@ def fitting_queries(split: str) -> Fit:
     """Return the numbers of queries, near the gallery's size, that the report's recalls of a split fit.
 
     If no number fits all recalls, one misprint is allowed, then two, and so on.
-
-    Examples
-    --------
-    >>> fitting_queries("test")
-    Fit(counts=[395], misprints=1)
     """
     percents = [percent for row in REPORT.recall_percent[split].values() for percent in row]
     for misprints in range(len(percents)):
@@ -96,13 +91,7 @@ def recall_audit(split: str = "test", *, n_queries: int, confidence: float = 0.9
 
 
 def chance_band(gallery: int, n_queries: int, k_max: int, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Return the recall of guessing for K = 1 to `k_max`, as columns k, value, low and high.
-
-    Examples
-    --------
-    >>> chance_band(4, 100, 2)["value"].tolist()
-    [0.25, 0.5]
-    """
+    """Return the recall of guessing for K = 1 to `k_max`, as columns k, value, low and high."""
     rows = []
     for k in range(1, k_max + 1):
         interval = chance_interval(k, gallery, n_queries, confidence=confidence)
@@ -131,11 +120,8 @@ def verification_areas(
 ) -> dict[str, Interval]:
     """Return the area under the ROC curve against other people of each stratum.
 
-    Returns
-    -------
-    dict of str to Interval
-        "anyone" and, if attributes are known, "same gender" and so on; the strictest stratum is the last.
-        Strata without two people are left out.
+    The strata are "anyone" and, if attributes are known, "same gender" and so on; the strictest is the last.
+    Strata without two people are left out.
     """
     similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
     areas = {}
@@ -163,19 +149,10 @@ def matching_table(
     measure: SimilarityName,
     areas: Mapping[str, Interval],
 ) -> pd.DataFrame:
-    """Return 1:N matching, verification and mean rank against other people of each stratum.
+    """Return 1:N matching, verification (`areas`) and mean rank against other people of each stratum.
 
-    Parameters
-    ----------
-    areas
-        Result of `verification_areas`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per stratum: `others`, `people` (those with enough others), one column per number of
-        candidates, `area under ROC`, and `rank share`, the mean rank of the true face among the others of
-        the stratum: 0 first, 0.5 by guessing, 1 last.
+    The columns are `others`, `people` (those with enough others), one per number of candidates, `area under
+    ROC`, and `rank share`, the mean rank of the true face in the stratum: 0 first, 0.5 by guessing, 1 last.
     """
     similarity = similarity_matrix(predictions.predicted, predictions.true, measure)
     person_ids = np.asarray(predictions.person_ids)
@@ -209,10 +186,7 @@ def probes_table(
 ) -> pd.DataFrame:
     """Return how well probes read gender, group and age from true and from predicted features.
 
-    Parameters
-    ----------
-    predictions, attributes
-        Values of "train", whose true features fit the probes, and of "test".
+    Both mappings have the keys "train", whose true features fit the probes, and "test".
     """
     columns = {"gender": "gender", "group": "group", "age, years": "age_years"}
     values = {
@@ -244,13 +218,7 @@ def recall_by_group(
     measure: SimilarityName,
     k: int,
 ) -> pd.DataFrame:
-    """Return recall at k among all faces for the people of each gender, group and age band.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns people, n, recall (share with interval) and chance.
-    """
+    """Return recall at k among all faces for the people of each gender, group and age band."""
     hits = expected_hits(similarity_matrix(predictions.predicted, predictions.true, measure), k)
     chance, person_ids = chance_recall(k, len(predictions)), np.asarray(predictions.person_ids)
     rows = [

@@ -26,12 +26,8 @@ _RUN = "this run"
 def distances_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame:
     """Return "Evaluation Metric(Encoder)": one row for each split of the report and of this run.
 
-    Parameters
-    ----------
-    distances
-        Table of `evaluation.tables.distance_table` with names "train" and "test".
-    dimension
-        Dimension of this run's features. L1 distances grow with its square root.
+    `distances` is a table of `evaluation.tables.distance_table` with names "train" and "test". `dimension` is
+    that of this run's features; L1 distances grow with its square root.
     """
     rows = []
     for split in dict.fromkeys(distances["name"]):
@@ -60,14 +56,8 @@ def losses_vs_report(distances: pd.DataFrame, *, dimension: int) -> pd.DataFrame
 def recall_vs_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
     """Return "Recall@K" of a split in percent: the report's, this run's, and their chance levels.
 
-    The last column is normalised by the gallery's size: 0 is chance, 100 perfect.
-
-    Parameters
-    ----------
-    recall
-        Table of `evaluation.tables.recall_table`.
-    split
-        "train" or "test".
+    `recall` is a table of `evaluation.tables.recall_table`. The last column is normalised by the gallery's
+    size: 0 is chance, 100 is perfect.
     """
     rows = []
     row: Any  # the stubs of pandas type each field as a union of all types
@@ -95,14 +85,7 @@ def recall_vs_report(recall: pd.DataFrame, *, split: str) -> pd.DataFrame:
 
 
 def with_interval(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
-    """Return a table with value, low and high in one column "recall", followed by chance and p-value.
-
-    Examples
-    --------
-    >>> row = {"label": "a", "value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1}
-    >>> with_interval(pd.DataFrame([row])).to_dict("records")
-    [{'label': 'a', 'recall': '0.50 [0.25, 0.75]', 'chance': 0.1}]
-    """
+    """Return a table with value, low and high in one column "recall", followed by chance and p-value."""
     recall = [format(interval_of(row), f".{digits}f") for row in table.itertuples(index=False)]
     others = table.drop(columns=["value", "low", "high", "chance", "n", "p_value"], errors="ignore")
     shown = others.assign(recall=recall, chance=table["chance"].to_numpy())
@@ -117,13 +100,7 @@ def interval_of(row: Any) -> Interval:
 
 
 def value_of(table: pd.DataFrame, column: str = "value", /, **where: object) -> float:
-    """Return the number in a column of the only row whose columns have the given values.
-
-    Examples
-    --------
-    >>> value_of(pd.DataFrame({"name": ["train", "test"], "value": [0.1, 0.2]}), name="test")
-    0.2
-    """
+    """Return the number in a column of the only row whose columns have the given values."""
     chosen = table
     for name, wanted in where.items():
         chosen = chosen[chosen[name] == wanted]
@@ -135,14 +112,7 @@ def cosines_vs_report(
 ) -> pd.DataFrame:
     """Return the distribution of the cosine between two reconstructions: the report's range, then each name.
 
-    Parameters
-    ----------
-    cosines
-        Values of each comparison by its name, `(n,)` in [-1, 1].
-    config
-        Settings of the mean's interval.
-    group_ids
-        `n` ids of persons or videos, which the interval resamples.
+    Each value of `cosines` is `(n,)` in [-1, 1]. The interval of the mean resamples `group_ids`, if given.
     """
     low, high = REPORT.reconstruction_cosine
     columns = ["drawn from", "measured by", "mean", "smallest", "first quartile"]

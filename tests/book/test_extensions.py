@@ -47,8 +47,8 @@ def test_to_svg_is_reproducible_with_unique_ids():
     first, other = offline_math.to_svg("x_i"), offline_math.to_svg("y_j")
     assert first == offline_math.to_svg("x_i")
 
-    def ids(picture):
-        return {node.attrib["id"] for node in ElementTree.fromstring(picture).iter() if "id" in node.attrib}
+    def ids(svg):
+        return {node.attrib["id"] for node in ElementTree.fromstring(svg).iter() if "id" in node.attrib}
 
     assert not (ids(first) & ids(other)) - {"figure_1", "patch_1", "text_1"}
 

@@ -315,7 +315,7 @@ def test_cited_papers_are_in_the_bibliography():
     assert library <= cited, f"never cited: {library - cited}"
 
 
-PAGE = "<td>1.0</td>" * 10 + '<img alt="a picture">'
+PAGE = "<td>1.0</td>" * 10 + '<img alt="an image">'
 
 
 @pytest.mark.parametrize(
