@@ -82,7 +82,7 @@ class Canvas:
         np.maximum(covered, mask, out=covered)
 
 
-def palette_colour(tone: float, knots: ArrayLike, palette: np.ndarray) -> np.ndarray:
+def palette_colour(tone: float, knots: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the colour of a tone, `(3,)` float32, between the colours `(n, 3)` at the knots `(n,)`."""
     return np.array([np.interp(tone, knots, palette[:, band]) for band in range(3)], np.float32)
 

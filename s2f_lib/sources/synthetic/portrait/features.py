@@ -9,7 +9,7 @@ from s2f_lib.sources.synthetic.portrait.canvas import Canvas, between, ellipse, 
 from s2f_lib.sources.synthetic.portrait.geometry import MOUTH_GAP, FaceGeometry
 from s2f_lib.sources.synthetic.portrait.surface import skin_colour
 
-_IRIS_TONES = (0.0, 0.4, 0.7, 1.0)
+_IRIS_TONES = np.array([0.0, 0.4, 0.7, 1.0])
 _IRIS = np.array([(0.13, 0.08, 0.05), (0.36, 0.24, 0.12), (0.35, 0.42, 0.28), (0.38, 0.54, 0.70)])
 
 
