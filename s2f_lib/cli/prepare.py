@@ -110,9 +110,10 @@ def prepare_command(
     clips = load_clips(csv, media, test_share=avspeech.test_share, split_csv=split or avspeech.split)
     with progress_bar("clips") as report:
         summary = prepare(
-            config,
             clips,
             out,
+            preparation=config.preparation,
+            features=config.features,
             progress=report,
             download=Download(media, avspeech.download) if download else None,
             engine=engine,

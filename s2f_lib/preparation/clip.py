@@ -154,10 +154,11 @@ def detect(states: Sequence[ClipState], preparation: PreparationConfig, detector
                 y=state.clip.y,
                 frame_sizes=[frame.shape[:2] for frame in state.frames],
             )
-            if face.width < preparation.min_face_px:
+            width_px = face.right - face.left
+            if width_px < preparation.min_face_px:
                 raise ClipRefused(
                     RefusalReason.FACE_TOO_SMALL,
-                    f"the face is {face.width:.0f} px wide; expected at least {preparation.min_face_px} px",
+                    f"the face is {width_px:.0f} px wide; expected at least {preparation.min_face_px} px",
                 )
             state.detection = face
             state.frames, state.times_s = [state.frames[index]], [state.times_s[index]]

@@ -115,7 +115,7 @@ class Reconstruction:
             axis.imshow(image)
             axis.set_axis_off()
 
-        def add_text(text: str, left: float, top: float, **style: object) -> None:
+        def add_text(text: str, left: float, top: float, **style: Any) -> None:
             figure.text(left / width, 1 - top / height, text, **style)
 
         add_image(self.face, _GAP_IN, _GAP_IN, _FACE_IN)
