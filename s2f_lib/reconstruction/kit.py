@@ -165,8 +165,8 @@ def _kit(config: StudyConfig, run: RunPaths, arrays: Mapping[str, np.ndarray]) -
         Probe(
             about["name"],
             tuple(about["classes"]),
-            *(arrays[f"{part}_{index}"] for part in _PARTS),
-            about["n"],
+            **{part: arrays[f"{part}_{index}"] for part in _PARTS},
+            n=about["n"],
         )
         for index, about in enumerate(texts["probes"])
     )
