@@ -177,7 +177,7 @@ class PairsConfig(Settings):
     n_splits: int = Field(1, ge=1)
     """Number of splits that are drawn; chapters 01 to 06 use the first."""
     test_share: float = Field(0.2, gt=0, lt=1)
-    """Share of the videos and persons that go into the test split."""
+    """Share of the videos and people that go into the test split."""
     seed: int = Field(0, ge=0)
     """Seed of the drawn splits."""
 

@@ -29,7 +29,7 @@ from s2f_lib.storage import cached_arrays, cached_folder, digest, file_digest
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3  # of the cached face sets; raise it when equal settings give other faces
+FORMAT_VERSION = 3  # raise it when equal settings give other faces
 _GALLERY_VERSION = 4  # the same for galleries
 _BATCH = 64  # faces that are aligned and extracted together
 _BORDER = 0.25  # replicated border around an image, as a share of its longer side

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 4  # clips per task: the cost of a task, some 10 ms, is then below one percent
 _GPU_BATCH = 8
 _IN_FLIGHT = 3  # batches per core of the cluster
-_RETRIES = 3  # of a task whose process or machine is lost
+_RETRIES = 3  # retries of a task whose process or machine is lost
 
 
 def prepare_on_cluster(

@@ -175,11 +175,11 @@ class Ledger:
             "SELECT status, reason, updated, media, split FROM clips WHERE clip_id = ?", (clip.clip_id,)
         ).fetchone()
         if known is None:
-            place = (clip.video_id, clip.start_s, clip.end_s, clip.x, clip.y, media, clip.split)
+            fields = (clip.video_id, clip.start_s, clip.end_s, clip.x, clip.y, media, clip.split)
             self._db.execute(
                 "INSERT INTO clips (clip_id, position, status, updated, video_id, start_s, end_s, x, y,"
                 " media, split) VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
-                (clip.clip_id, position, now, *place),
+                (clip.clip_id, position, now, *fields),
             )
             return 1
         status, reason, updated, *media_and_split = known

@@ -122,7 +122,7 @@ def test_prepare_killed_and_resumed_gives_the_same_rows(world, uninterrupted, tm
         assert n_killed >= N_KILLS - 1  # the last may have come when all was done
         command = [sys.executable, "-c", RUN_SCRIPT, *map(str, arguments)]
         subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
-        if way == "download":  # a kill may cost what was on its way; what was finished is not asked for again
+        if way == "download":  # a kill may cost clips in flight; finished clips are not downloaded again
             assert sum(server.complete.values()) <= N_CLIPS + 4 * N_KILLS
     with closing(sqlite3.connect(out / LEDGER_NAME)) as db:
         refused = db.execute("SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'").fetchall()
@@ -175,10 +175,8 @@ def _assert_consistent(out: Path) -> None:
     with closing(sqlite3.connect(out / LEDGER_NAME)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         said = db.execute("SELECT clip_id, shard, row_index FROM clips WHERE shard IS NOT NULL").fetchall()
-        waiting = {place for (place,) in db.execute("SELECT position FROM spool")}
-        written = {
-            place for (place,) in db.execute("SELECT position FROM clips WHERE shard IS NOT NULL").fetchall()
-        }
+        waiting = {row[0] for row in db.execute("SELECT position FROM spool")}
+        written = {row[0] for row in db.execute("SELECT position FROM clips WHERE shard IS NOT NULL")}
     assert not waiting & written
     assert all(verify_shard(out / shard) for _, shard, _ in said)
     tables = {shard: pd.read_feather(out / shard)["clip_id"].tolist() for _, shard, _ in said}

@@ -96,7 +96,7 @@ def test_prepare_rows_are_in_the_order_of_the_list(prepared, source):
     assert clips.splits == [listed[clip_id] for clip_id in clips.clip_ids]
     assert set(clips.splits) == {"train", "test"}
     names = sorted(path.name for path in prepared[0].glob("*.arrow"))
-    assert len(names) == 4  # places 0-4, 5-9 (with both refused), 10-14, 15
+    assert len(names) == 4  # positions 0-4, 5-9 (with both refused), 10-14, 15
     assert clips.audio.shape == (14, 32_000)
     assert clips.features.shape == (14, 128)
     assert clips.provenance["features"]["extractor"] == "dlib_resnet"

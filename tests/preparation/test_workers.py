@@ -33,9 +33,9 @@ def clips(tmp_path_factory, media_writer, tone_maker, small_portrait) -> list[Cl
     blank = np.full_like(small_portrait, 120)
     made = []
     for number in range(18):
-        picture = blank if number == 4 else np.roll(small_portrait, number - 9, axis=1)
+        image = blank if number == 4 else np.roll(small_portrait, number - 9, axis=1)
         path = folder / f"{number}.mp4"
-        media_writer(path, image=picture, sound=tone_maker(2.0, frequency_hz=300 + 10 * number))
+        media_writer(path, image=image, sound=tone_maker(2.0, frequency_hz=300 + 10 * number))
         made.append(_clip(number, path))
     return [*made, _clip(18, None)]
 

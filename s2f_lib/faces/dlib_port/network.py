@@ -58,7 +58,7 @@ class Tile:
 class PyramidLayout:
     """Layout of the canvas for images of one size."""
 
-    width: int  # of the canvas in pixels
+    width: int  # canvas width in pixels
     height: int
     tiles: tuple[Tile, ...]  # one per level, the largest first: level 0 is the image itself
 

@@ -42,7 +42,7 @@ class LayerWeights:
     kind: str  # "con", "affine", "relu", "max_pool", "avg_pool", "add_prev" or "fc"
     weight: np.ndarray = field(default_factory=_empty)
     bias: np.ndarray = field(default_factory=_empty)
-    window: int = 0  # of con and of the pools, in pixels; 0 is the whole map
+    window: int = 0  # window of con and pools in pixels; 0: the whole map
     stride: int = 1
     padding: int = 0
     relu: bool = False  # whether a rectifier follows; the detector's convolutions only
@@ -52,7 +52,7 @@ class LayerWeights:
 class MmodWeights:
     """Contents of `mmod_human_face_detector.dat` that detection needs."""
 
-    window_width_px: int  # of the sliding window, in pixels of the image pyramid
+    window_width_px: int  # sliding window, in pixels of the image pyramid
     window_height_px: int
     nms_iou: float  # limits of non-maximum suppression; see `suppress_overlaps`
     nms_covered: float
@@ -67,7 +67,7 @@ class DlibResNetWeights:
     """Contents of `dlib_face_recognition_resnet_model_v1.dat`."""
 
     mean_rgb: tuple[float, float, float]  # from 0 to 255; it is subtracted before the division by 256
-    side_px: int  # of the square input image
+    side_px: int  # side of the square input image
     layers: tuple[LayerWeights, ...]  # from the image to the feature; a residual block ends with "add_prev"
 
 

@@ -52,7 +52,7 @@ class WeightsFormat:
     """One public format of the weights."""
 
     name: str  # "pytorch", "torch7" or "keras"
-    channel_order: ChannelOrder  # of the images that the first convolution expects
+    channel_order: ChannelOrder  # order that the first convolution expects
     read: Callable[[Path, VggShape], Tensors]
 
 

@@ -41,8 +41,8 @@ class WeightsCard:
     source_form: str  # "pytorch", "torch7" or "keras"
     source_file: str
     source_sha256: str
-    source_channel_order: str  # of the first convolution: "rgb" or "bgr"
-    channel_order: str  # of the converted network: "rgb", from 0 to 255, minus the mean
+    source_channel_order: str  # order of the first convolution: "rgb" or "bgr"
+    channel_order: str  # order of the converted network: "rgb", from 0 to 255, minus the mean
     mean_rgb: tuple[float, float, float]
     feature_dimension: int  # units of fc7
     classes: int  # units of fc8

@@ -235,7 +235,7 @@ def test_fetch_clip_waits_as_retry_after_says(tmp_path, make_video, status):
     with _serve(make_video(CLIP_S), 1, {0: Behaviour(f"{status}:2", 1)}) as server:
         started = time.monotonic()
         fetch_clip(_clip(0), tmp_path, _config(server))
-        assert time.monotonic() - started >= 2.0  # a lower bound: the wait that the server asked for
+        assert time.monotonic() - started >= 2.0  # lower bound: the wait in Retry-After
 
 
 def test_fetch_clip_trickle_ends_at_max_clip_s(tmp_path, make_video):
