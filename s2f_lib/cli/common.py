@@ -1,4 +1,4 @@
-"""Parts of several commands: the console, parameters, a progress bar, tables."""
+"""Helpers that the commands share: console, parameters, progress bar, tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ParameterOption = Annotated[
 
 
 def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Return the `KEY=VALUE` pairs of the command line; a pair without "=" or key is a ConfigError."""
+    """Return `KEY=VALUE` texts as a dict; raise ConfigError for a text without "=" or without a key."""
     parameters = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
@@ -39,7 +39,7 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """Yield `report(done, total, note)`, which moves a progress bar; it is shown only in a terminal.
+    """Yield a function `report(done, total, note)` that updates a progress bar, shown only in a terminal.
 
     The note is a text, the number of refused clips, or the metrics of an epoch.
     """
@@ -69,7 +69,7 @@ def _format_note(note: object) -> str:
 
 
 def print_table(frame: Any, *, title: str) -> None:
-    """Print a data frame; floating-point numbers have three digits."""
+    """Print a data frame as a table; floating-point numbers have three significant digits."""
     table = Table(title=title)
     for column in frame.columns:
         table.add_column(str(column))

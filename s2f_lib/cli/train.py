@@ -8,8 +8,7 @@ Several CPU processes (gloo; `accelerate launch --cpu` needs MPI, torchrun does 
 
     torchrun --nproc-per-node 2 -m s2f_lib.cli train PREPARED -p training.device=cpu --out OUT
 
-`batch_size` counts the samples of all processes, so the number of processes changes the result only by
-rounding.
+`batch_size` is the total over all processes, so the number of processes changes the result only by rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def train_command(
     prepared: Annotated[Path, typer.Argument(help="Folder of shards that `s2f prepare` wrote.")],
     out: Annotated[
         Path,
-        typer.Option(help="Folder of the models; each combination of loss, settings and clips has its own."),
+        typer.Option(help="Folder of the models: one subfolder per combination of loss, settings and clips."),
     ],
     profile: Annotated[
         str, typer.Option("--profile", help="A name in book/profiles, or a YAML file of settings.")

@@ -1,4 +1,4 @@
-"""The commands `s2f weights import` and `s2f train-vgg-face`: weights of VGG-Face."""
+"""The commands `s2f weights import` and `s2f train-vgg-face`: import or train weights of VGG-Face."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def import_command(
         typer.Option(help="Channel order of the source. (Default: the usual order of its format.)"),
     ] = None,
     expect: Annotated[
-        str | None, typer.Option(help="First digits of the expected fingerprint, at least 8.")
+        str | None, typer.Option(help="First 8 or more digits of the expected fingerprint.")
     ] = None,
 ) -> None:
     """Check a public VGG-Face file and convert it to safetensors, without executing anything in it."""
@@ -57,7 +57,7 @@ def train_vgg_face_command(
     n_identities: Annotated[int, typer.Option(min=2, help="Number of synthetic people.")] = 2622,
     renderings: Annotated[int, typer.Option(min=2, help="Number of images per person.")] = 40,
     width: Annotated[
-        float, typer.Option(min=0.01, help="Factor of VGG16's channels; 1: as published.")
+        float, typer.Option(min=0.01, help="Factor on the number of channels; 1: VGG16 as published.")
     ] = 1.0,
     workers: Annotated[
         int, typer.Option(min=0, help="Number of processes that generate images; 0: one per core.")
@@ -74,7 +74,7 @@ def train_vgg_face_command(
     from s2f_lib.training.vgg_face import VGG_FACE_TRAINING, train_vgg_face
 
     training = with_changes(VGG_FACE_TRAINING, parse_parameters(parameter))
-    with progress_bar("VGG-Face") as report:  # counts the faces first, then the epochs
+    with progress_bar("VGG-Face") as report:  # shows the number of images first, then of epochs
         trained = train_vgg_face(
             out,
             training=training,

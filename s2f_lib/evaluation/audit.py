@@ -1,4 +1,4 @@
-"""Checks of published tables: recalls against chance, possible numbers of queries, distances.
+"""Checks of published tables: recall against chance, possible numbers of queries, distances.
 
 Each check takes only the printed numbers, so it works for the tables of any paper.
 """
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.statistics import Interval, chance_interval
 
-_HALF_DIGIT = 0.005  # half a unit of the last digit of a recall in percent
+_HALF_DIGIT = 0.005  # rounding error of a recall in percent with two decimals
 
 
 @dataclass(frozen=True, slots=True)
 class RecallVerdict:
-    """A printed recall at k and the recall of guessing."""
+    """A printed recall at k, compared with random guessing."""
 
     k: int
     recall_percent: float
-    chance: Interval  # recall of guessing and its range, in percent
+    chance: Interval  # expected recall of guessing and its binomial range, in percent
     within_chance: bool  # whether the printed recall lies in that range
 
 
@@ -33,7 +33,7 @@ def audit_recall(
     n_queries: int,
     confidence: float = 0.95,
 ) -> list[RecallVerdict]:
-    """Compare printed recalls, one per K, with the range of guessing.
+    """Compare printed recalls, one per k, with the range that random guessing gives.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def audit_recall(
 def recalls_that_do_not_fit(
     recall_percent: Sequence[float], n_queries: int, *, decimals: int = 2
 ) -> list[float]:
-    """Return the printed recalls that are not a count divided by `n_queries`; see `query_counts_that_fit`."""
+    """Return the printed recalls that cannot be hits / `n_queries`; see `query_counts_that_fit`."""
     step = 10**-decimals
     return [percent for percent in recall_percent if not _is_a_share(percent, n_queries, step)]
 
@@ -62,7 +62,7 @@ def query_counts_that_fit(
 ) -> list[int]:
     """Return the numbers of queries n for which the printed recalls can be hits / n.
 
-    Two printed decimals rule out most n.
+    A count of hits is a whole number, so two printed decimals exclude most n.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def query_counts_that_fit(
     smallest, largest
         Range of n, both included.
     misprints
-        Number of recalls that may fail to fit.
+        Number of recalls that may be misprints and need not fit.
     decimals
-        Printed decimals; rounded and truncated numbers both fit.
+        Number of printed decimals. The recalls may be rounded or truncated.
 
     Examples
     --------

@@ -24,10 +24,10 @@ from s2f_lib.evaluation.statistics import (
 def matching_accuracy(
     similarity: np.ndarray, n_candidates: int, *, strata: Sequence[object] | None = None
 ) -> np.ndarray:
-    """Return each query's exact probability to win a 1:N match against random others.
+    """Return each query's exact probability to find its true face among N candidates.
 
-    It is the expectation over all random choices of N - 1 others without replacement: if w of m others
-    are less similar than the true face, it is C(w, N-1) / C(m, N-1); ties count half.
+    The N - 1 other candidates are chosen at random without replacement. If w of the m other faces are less
+    similar than the true face, the probability is C(w, N-1) / C(m, N-1); ties count half in w.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def matching_accuracy(
     n_candidates
         Number of candidates N: 2, 5 or 10 in the literature; chance is 1/N.
     strata
-        `n` labels; the other candidates have the label of the query. None: all faces are candidates.
+        `n` labels; the other candidates have the query's label. None: all faces can be candidates.
 
     Returns
     -------
@@ -58,9 +58,9 @@ def matching_accuracy(
         if len(others) < n_candidates - 1:
             continue
         row = similarity[i, others]
-        worse = float((row < similarity[i, i]).sum()) + 0.5 * float((row == similarity[i, i]).sum())
-        draws = np.arange(n_candidates - 1)  # a product form of the ratio of binomials
-        wins[i] = np.prod(np.clip(worse - draws, 0, None) / (len(others) - draws))
+        n_worse = float((row < similarity[i, i]).sum()) + 0.5 * float((row == similarity[i, i]).sum())
+        draws = np.arange(n_candidates - 1)  # C(w, N-1) / C(m, N-1) is the product of (w - j) / (m - j)
+        wins[i] = np.prod(np.clip(n_worse - draws, 0, None) / (len(others) - draws))
     return wins
 
 
@@ -81,14 +81,14 @@ def verification_interval(
     similarity, strata
         See `matching_accuracy`.
     group_ids
-        `n` ids of the speakers. None: each row is another person.
+        `n` ids of the speakers. None: each row is a different person.
     settings
-        Settings of the interval.
+        Confidence level, number of resamples and seed.
 
     Raises
     ------
     InputError
-        Fewer than two people have others in their stratum.
+        Fewer than two people have another face in their stratum.
 
     Examples
     --------
@@ -103,8 +103,8 @@ def verification_interval(
     # wins[i, j]: how many other faces of voice j score below voice i's own face; ties count half
     wins = np.empty((len(queries), len(queries)))
     for column, row in enumerate(queries):
-        rivals = np.sort(similarity[row, others[row]])
-        wins[:, column] = (np.searchsorted(rivals, own, "left") + np.searchsorted(rivals, own, "right")) / 2
+        scores = np.sort(similarity[row, others[row]])
+        wins[:, column] = (np.searchsorted(scores, own, "left") + np.searchsorted(scores, own, "right")) / 2
     numbers = group_numbers(None if group_ids is None else np.asarray(group_ids)[queries], len(queries))
     numbers = np.arange(len(queries)) if numbers is None else numbers
     n_others = np.array([len(others[row]) for row in queries], dtype=float)
@@ -119,7 +119,7 @@ def verification_interval(
 def ranks_within(similarity: np.ndarray, strata: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's rank among the faces of its own stratum, and the size of that stratum.
 
-    Both are `(n,)`; tied faces share their mean rank. Gender, group or age cannot explain these ranks.
+    Both are `(n,)`; tied faces share their mean rank. What defines the strata cannot explain these ranks.
     """
     n = len(similarity)
     ranks, sizes = np.ones(n), np.ones(n, dtype=int)

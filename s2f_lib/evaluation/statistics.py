@@ -1,4 +1,4 @@
-"""Confidence intervals and tests: one bootstrap for all numbers, and permutation tests."""
+"""Confidence intervals (bootstrap and binomial) and permutation tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from s2f_lib.evaluation.retrieval import hit_probability, reciprocal_rank
 
 SIGN_FLIPS = 9_999  # random sign patterns of a paired test
 DEFAULT_INTERVAL = IntervalSettings()
-_BATCH_VALUES = 16_000_000  # values resampled at once: 8 bytes each, and 8 for their indices
-_TEST_ROWS = 512  # queries whose ranks among all faces are in memory at once
+_BATCH_VALUES = 16_000_000  # values resampled at once; each takes 8 bytes, and 8 for its index
+_TEST_ROWS = 512  # queries per block: the ranks of all faces for a block are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def bootstrap_interval(
     values
         `(n,)` numbers.
     statistic
-        Function of `(..., n)` values and `axis`.
+        NumPy function of `(..., n)` values that takes `axis`.
     group_ids
         `n` ids of people or videos. Whole groups are resampled. None: each value is its own group.
     settings
@@ -68,7 +68,7 @@ def bootstrap_interval(
 
     See Also
     --------
-    hit_interval : For shares; it has a width even if all queries hit.
+    hit_interval : For shares; its width is not zero even if all queries hit.
     GroupBootstrap : The same resamples for several systems and splits.
 
     Examples
@@ -111,8 +111,8 @@ def hit_interval(
 ) -> Interval:
     """Return the share of hits with its interval: bootstrap, or exact if all or no queries hit.
 
-    Resamples of equal values are equal, although the next query may differ. Each group then
-    counts as one trial of the exact binomial interval (Clopper and Pearson 1934).
+    If all or no queries hit, all resamples are equal, and a bootstrap interval has zero width. The exact
+    binomial interval (Clopper and Pearson 1934) replaces it, with one trial per group.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def hit_interval(
 class GroupBootstrap:
     """Bootstrap over several splits that share people, with the same resamples for all systems.
 
-    A group (person or video) that is resampled twice counts twice, with all its rows in every split.
-    Numbers are means over splits, with equal weights.
+    A group (person or video) that is drawn twice counts twice, with all its rows in every split. Each result
+    is the mean over the splits, with equal weights.
 
     Parameters
     ----------
@@ -173,17 +173,17 @@ class GroupBootstrap:
         self._weights = [np.ascontiguousarray(weights[:, a:b]) for a, b in itertools.pairwise(bounds)]
 
     def means(self, values: Sequence[np.ndarray]) -> list[Interval]:
-        """Return the mean of each column: `values` has one `(n, columns)` array per split."""
+        """Return the mean of each column; `values` has one `(n, columns)` array per split."""
         return self._intervals(self._resampled_means(values))
 
     def ratios(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[Interval]:
-        """Return the mean of `first` divided by that of `second`, for each column; NaN for x / 0."""
-        over, under = self._resampled_means(first), self._resampled_means(second)
+        """Return the mean of `first` divided by that of `second`, for each column; NaN for division by 0."""
+        numerator, denominator = self._resampled_means(first), self._resampled_means(second)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self._intervals(np.where(under > 0, over / under, np.nan))
+            return self._intervals(np.where(denominator > 0, numerator / denominator, np.nan))
 
     def median(self, values: Sequence[np.ndarray]) -> Interval:
-        """Return the median, averaged over splits: `values` has one `(n,)` array per split."""
+        """Return the mean over splits of the median; `values` has one `(n,)` array per split."""
         medians = [weighted_median(*split) for split in zip(values, self._weights, strict=True)]
         return self._intervals(_mean_over_splits(medians)[:, None])[0]
 
@@ -219,23 +219,23 @@ def group_numbers(group_ids: Sequence[object] | np.ndarray | None, n: int) -> np
 
 
 def resampled_weights(numbers: np.ndarray, settings: IntervalSettings) -> Iterator[np.ndarray]:
-    """Yield resamples of groups, as `(n,)` int counts of rows; `numbers` are those of `group_numbers`."""
+    """Yield the `(n,)` int counts of rows in each resample of groups; `numbers`: see `group_numbers`."""
     rng = np.random.default_rng(settings.seed)
     n_groups = int(numbers.max()) + 1
-    even = np.full(n_groups, 1 / n_groups)
+    uniform = np.full(n_groups, 1 / n_groups)
     for _ in range(settings.n_resamples):
-        yield rng.multinomial(n_groups, even)[numbers]
+        yield rng.multinomial(n_groups, uniform)[numbers]
 
 
 def percentile_interval(value: float, resamples: np.ndarray, *, confidence: float) -> Interval:
-    """Return a value with the percentile interval of its `(resamples,)` values; NaNs do not count."""
+    """Return a value with the percentile interval of its `(resamples,)` values; NaNs are ignored."""
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(resamples, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the medians, `(resamples,)`, of `(n,)` values that count `(resamples, n)` int times."""
+    """Return the `(resamples,)` medians of `(n,)` values; `weights` are their `(resamples, n)` int counts."""
     order = np.argsort(values, kind="stable")
     values, cumulated = np.asarray(values, np.float64)[order], np.cumsum(weights[:, order], axis=1)
     total = cumulated[:, -1:]
@@ -257,7 +257,7 @@ def chance_reciprocal_rank(gallery_size: int) -> float:
 def normalized_recall(recall: float, chance: float) -> float:
     """Return recall on a scale from 0 (chance) to 1 (perfect); it is negative below chance.
 
-    Only the ends of the scale are fixed: for one K, a larger gallery is still harder.
+    Only the ends of the scale are the same for all gallery sizes: for one k, a larger gallery is harder.
     """
     if not 0 <= chance < 1:
         raise InputError(
@@ -269,7 +269,7 @@ def normalized_recall(recall: float, chance: float) -> float:
 def chance_interval(k: int, gallery_size: int, n_queries: int, *, confidence: float = 0.95) -> Interval:
     """Return the recall at k of guessing, and the binomial range of `n_queries` guesses.
 
-    A recall inside this range does not differ from chance at that confidence level.
+    A recall inside this range does not differ significantly from chance at that confidence level.
     """
     chance = min(1.0, k / gallery_size)
     low, high = stats.binom.interval(confidence, n_queries, chance)
@@ -323,7 +323,7 @@ def permutation_test_against_chance(
 def recall_test(
     similarity: np.ndarray, k: int, *, n_permutations: int = 999, seed: int = 0
 ) -> tuple[float, float]:
-    """Return recall at k and its p-value; as `permutation_test_against_chance`, ties broken at random."""
+    """Return recall at k and its p-value by `permutation_test_against_chance`, with ties broken at random."""
     return _test_of_means(
         similarity, lambda ranks, ties: hit_probability(ranks, k, ties), n_permutations, seed
     )
@@ -332,7 +332,7 @@ def recall_test(
 def reciprocal_rank_test(
     similarity: np.ndarray, *, n_permutations: int = 999, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the mean reciprocal rank and its p-value; as `recall_test`."""
+    """Return the mean reciprocal rank and its p-value, computed as in `recall_test`."""
     return _test_of_means(similarity, reciprocal_rank, n_permutations, seed)
 
 
@@ -389,7 +389,7 @@ def _test_of_means(
     _check_square(similarity)
     n = len(similarity)
     rng = np.random.default_rng(seed)
-    faces = np.array([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])  # true ones first
+    faces = np.array([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])  # 0: true pairs
     sums = np.zeros(len(faces))
     for start in range(0, n, _TEST_ROWS):
         block = -similarity[start : start + _TEST_ROWS]
@@ -402,8 +402,8 @@ def _test_of_means(
 
 
 def _p_value(observed: float, permuted: Sequence[float] | np.ndarray) -> float:
-    at_least = sum(value >= observed - 1e-12 for value in permuted)
-    return float((1 + at_least) / (len(permuted) + 1))
+    n_at_least = sum(value >= observed - 1e-12 for value in permuted)  # 1e-12 allows for rounding
+    return float((1 + n_at_least) / (len(permuted) + 1))
 
 
 def _check_square(similarity: np.ndarray) -> None:
@@ -414,7 +414,7 @@ def _check_square(similarity: np.ndarray) -> None:
 
 
 def _mean_over_splits(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean over splits, ignoring NaN: splits that have no group of a resample."""
+    """Return the mean over splits; NaN marks a split without any drawn group, and is ignored."""
     stacked = np.stack(tables)
     n = np.isfinite(stacked).sum(axis=0)
     return np.where(n > 0, np.nansum(stacked, axis=0) / np.maximum(n, 1), np.nan)

@@ -1,8 +1,7 @@
 """The choice of the speaker's face and its aligned crop.
 
-dlib's five landmarks are found on the full frame, and the face is rotated and scaled as dlib's
-`get_face_chip` does. dlib's face network was trained on such crops. VGG-Face takes the same crop at 224 x 224
-pixels.
+dlib finds five landmarks in the full frame, and its `get_face_chip` rotates and scales the face. dlib's face
+network was trained on such crops. VGG-Face takes the same crop at 224 x 224 pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from s2f_lib.faces.detection import Detection
 from s2f_lib.faces.dlib_port.weights import dlib_weights
 
 CROP_PX = 224  # input size of VGG-Face and output size of the decoders
-CROP_MARGIN = 0.25  # share of the face box that is added on each side: dlib's default padding
+CROP_MARGIN = 0.25  # margin on each side, as a share of the face box; dlib's default padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def choose_face(
     y: float,
     frame_sizes: Sequence[tuple[int, int]],
 ) -> tuple[int, Detection]:
-    """Choose the speaker's face and the frame that shows it best.
+    """Choose the speaker's face and the frame in which its detection is most confident.
 
     Parameters
     ----------
@@ -104,11 +103,11 @@ def choose_face(
         for index, (faces_here, size) in enumerate(zip(found, frame_sizes, strict=True))
         if faces_here
     ]
-    return max(candidates, key=lambda candidate: candidate[1].confidence)  # the first of equals
+    return max(candidates, key=lambda candidate: candidate[1].confidence)  # ties: earliest frame
 
 
 def align_face(frame: np.ndarray, detection: Detection) -> FaceCrop:
-    """Crop a face from its frame to 224 x 224 pixels, with level eyes.
+    """Crop a face from its frame, rotated so that the eyes are level, at 224 x 224 pixels.
 
     Parameters
     ----------
@@ -120,7 +119,7 @@ def align_face(frame: np.ndarray, detection: Detection) -> FaceCrop:
     Returns
     -------
     FaceCrop
-        Crop and angle of the eyes.
+        The crop, and the angle of the eyes in the frame.
 
     See Also
     --------
@@ -145,7 +144,7 @@ def align_face(frame: np.ndarray, detection: Detection) -> FaceCrop:
 
 
 def eye_line(landmarks: Any) -> tuple[float, float]:
-    """Return the angle in degrees and the length in pixels of the line between the eyes' centres."""
+    """Return angle (degrees) and length (pixels) of the line between the eye centres in dlib's landmarks."""
     points = [(landmarks.part(i).x, landmarks.part(i).y) for i in range(4)]
     # 0, 1: corners of the eye on the right of the image; 2, 3: on its left
     dx = (points[0][0] + points[1][0] - points[2][0] - points[3][0]) / 2

@@ -1,4 +1,4 @@
-"""Sets of aligned faces with features, made once from image files: UTKFace, and galleries for retrieval.
+"""Aligned faces and their features from image files, cached on disk: UTKFace and galleries for retrieval.
 
 `training.decoder` trains on a `FaceSet` as it does on prepared clips.
 """
@@ -29,7 +29,7 @@ from s2f_lib.storage import cached_arrays, cached_folder, digest, file_digest
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3  # raise it when equal settings give other faces
+FORMAT_VERSION = 3  # increase it when the same settings give different faces
 _GALLERY_VERSION = 4  # the same for galleries
 _BATCH = 64  # faces that are aligned and extracted together
 _BORDER = 0.25  # replicated border around an image, as a share of its longer side
@@ -48,7 +48,7 @@ class FaceSet:
     clip_ids
         Name of each face.
     video_ids
-        Group of each face, which the validation split keeps together; the name for single images.
+        Group of each face; the validation split never divides a group. For single images: the name.
     features
         `(n, dimension)` float32.
     images
@@ -78,7 +78,7 @@ class FaceSet:
         return digest("\n".join(self.clip_ids), self.features, length=16)
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return the faces at `indices`, default all: `(m, 224, 224, 3)` uint8 RGB."""
+        """Return the faces at `indices` (default: all) as `(m, 224, 224, 3)` uint8 RGB."""
         return np.array(self.images if indices is None else self.images[np.asarray(indices)])
 
     def subset(self, mask: np.ndarray) -> FaceSet:
@@ -95,7 +95,7 @@ class FaceSet:
 
 @dataclass(frozen=True)
 class UTKFaceSets:
-    """UTKFace with its training and test split.
+    """UTKFace, split into training and test faces.
 
     Attributes
     ----------
@@ -121,19 +121,19 @@ def face_set_from_files(
     cache: Path,
     progress: Callable[..., Any] | None = None,
 ) -> FaceSet:
-    """Align the faces of image files and compute their features, once.
+    """Align the faces of image files and compute their features, or read both from the cache.
 
     Parameters
     ----------
     files
-        Images that one face fills, as in UTKFace's cropped images. No detector runs: the landmarks are
-        searched in the middle of the image.
+        Images that are filled by one face, such as UTKFace's cropped images. No detector runs: the middle of
+        the image is taken as the face box.
     extractor
         Extractor of the features.
     contents
         Digest of each file. These digests, the names and the extractor's fingerprint name the cached folder.
     cache
-        Folder for such results.
+        Parent folder of the cached results.
     progress
         Function that is called with (done, total).
 
@@ -200,7 +200,7 @@ def load_utkface(
     fold: int = 0,
     progress: Callable[..., Any] | None = None,
 ) -> UTKFaceSets:
-    """Read UTKFace, split it, align its faces and compute their features, once.
+    """Read and split UTKFace, align its faces and compute their features; the results are cached.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def load_utkface(
     cache
         Folder for faces and features (150 kB per face) and for the split as CSV.
     n_train, n_gallery, fold
-        Sizes and number of the split; see `split_utkface`.
+        Sizes of the training and test sets, and index of the fold; see `split_utkface`.
     progress
         Function that is called with (done, total).
 
@@ -263,7 +263,7 @@ def load_utkface(
 def read_gallery(
     folder: Path, *, preparation: PreparationConfig, features: FeatureConfig
 ) -> tuple[tuple[str, ...], np.ndarray, tuple[bytes, ...]]:
-    """Detect and align the faces in a folder of images and compute their features, once.
+    """Detect and align the faces in a folder of images and compute their features; results are cached.
 
     If an image shows several faces, the most confident one is used. An image without a face is skipped with a
     warning. Returns the file names, `(n, dimension)` float32 features, and the aligned faces as JPEG files.
@@ -308,12 +308,12 @@ def _extract_gallery(
 
 
 def _align_whole_image(path: Path) -> np.ndarray:
-    """Return the aligned face of an image that one face fills."""
+    """Return the aligned face of an image that is filled by one face."""
     import cv2
 
     image = _read_rgb(path)
     height, width = image.shape[:2]
-    # the crop may extend beyond a tightly cut image: replicate its edge instead of black
+    # the crop may extend beyond the image: pad with replicated edge pixels, because dlib would pad with black
     border = round(_BORDER * max(height, width))
     image = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
     # the face box is the middle of the image, without dlib's margin on each side

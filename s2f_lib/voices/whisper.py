@@ -1,12 +1,11 @@
 """Voice embeddings from OpenAI's Whisper base, a network that was trained to transcribe speech.
 
-Its hidden states also depend on the speaker. The embedding joins means over time of the encoder's states
-after layers 2 to 5, the decoder's states at the token that starts a transcript, and one decoder state after
-the tokens of language and task.
+Its hidden states also depend on the speaker. The embedding concatenates the encoder's states after layers 2
+to 5, averaged over time; the decoder's states after layers 4 to 6 at the start token; and its state after
+layer 5 at the last token of the prompt (start, language, task).
 
-The weights (MIT licence, in CTranslate2's fp16 format) come in two distributions that hold only data. The
-network is computed here with torch in float32, on 6 s. OpenAI's code pads to 30 s, which takes five times as
-long.
+The weights (MIT licence, in CTranslate2's fp16 format) come in two packages that hold only data. Torch
+computes the network in float32 on clips of 6 s; OpenAI's code pads to 30 s, which takes five times as long.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from s2f_lib.storage import digest
 from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
-_WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # both parts, joined
+_WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # parts 1 and 2
 _CONFIG_SHA256 = "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"
 
 WIDTH, HEADS = 512, 8
 _LAYERS, _N_MELS = 6, 80
 _START, _TRANSCRIBE = 50_258, 50_359  # tokens
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160
-_ENCODER_STATES = (2, 3, 4, 5)  # numbers of layers before each state
-_DECODER_LAYERS = (3, 4, 5)
+_ENCODER_STATES = (2, 3, 4, 5)  # states[i] is the state after layer i
+_DECODER_LAYERS = (3, 4, 5)  # states[i] is the state after layer i + 1
 _LANGUAGE_LAYER = 4
 _METHOD = "encoder 2-5 means, decoder 3-5 at start, 4 at language and task; 6 s, 1"  # part of the fingerprint
 
@@ -44,9 +43,9 @@ _NAMES = (
     f"language{_LANGUAGE_LAYER}",
 )
 
-_FORMAT_VERSION = 6  # CTranslate2's version of model.bin
+_FORMAT_VERSION = 6  # version of CTranslate2's binary format
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-_MAX_ENTRIES = 100_000  # variables or aliases; a damaged file may claim more
+_MAX_ENTRIES = 100_000  # variables or aliases; a larger count means a damaged file
 
 
 class WhisperEmbedding:
@@ -89,33 +88,34 @@ class WhisperEmbedding:
         self._window = torch.hann_window(_WINDOW_SAMPLES)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Compute `(n, 4096)` float32 of `(n, samples)` audio at 16 kHz."""
+        """Return `(n, 4096)` float32 embeddings of `(n, samples)` audio at 16 kHz."""
         waves = torch.from_numpy(as_waves(audio))
         if not len(waves):
             return np.zeros((0, self.dimension), np.float32)
         with torch.no_grad():
             states, output = self.encode(self.log_mel(waves))
             start = torch.full((len(waves), 1), _START)
-            first, logits = self.decode(output, start)
+            start_states, logits = self.decode(output, start)
             language = torch.tensor(self._languages)[logits.argmax(dim=1)]
             prompt = torch.cat([start, language[:, None], torch.full_like(start, _TRANSCRIBE)], dim=1)
-            then, _ = self.decode(output, prompt)
+            prompt_states, _ = self.decode(output, prompt)
             blocks = [states[i].mean(dim=1) for i in _ENCODER_STATES]
-            blocks += [*(first[i] for i in _DECODER_LAYERS), then[_LANGUAGE_LAYER]]
+            blocks += [*(start_states[i] for i in _DECODER_LAYERS), prompt_states[_LANGUAGE_LAYER]]
         return torch.cat(blocks, dim=1).numpy()
 
     def log_mel(self, waves: Tensor) -> Tensor:
-        """Return `(n, 80, frames)` log mel energies of `(n, samples)` audio, scaled as OpenAI does."""
+        """Return `(n, 80, frames)` log mel energies of `(n, samples)` audio, scaled as in OpenAI's code."""
         spectrum = torch.stft(waves, _WINDOW_SAMPLES, _HOP_SAMPLES, window=self._window, return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2  # OpenAI drops the last frame, too
+        power = spectrum[..., :-1].abs() ** 2  # OpenAI's code drops the last frame
         log = torch.log10(torch.clamp(self._mel_bands @ power, min=1e-10))
         loudest = log.amax(dim=(1, 2), keepdim=True)
-        return (torch.maximum(log, loudest - 8) + 4) / 4
+        return (torch.maximum(log, loudest - 8) + 4) / 4  # 80 dB below the loudest value is the minimum
 
     def encode(self, mel: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's states and its output (the last state, normalised) for `(n, 80, frames)`.
+        """Return the encoder's states and its output for `(n, 80, frames)` log mel energies.
 
-        The states are seven `(n, frames / 2, 512)`: before the first layer, and after each layer.
+        Each of the seven states is `(n, frames / 2, 512)`: one before the first layer, one after each layer.
+        The output is the last state after layer normalisation.
         """
         w = self._weights
         x = F.gelu(F.conv1d(mel, w["encoder/conv1/weight"], w["encoder/conv1/bias"], padding=1))
@@ -132,8 +132,8 @@ class WhisperEmbedding:
     def decode(self, encoded: Tensor, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the decoder's states at the last token, and the logits of the languages.
 
-        `encoded` is the encoder's output, `tokens` is `(n, length)` int. The states are six `(n, 512)`, one
-        after each layer; the logits are `(n, languages)`.
+        `encoded` is the encoder's output; `tokens` is `(n, length)` int. Each of the six states, one per
+        layer, is `(n, 512)`; the logits are `(n, languages)`.
         """
         w = self._weights
         x = w["decoder/embeddings/weight"][tokens].float()
@@ -170,11 +170,11 @@ class WhisperEmbedding:
 
 
 def read_ctranslate2(data: bytes, *, specification: str) -> dict[str, np.ndarray]:
-    """Return the variables of a CTranslate2 `model.bin` by name; nothing in the file is executed.
+    """Return the arrays of a CTranslate2 `model.bin` by name; no code in the file is executed.
 
-    Binary version 6, little endian: version, name of the specification, its revision, number of variables;
-    for each variable its name, rank, sizes, type, number of bytes and the bytes; then the aliases, as pairs
-    of names. A text is its length (with the final zero byte) and its bytes. The arrays are views of `data`.
+    The arrays are views of `data`. The file (version 6, little endian) holds its version, the specification's
+    name and revision, and the number of variables; for each variable its name, rank, shape, type, number of
+    bytes and the bytes; then the aliases, as pairs of names. A string is its length and its zero-ended bytes.
     """
     reader = _Reader(data)
     version = reader.number("I")
@@ -244,7 +244,7 @@ class _Reader:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return multi-head attention of `(n, length, 512)` tensors: (n, queries, 512)."""
+    """Return the multi-head attention, `(n, queries, 512)`, of `(n, length, 512)` tensors."""
 
     def by_head(x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], HEADS, -1).transpose(1, 2)  # (n, heads, length, 64)
@@ -254,12 +254,12 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = Fals
 
 
 def _to_tensors(variables: Mapping[str, np.ndarray], languages: list[int]) -> dict[str, Tensor]:
-    """Return the weights in float32; the word projection keeps only the rows of the languages."""
+    """Return the weights in float32; the output projection keeps only the rows of the languages."""
     tensors = {}
     for name, values in variables.items():
         if values.dtype.kind != "f" or name == "decoder/projection/weight":
             continue
-        # the 51,865 rows of the tokens stay in half precision, because only three are looked up
+        # the embeddings of the 51,865 tokens stay in float16: only those of the prompt are looked up
         wanted = values if name == "decoder/embeddings/weight" else values.astype(np.float32)
         tensors[name] = torch.from_numpy(wanted.astype(wanted.dtype.newbyteorder("="), copy=True))
     rows = variables["decoder/projection/weight"][languages]

@@ -1,6 +1,6 @@
-"""Conversion of a public file of VGG-Face into the safetensors file that `load_vgg_face` reads.
+"""Conversion of the public VGG-Face weights into the safetensors file that `load_vgg_face` reads.
 
-A card, a small JSON file next to the safetensors file, says where the weights came from.
+A card, a small JSON file next to the safetensors file, records the origin of the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LICENCE_NOTE = (
 class WeightsCard:
     """Description and origin of a converted file.
 
-    The fingerprint is the same for all formats of a network; see `fingerprint_of`.
+    Equal weights have the same fingerprint in every format; see `fingerprint_of`.
     """
 
     fingerprint: str
@@ -42,7 +42,7 @@ class WeightsCard:
     source_file: str
     source_sha256: str
     source_channel_order: str  # order of the first convolution: "rgb" or "bgr"
-    channel_order: str  # order of the converted network: "rgb", from 0 to 255, minus the mean
+    channel_order: str  # order of the converted network, always "rgb"; pixels are 0 to 255, minus mean_rgb
     mean_rgb: tuple[float, float, float]
     feature_dimension: int  # units of fc7
     classes: int  # units of fc8
@@ -58,7 +58,7 @@ def import_vgg_face(
     expected_fingerprint: str | None = None,
     shape: VggShape = VGG_FACE_SHAPE,
 ) -> WeightsCard:
-    """Convert a public file of VGG-Face to safetensors, with a card next to it.
+    """Convert a public file of VGG-Face weights to safetensors, and write a card next to it.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def import_vgg_face(
     channel_order
         Colour order of the source, if it differs from the usual order of its format.
     expected_fingerprint
-        First digits that the fingerprint must have, at least 8.
+        First 8 or more hexadecimal digits of the expected fingerprint.
     shape
         Layer sizes of the network.
 
@@ -84,7 +84,7 @@ def import_vgg_face(
     MissingFileError
         There is no file at `path`; the message says where to get it.
     InputError
-        The file has none of the three formats, or `out` does not fit.
+        The file has none of the three formats, or `out` cannot be written; see `converted_path`.
     DataError
         The file is damaged, holds another network, or has another fingerprint.
 
@@ -138,7 +138,7 @@ def card_path(weights: Path) -> Path:
 
 
 def converted_path(path: Path, out: Path | None) -> Path:
-    """Return the path of the `.safetensors` file that `import_vgg_face` writes, after a check of `out`."""
+    """Return the path of the `.safetensors` file that `import_vgg_face` writes, and check `out`."""
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.is_dir():
         out = out / f"{path.stem}.safetensors"
