@@ -98,7 +98,7 @@ def test_publish_run_takes_keys(published, run, chapters):
     published_run = publish_run(run, chapters, published / "large", keys=["both"])
     text = published_run.markdown("01_first")
     assert text.index("{table}") < text.index("{figure}")  # the order of the page
-    with pytest.raises(InputError, match="no table and no figure 'neither'"):
+    with pytest.raises(InputError, match="unknown key 'neither'"):
         publish_run(run, chapters, published / "large", keys=["both", "neither"])
     with pytest.raises(InputError, match="no table and no figure to publish"):
         publish_run(run, chapters, published / "large", keys=["provenance_01"])
