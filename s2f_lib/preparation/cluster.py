@@ -124,7 +124,9 @@ def _run_stages(
     features: FeatureConfig,
 ) -> list[ClipState]:
     """Run stages in a process of the cluster."""
-    return _loaded_stages(stages, preparation, features).run(states)
+    loaded = _loaded_stages(stages, preparation, features)
+    # one clip at a time, as on one machine: the features of a batch are rounded differently
+    return [loaded.run([state])[0] for state in states]
 
 
 @functools.lru_cache(maxsize=4)
