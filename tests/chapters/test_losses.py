@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from s2f_lib.chapters import losses
 from s2f_lib.config import EvaluationConfig
-from s2f_lib.evaluation.tables import Predictions, rank_table, recall_table
+from s2f_lib.evaluation.tables import rank_table, recall_table
+from tests.chapters.predictions import predictions_of
 
 CONFIG = EvaluationConfig(n_bootstrap=50, recall_at=(1, 5))
-
-
-def predictions_of(n: int, *, noise: float, seed: int = 0) -> Predictions:
-    """Return features of `n` people, and the same features plus noise as the predictions."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(size=(n, 16))
-    ids = tuple(f"clip{i}" for i in range(n))
-    return Predictions(ids, true, true + noise * rng.normal(size=true.shape))
 
 
 def test_loss_audit_finds_impossible_distances():

@@ -9,16 +9,9 @@ from s2f_lib.chapters import measures
 from s2f_lib.config import EvaluationConfig, load_config
 from s2f_lib.evaluation.tables import Predictions, rank_table
 from s2f_lib.sources.synthetic.people import draw_population
+from tests.chapters.predictions import predictions_of
 
 CONFIG = EvaluationConfig(n_bootstrap=50, recall_at=(1, 5))
-
-
-def predictions_of(n: int, *, noise: float, seed: int = 0) -> Predictions:
-    """Return features of `n` people, and the same features plus noise as the predictions."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(size=(n, 16))
-    ids = tuple(f"clip{i}" for i in range(n))
-    return Predictions(ids, true, true + noise * rng.normal(size=true.shape))
 
 
 def test_mean_face_is_one_prediction_and_at_chance():

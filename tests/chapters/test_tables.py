@@ -8,17 +8,10 @@ import pytest
 from s2f_lib.chapters import tables
 from s2f_lib.chapters.reference import REPORT
 from s2f_lib.config import EvaluationConfig
-from s2f_lib.evaluation.tables import Predictions, distance_table, rank_table, recall_table
+from s2f_lib.evaluation.tables import distance_table, rank_table, recall_table
+from tests.chapters.predictions import predictions_of
 
 CONFIG = EvaluationConfig(n_bootstrap=50, recall_at=(1, 5))
-
-
-def predictions_of(n: int, *, noise: float, seed: int = 0) -> Predictions:
-    """Return features of `n` people, and the same features plus noise as the predictions."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(size=(n, 16))
-    ids = tuple(f"clip{i}" for i in range(n))
-    return Predictions(ids, true, true + noise * rng.normal(size=true.shape))
 
 
 def test_distances_vs_report_rows_alternate_report_and_run():
