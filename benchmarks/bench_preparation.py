@@ -40,7 +40,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from s2f_lib.config import PreparationConfig, SpectrogramConfig, StudyConfig, SyntheticConfig
+from s2f_lib.config import (
+    SAMPLE_RATE_HZ,
+    PreparationConfig,
+    SpectrogramConfig,
+    StudyConfig,
+    SyntheticConfig,
+)
 from s2f_lib.sources.clip import ClipRef
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -126,7 +132,7 @@ def recipe(clips: list[ClipRef], out: Path, config: StudyConfig) -> Result:
             start_s, end_s = locate_clip(clip, video.duration)
             frames = [video.get_frame(start_s + share * (end_s - start_s)) for share in c.frame_positions]
             sound = video.audio.subclipped(start_s, min(end_s, start_s + c.audio_s, video.audio.duration))
-            audio = sound.to_soundarray(fps=c.sample_rate_hz).mean(axis=1)
+            audio = sound.to_soundarray(fps=SAMPLE_RATE_HZ).mean(axis=1)
         found = detector.detect(frames)
         if any(len(faces) != 1 for faces in found):
             continue

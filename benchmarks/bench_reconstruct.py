@@ -18,13 +18,12 @@ import time
 import wave
 from pathlib import Path
 
-from s2f_lib.config import SyntheticConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, SyntheticConfig
 from s2f_lib.paths import RunPaths
 from s2f_lib.sources.synthetic.people import draw_population
 from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
 BOUND_S = 5.0
-RATE_HZ = 16_000
 COMMAND = [sys.executable, "-c", "from s2f_lib.cli.main import main; main()", "reconstruct"]
 
 
@@ -32,9 +31,9 @@ def write_voice(path: Path) -> None:
     """Write 6 s of speech of a synthetic person."""
     world = SyntheticConfig(n_train=1, n_test=1, seed=5_000)
     clip_id = draw_population(world)[0].clip_id
-    audio = resynthesize_speech(world, [clip_id], sample_rate_hz=RATE_HZ, workers=1)[0]
+    audio = resynthesize_speech(world, [clip_id], workers=1)[0]
     with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
         file.writeframes(audio.astype("<i2").tobytes())
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from s2f_lib.config import SpectrogramConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, SpectrogramConfig
 from s2f_lib.media.spectrogram import complex_spectrogram
 from tests.media.reference_spectrogram import complex_spectrogram_librosa
 
@@ -25,11 +25,11 @@ from tests.media.reference_spectrogram import complex_spectrogram_librosa
 def voices(count: int, config: SpectrogramConfig) -> np.ndarray:
     """Return (count, samples) int16: harmonics with a slow envelope, noise and silence."""
     rng = np.random.default_rng(0)
-    time_s = np.arange(config.n_samples) / config.sample_rate_hz
+    time_s = np.arange(config.n_samples) / SAMPLE_RATE_HZ
     made = []
     for _ in range(count):
         phase = 2 * np.pi * np.cumsum(rng.uniform(90, 250) * (1 + 0.05 * np.sin(2 * np.pi * 4 * time_s)))
-        tone = sum(np.sin(k * phase / config.sample_rate_hz) / k for k in range(1, 25))
+        tone = sum(np.sin(k * phase / SAMPLE_RATE_HZ) / k for k in range(1, 25))
         envelope = np.clip(np.sin(2 * np.pi * rng.uniform(1, 3) * time_s), 0, 1)
         sound = 5_000 * envelope * tone + rng.normal(0, 30, len(time_s)) * (time_s < 5)
         made.append(np.clip(sound, -32_768, 32_767).astype(np.int16))

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.preparation.shards import PreparedRow, shard_name, write_shard
-
-SAMPLE_RATE_HZ = 16_000
 
 
 def make_shards(

@@ -27,6 +27,7 @@ DecoderKind = Literal["report", "residual"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 RECALL_AT = (1, 5, 10, 20, 50)  # the report's values of K
+SAMPLE_RATE_HZ = 16_000  # of all audio after decoding (Speech2Face section 3)
 
 
 class Settings(BaseModel):
@@ -198,8 +199,6 @@ class SourceConfig(Settings):
 class PreparationConfig(Settings):
     """From media files to shards."""
 
-    sample_rate_hz: int = Field(16_000, ge=8_000)
-    """Sample rate of the stored audio (Speech2Face section 3)."""
     audio_s: float = Field(6.0, gt=0)
     """Length of the stored audio, in seconds: shorter clips are repeated, longer ones cut."""
     frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.25, 0.5, 0.75), min_length=1)
@@ -232,8 +231,6 @@ class FeatureConfig(Settings):
 class SpectrogramConfig(Settings):
     """The complex spectrogram (Speech2Face section 3 and supplement)."""
 
-    sample_rate_hz: int = Field(16_000, ge=8_000)
-    """Sample rate of the audio."""
     duration_s: float = Field(6.0, gt=0)
     """Length of the audio, in seconds: shorter clips are repeated, longer ones cut."""
     window_samples: int = Field(400, ge=16)
@@ -259,7 +256,7 @@ class SpectrogramConfig(Settings):
     @property
     def n_samples(self) -> int:
         """Audio samples per spectrogram."""
-        return round(self.duration_s * self.sample_rate_hz)
+        return round(self.duration_s * SAMPLE_RATE_HZ)
 
     @property
     def n_frames(self) -> int:
@@ -270,7 +267,7 @@ class SpectrogramConfig(Settings):
     def n_bins(self) -> int:
         """Frequency bins kept: 257 for 8 kHz, 129 for 4 kHz."""
         full = self.fft_samples // 2 + 1
-        return min(full, 1 + int(self.max_frequency_hz * self.fft_samples / self.sample_rate_hz))
+        return min(full, 1 + int(self.max_frequency_hz * self.fft_samples / SAMPLE_RATE_HZ))
 
 
 class VoiceEncoderConfig(Settings):
@@ -474,15 +471,6 @@ class StudyConfig(Settings):
     """Evaluation and examples."""
     controls: ControlsConfig = ControlsConfig()
     """Controls and ceilings."""
-
-    @model_validator(mode="after")
-    def _same_sample_rate(self) -> StudyConfig:
-        if self.preparation.sample_rate_hz != self.spectrogram.sample_rate_hz:
-            raise ValueError(
-                f"preparation.sample_rate_hz is {self.preparation.sample_rate_hz} and "
-                f"spectrogram.sample_rate_hz is {self.spectrogram.sample_rate_hz}: they must be equal"
-            )
-        return self
 
     def to_yaml(self) -> str:
         """Return all settings as YAML."""

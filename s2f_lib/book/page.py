@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.errors import InputError
 from s2f_lib.provenance import provenance_table
 from s2f_lib.storage import atomic_path, write_atomically
@@ -104,10 +105,10 @@ class Page:
         from s2f_lib.sources.synthetic.recordings import resynthesize_speech
 
         config = self.study.config
-        world, rate_hz = config.source.synthetic, config.preparation.sample_rate_hz
+        world = config.source.synthetic
         ids = [person.clip_id for person in draw_population(world)][: len(audio)]
-        seconds = audio.shape[1] / rate_hz
-        voices = resynthesize_speech(world, ids, sample_rate_hz=rate_hz, audio_s=seconds, workers=1)
+        seconds = audio.shape[1] / SAMPLE_RATE_HZ
+        voices = resynthesize_speech(world, ids, audio_s=seconds, workers=1)
         return voices, "of generated people, in the place of the real ones of the training split"
 
     def numbers(self, **values: float | int | str) -> None:

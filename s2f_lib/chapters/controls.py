@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.linear_model import RidgeCV
 
 from s2f_lib import paths
-from s2f_lib.config import ControlsConfig, EvaluationConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, ControlsConfig, EvaluationConfig
 from s2f_lib.errors import ConfigError
 from s2f_lib.evaluation.retrieval import chance_recall, expected_hits, similarity_matrix, unit
 from s2f_lib.evaluation.statistics import hit_interval, recall_test
@@ -165,8 +165,7 @@ def resynthesized_clips(
             rho=rho,
             take=take,
             accent=accent,
-            sample_rate_hz=preparation.sample_rate_hz,
-            audio_s=clips.audio.shape[1] / preparation.sample_rate_hz,
+            audio_s=clips.audio.shape[1] / SAMPLE_RATE_HZ,
             workers=preparation.workers,
         )
 

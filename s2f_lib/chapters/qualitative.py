@@ -10,7 +10,7 @@ import pandas as pd
 
 from s2f_lib.chapters.measures import even_steps, mean_image
 from s2f_lib.chapters.tables import interval_of
-from s2f_lib.config import EvaluationConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, EvaluationConfig
 from s2f_lib.errors import InputError
 from s2f_lib.evaluation.decoders import Triptychs, reconstruction_cosine
 from s2f_lib.evaluation.retrieval import nearest, similarity_matrix, unit
@@ -57,7 +57,7 @@ def changed_voices(study: Study, *, n_voices: int) -> ChangedVoices:
     changed = change_voices(
         test.audio[chosen],
         lambda audio: predict_features(encoder, audio, config.spectrogram, windows=config.evaluation.windows),
-        sample_rate_hz=config.preparation.sample_rate_hz,
+        sample_rate_hz=SAMPLE_RATE_HZ,
     )
     return replace(changed, group_ids=[test.video_ids[row] for row in chosen])
 

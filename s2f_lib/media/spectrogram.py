@@ -30,7 +30,7 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
     Parameters
     ----------
     audio
-        `(n, samples)` int16, or floating point in [-1, 1], at `config.sample_rate_hz`. Audio shorter than
+        `(n, samples)` int16, or floating point in [-1, 1], at 16 kHz. Audio shorter than
         `config.n_samples` is repeated, longer audio is cut.
     config
         Framing, compression and highest frequency.

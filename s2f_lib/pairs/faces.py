@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.errors import ClipRefused, RefusalReason
 from s2f_lib.faces.alignment import CROP_MARGIN, landmark_predictor
 from s2f_lib.faces.extractor import DlibResNet
 from s2f_lib.media import decode
 from s2f_lib.storage import cached_rows, digest, file_digest
-from s2f_lib.voices.embedding import DURATION_S, SAMPLE_RATE_HZ
+from s2f_lib.voices.embedding import DURATION_S
 
 _THRESHOLD = -0.3  # below dlib's default of 0, because every image shows a face
 _SIDE, _TOP, _BOTTOM = 0.12, 0.2, 0.9  # fixed box, as shares of the width and the height

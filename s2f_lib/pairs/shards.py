@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from s2f_lib.config import FeatureConfig, PairsConfig, PreparationConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, FeatureConfig, PairsConfig, PreparationConfig
 from s2f_lib.errors import NAMES_CLIP, ClipRefused, InputError, RefusalReason
 from s2f_lib.faces.alignment import CROP_PX
 from s2f_lib.faces.extractor import make_extractor
@@ -27,7 +27,6 @@ from s2f_lib.preparation.pipeline import settings_of
 from s2f_lib.preparation.shards import PreparedRow, shard_name, verify_shard, write_shard
 from s2f_lib.sources.public_pairs import Pair
 from s2f_lib.storage import digest, write_atomically
-from s2f_lib.voices.embedding import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from s2f_lib.config import FeatureConfig, PreparationConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, FeatureConfig, PreparationConfig
 from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
 from s2f_lib.faces.alignment import align_face, choose_face
 from s2f_lib.faces.detection import Detection, FaceDetector
@@ -166,7 +166,7 @@ def detect(states: Sequence[ClipState], preparation: PreparationConfig, detector
 
 def align(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
     """Cut the faces out and make the rows; the sound is repeated or cut to `audio_s`."""
-    n_samples = round(preparation.audio_s * preparation.sample_rate_hz)
+    n_samples = round(preparation.audio_s * SAMPLE_RATE_HZ)
     for state in _accepted(states):
         with _stage(state, "align"):
             clip, audio, detection = state.clip, state.audio, state.detection
@@ -247,7 +247,7 @@ def _decode(state: ClipState, preparation: PreparationConfig) -> None:
     clip = state.clip
     if clip.media is None:
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no media file for {clip.video_id}")
-    path, rate_hz = Path(clip.media), preparation.sample_rate_hz
+    path = Path(clip.media)
     info = media.probe(path)
     if not info.has_video:
         raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
@@ -255,11 +255,11 @@ def _decode(state: ClipState, preparation: PreparationConfig) -> None:
         raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
     start_s, end_s = locate_clip(clip, info.duration_s)
     audio_end_s = min(end_s, start_s + preparation.audio_s)
-    audio = media.read_audio(path, start_s=start_s, end_s=audio_end_s, sample_rate_hz=rate_hz)
-    if len(audio) < MIN_AUDIO_S * rate_hz:
+    audio = media.read_audio(path, start_s=start_s, end_s=audio_end_s, sample_rate_hz=SAMPLE_RATE_HZ)
+    if len(audio) < MIN_AUDIO_S * SAMPLE_RATE_HZ:
         raise ClipRefused(
             RefusalReason.TOO_SHORT,
-            f"{len(audio) / rate_hz:.2f} s of sound; expected at least {MIN_AUDIO_S:g} s",
+            f"{len(audio) / SAMPLE_RATE_HZ:.2f} s of sound; expected at least {MIN_AUDIO_S:g} s",
         )
     state.times_s = [start_s + share * (end_s - start_s) for share in sorted(preparation.frame_positions)]
     state.audio, state.frames = audio, media.read_frames(path, times_s=state.times_s)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.errors import ClipRefused, InputError, MissingFileError
 from s2f_lib.paths import RunPaths
 from s2f_lib.reconstruction.kit import Probe, ReconstructionKit, kit_of_run
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP_K = 5
-SAMPLE_RATE_HZ = 16_000
 _FACE_IN, _SMALL_IN, _GAP_IN = 2.6, 1.25, 0.12
 _WARNING = "Made from a voice by a trained model: not a portrait of the speaker, not to identify anyone."
 
@@ -168,9 +168,6 @@ def reconstruct(
     audio = read_voice(Path(voice))  # first, so that bad input is refused at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
     kit = kit_of_run(folder)
-    rate_hz = kit.config.preparation.sample_rate_hz
-    if rate_hz != SAMPLE_RATE_HZ:
-        audio = read_voice(Path(voice), sample_rate_hz=rate_hz)
     features, face = _predict_and_reconstruct(audio, kit)
     names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
@@ -184,7 +181,7 @@ def reconstruct(
     return Reconstruction(face, features, guesses, found, len(names))
 
 
-def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = 10.0) -> np.ndarray:
+def read_voice(path: Path, *, longest_s: float = 10.0) -> np.ndarray:
     """Read the start of a recording as `(n,)` int16 mono; raise an InputError if it is not speech."""
     from s2f_lib.media.decode import read_recording
     from s2f_lib.media.speech_check import check_speech
@@ -192,10 +189,10 @@ def read_voice(path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: f
     if not path.is_file():
         raise MissingFileError(f"no file {path}: expected a recording of a voice")
     try:
-        audio = read_recording(path, longest_s=longest_s, sample_rate_hz=sample_rate_hz)
+        audio = read_recording(path, longest_s=longest_s, sample_rate_hz=SAMPLE_RATE_HZ)
     except ClipRefused as refused:
         raise InputError(f"{refused.detail}; expected a recording of one person speaking") from None
-    check_speech(audio, sample_rate_hz=sample_rate_hz, name=path.name)
+    check_speech(audio, sample_rate_hz=SAMPLE_RATE_HZ, name=path.name)
     return audio
 
 
@@ -225,7 +222,7 @@ def _predict_and_reconstruct(audio: np.ndarray, kit: ReconstructionKit) -> tuple
     decoder = make_decoder(config.decoder, feature_dimension=dimension).eval()
     load_model(kit.encoder, encoder)
     load_model(kit.decoder, decoder)
-    prepared = repeat_to(audio, round(config.preparation.audio_s * config.preparation.sample_rate_hz))
+    prepared = repeat_to(audio, round(config.preparation.audio_s * SAMPLE_RATE_HZ))
     windows = config.evaluation.windows
     features = predict_features(encoder, prepared[None], config.spectrogram, windows=windows)
     return features[0], render_faces(decoder, features)[0]

@@ -8,11 +8,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.media.decode import repeat_to
 from s2f_lib.media.spectrogram import INT16_SCALE
 from s2f_lib.storage import cached_rows, digest
 
-SAMPLE_RATE_HZ = 16_000
 DURATION_S = 6.0  # Speech2Face, section 3
 N_SAMPLES = round(DURATION_S * SAMPLE_RATE_HZ)
 

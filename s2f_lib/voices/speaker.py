@@ -15,8 +15,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.storage import digest
-from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
+from s2f_lib.voices.embedding import as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
 _WEIGHTS_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"

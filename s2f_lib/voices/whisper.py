@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.errors import DataError
 from s2f_lib.storage import digest
-from s2f_lib.voices.embedding import SAMPLE_RATE_HZ, as_waves
+from s2f_lib.voices.embedding import as_waves
 from s2f_lib.voices.pretrained import distribution_file, read_checked
 
 _WEIGHTS_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # parts 1 and 2

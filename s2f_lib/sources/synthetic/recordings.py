@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from s2f_lib.config import SyntheticConfig
+from s2f_lib.config import SAMPLE_RATE_HZ, SyntheticConfig
 from s2f_lib.errors import InputError
 from s2f_lib.sources.synthetic.clips import parallel_map
 from s2f_lib.sources.synthetic.people import Person, draw_population
@@ -22,7 +22,6 @@ def resynthesize_speech(
     rho: float | None = None,
     take: int = 0,
     accent: str | None = None,
-    sample_rate_hz: int = 16_000,
     audio_s: float = 6.0,
     workers: int = 0,
 ) -> np.ndarray:
@@ -42,8 +41,6 @@ def resynthesize_speech(
         0: the sentences of the clip; other numbers give other sentences by the same voice.
     accent
         Name of an espeak-ng voice for all speakers. None: each speaker's own.
-    sample_rate_hz
-        Sample rate of the result.
     audio_s
         Length of the result, in seconds. Shorter speech is repeated, as in the preparation.
     workers
@@ -52,7 +49,7 @@ def resynthesize_speech(
     Returns
     -------
     numpy.ndarray
-        `(n, samples)` int16. Unlike the sound of a clip, it was never compressed.
+        `(n, samples)` int16 at 16 kHz. Unlike the sound of a clip, it was never compressed.
 
     Raises
     ------
@@ -75,16 +72,14 @@ def resynthesize_speech(
     chosen = [people[clip_id] for clip_id in clip_ids]
     if accent is not None:
         chosen = [replace(person, voice=replace(person.voice, accent=accent)) for person in chosen]
-    n_samples = round(audio_s * sample_rate_hz)
-    record = functools.partial(
-        _record, seed=config.seed, take=take, sample_rate_hz=sample_rate_hz, n_samples=n_samples
-    )
+    n_samples = round(audio_s * SAMPLE_RATE_HZ)
+    record = functools.partial(_record, seed=config.seed, take=take, n_samples=n_samples)
     audio = np.empty((len(chosen), n_samples), np.int16)
     for index, samples in enumerate(parallel_map(record, chosen, workers=workers, what="recordings")):
         audio[index] = samples
     return audio
 
 
-def _record(person: Person, *, seed: int, take: int, sample_rate_hz: int, n_samples: int) -> np.ndarray:
-    samples = utterance(person, seed=seed, take=take, sample_rate_hz=sample_rate_hz)
+def _record(person: Person, *, seed: int, take: int, n_samples: int) -> np.ndarray:
+    samples = utterance(person, seed=seed, take=take, sample_rate_hz=SAMPLE_RATE_HZ)
     return np.resize((samples * 32_767).round().astype(np.int16), n_samples)  # repeats short speech
