@@ -20,6 +20,8 @@ from .statistics import paired_test as paired_test
 from .statistics import permutation_test_against_chance as permutation_test_against_chance
 from .tables import Predictions as Predictions
 from .tables import distance_table as distance_table
+from .tables import evaluate_retrieval as evaluate_retrieval
+from .tables import plot_recall as plot_recall
 from .tables import rank_table as rank_table
 from .tables import recall_table as recall_table
 from .voice_changes import change_voice as change_voice

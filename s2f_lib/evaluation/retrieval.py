@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 
 from s2f_lib.config import SimilarityName
@@ -22,17 +24,74 @@ SIMILARITIES: tuple[SimilarityName, ...] = ("l1", "l2", "cosine")
 TIE = 1e-12
 
 
-def unit(features: np.ndarray) -> np.ndarray:
-    """Return `(n, dimension)` features scaled to length one, in float64; refuse zero and infinite rows."""
-    features = np.asarray(features, dtype=np.float64)
-    length = np.linalg.norm(features, axis=1)
-    bad = ~np.isfinite(length) | (length == 0)
+def feature_array(values: ArrayLike, name: str = "features") -> np.ndarray:
+    """Return features as a checked array of floating-point numbers; an error names the argument.
+
+    Parameters
+    ----------
+    values
+        `(n, dimension)` numbers: NumPy array, torch tensor (on any device, also with gradients), pandas
+        DataFrame or nested lists.
+    name
+        Name of the argument, for errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n, dimension)` float16, float32 or float64; not copied where that is possible.
+
+    Raises
+    ------
+    InputError
+        The shape or the type is wrong, or a row is zero or not finite.
+
+    Examples
+    --------
+    >>> feature_array([[1, 2], [3, 4]])
+    array([[1., 2.],
+           [3., 4.]])
+    """
+    array = _number_array(values, name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", array, array, dtype=np.float64)
+    bad = ~np.isfinite(squares) | (squares == 0)
     if bad.any():
         raise InputError(
-            f"{int(bad.sum())} of {len(features)} feature vectors are zero or not finite "
+            f"{name}: {int(bad.sum())} of {len(array)} feature vectors are zero or not finite "
             f"(first: row {int(np.flatnonzero(bad)[0])}): they have no direction to compare"
         )
-    return unit_rows(features)
+    return array
+
+
+def feature_pair(true: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and predicted features as checked arrays of one shape; see `feature_array`."""
+    if isinstance(true, pd.DataFrame) and isinstance(predicted, pd.DataFrame):
+        check_same_index(true=true, predicted=predicted)
+        if set(true.columns) == set(predicted.columns) and not true.columns.equals(predicted.columns):
+            raise InputError("true and predicted: the columns differ in order: use predicted[true.columns]")
+    true, predicted = feature_array(true, "true"), feature_array(predicted, "predicted")
+    if true.shape != predicted.shape:
+        raise InputError(f"true and predicted: expected one shape, found {true.shape} and {predicted.shape}")
+    return true, predicted
+
+
+def check_same_index(**tables: object) -> None:
+    """Refuse pandas objects with different indexes: their rows may not belong together."""
+    indexed = {
+        name: each.index for name, each in tables.items() if isinstance(each, pd.DataFrame | pd.Series)
+    }
+    for name in list(indexed)[1:]:
+        first = next(iter(indexed))
+        if not indexed[name].equals(indexed[first]):
+            raise InputError(
+                f"{first} and {name}: the indexes differ, so rows may not belong together: use "
+                f"{name}.loc[{first}.index], or {name}.to_numpy() if the rows have the same order"
+            )
+
+
+def unit(features: ArrayLike, name: str = "features") -> np.ndarray:
+    """Return `(n, dimension)` features scaled to length one, in float64; refuse zero and infinite rows."""
+    return unit_rows(np.asarray(feature_array(features, name), dtype=np.float64))
 
 
 def pair_distances(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
@@ -54,12 +113,7 @@ def pair_distances(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndar
     >>> {name: round(float(values[0]), 3) for name, values in distances.items()}
     {'l1': 2.0, 'l2': 1.414, 'cosine': 0.0}
     """
-    if np.shape(true) != np.shape(predicted):
-        raise InputError(
-            "true and predicted features must have one shape, "
-            f"found {np.shape(true)} and {np.shape(predicted)}"
-        )
-    true, predicted = unit(true), unit(predicted)
+    true, predicted = (unit(features) for features in feature_pair(true, predicted))
     difference = true - predicted
     return {
         "l1": np.abs(difference).sum(axis=1),
@@ -94,7 +148,8 @@ def similarity_matrix(queries: np.ndarray, gallery: np.ndarray, measure: Similar
     >>> similarity_matrix(np.array([[2.0, 0.0]]), np.eye(2), "cosine")
     array([[1., 0.]])
     """
-    queries, gallery = unit(queries), unit(gallery)
+    queries, gallery = unit(queries, "queries"), unit(gallery, "gallery")
+    _check_dimensions(queries, gallery)
     if measure == "cosine":
         return queries @ gallery.T
     if measure == "l2":
@@ -192,6 +247,8 @@ def ranks_in_gallery(
     """
     import torch
 
+    queries, gallery = _number_array(queries, "queries"), _number_array(gallery, "gallery")
+    _check_dimensions(queries, gallery)
     target = _targets(target, len(queries), len(gallery))
     if set(measures) - set(SIMILARITIES):
         raise InputError(f"unknown similarities in {tuple(measures)}: expected cosine, l1 or l2")
@@ -276,6 +333,41 @@ def chance_recall(k: int, gallery_size: int) -> float:
 def nearest(similarity: np.ndarray, k: int) -> np.ndarray:
     """Return the columns of the k most similar gallery faces, best first: `(n, k)` int."""
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def _number_array(values: Any, name: str) -> np.ndarray:
+    """Return `(n, dimension)` numbers as an array of floating-point numbers."""
+    if isinstance(values, pd.DataFrame):
+        for column, dtype in values.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(dtype):
+                raise InputError(
+                    f"{name}: column {column!r} is of type {dtype}, expected numbers: leave out the columns "
+                    "that are not features"
+                )
+        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    elif hasattr(values, "detach"):  # a torch tensor
+        values = values.detach().cpu()
+        values = values.float() if values.element_size() == 2 else values  # NumPy has no bfloat16
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # such as rows of different length
+        raise InputError(
+            f"{name}: not an array ({error}), expected numbers of shape (n, dimension)"
+        ) from None
+    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{name}: found shape {array.shape} of type {array.dtype}, expected numbers of shape "
+            "(n, dimension), one row per clip"
+        )
+    return array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64)
+
+
+def _check_dimensions(queries: np.ndarray, gallery: np.ndarray) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"queries have {queries.shape[1]} features and gallery faces {gallery.shape[1]}: "
+            "expected equal numbers"
+        )
 
 
 def _targets(target: np.ndarray | None, n: int, m: int) -> np.ndarray:
