@@ -6,6 +6,7 @@ from .evaluation.tables import Predictions as Predictions
 from .evaluation.tables import evaluate_retrieval as evaluate_retrieval
 from .evaluation.tables import plot_recall as plot_recall
 from .media.spectrogram import complex_spectrogram as complex_spectrogram
+from .preparation.pipeline import prepare as prepare
 from .preparation.shards import PreparedClips as PreparedClips
 from .preparation.shards import read_prepared as read_prepared
 from .reconstruction.voice import Reconstruction as Reconstruction

@@ -6,6 +6,8 @@ message. Its exit status is 2 for `InputError` and 1 for the others.
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from enum import StrEnum
 
 #: Marks log lines that name a clip: `logger.warning(..., extra=NAMES_CLIP)`. The terminal shows them; pages
@@ -71,6 +73,21 @@ class RefusalReason(StrEnum):
     THROTTLED = "throttled"
     NETWORK = "network"
     FORMAT = "format"
+
+
+def check_main_process(caller: str) -> None:
+    """Raise an `InputError` in a child process of `multiprocessing`.
+
+    A function that starts processes calls it first. Started processes import the script of their parent; a
+    script without a main guard then calls the function again, in each of them.
+    """
+    # while a child imports the script, `parent_process` is still None, but the script's module has this name
+    imports_script = sys.modules["__mp_main__"].__name__ == "__mp_main__"
+    if imports_script or multiprocessing.parent_process() is not None:
+        raise InputError(
+            f"{caller} was called in a child process. It starts processes of its own, and they import the "
+            f'script that calls it: write `if __name__ == "__main__":` above the call of {caller}'
+        )
 
 
 class ClipRefused(StudyError):

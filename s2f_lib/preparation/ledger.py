@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS clips (
     shard TEXT,                 -- NULL while a done row waits in the spool
     row_index INTEGER,          -- index in the shard
     seconds TEXT,               -- JSON, stage -> seconds
+    n_crashes INTEGER NOT NULL DEFAULT 0, -- runs in which the clip crashed
     updated REAL NOT NULL,      -- Unix time
     video_id TEXT, start_s REAL, end_s REAL, x REAL, y REAL, media TEXT, split TEXT
 ) WITHOUT ROWID;
@@ -45,6 +46,7 @@ CREATE INDEX IF NOT EXISTS clips_pending ON clips (position) WHERE status = 'pen
 CREATE INDEX IF NOT EXISTS clips_unwritten ON clips (position) WHERE status = 'done' AND shard IS NULL;
 CREATE TABLE IF NOT EXISTS spool (position INTEGER PRIMARY KEY, row BLOB NOT NULL);
 """
+_MAX_CRASHES = 3  # runs that try a clip that crashes: the fault may be the machine's
 _STAGES = ("download", "decode", "detect", "align", "features")
 
 Reopen = Callable[[ClipRef, RefusalReason], bool]
@@ -83,11 +85,18 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
             self._db.executescript(_SCHEMA)
+            self._add_columns()
         except sqlite3.DatabaseError as error:
             raise DataError(
                 f"{path} is not a ledger ({error}): move it away, or give another folder"
             ) from None
         self.block_size = int(self.meta_default("block_size", str(block_size)))
+
+    def _add_columns(self) -> None:
+        """Add the columns that ledgers of earlier versions lack."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(clips)")}
+        if "n_crashes" not in columns:
+            self._db.execute("ALTER TABLE clips ADD COLUMN n_crashes INTEGER NOT NULL DEFAULT 0")
 
     def close(self) -> None:
         """Close the file; its write-ahead log is merged into it."""
@@ -136,8 +145,8 @@ class Ledger:
         """Enter a clip list; clips that are entered already keep their position and status.
 
         A pending clip takes the media and split of the list. A refused clip becomes pending again, at a new
-        position, if its media appeared or were replaced since, or if `reopen` returns true. Bad rows of an
-        earlier list are removed.
+        position, if its media appeared or were replaced since, if it crashed in fewer than three runs, or if
+        `reopen` returns true. Bad rows of an earlier list are removed.
 
         Parameters
         ----------
@@ -172,7 +181,8 @@ class Ledger:
         """Enter a clip, and return how many positions it takes: 0 or 1."""
         media, now = str(clip.media) if clip.media else None, time.time()
         known = self._db.execute(
-            "SELECT status, reason, updated, media, split FROM clips WHERE clip_id = ?", (clip.clip_id,)
+            "SELECT status, reason, n_crashes, updated, media, split FROM clips WHERE clip_id = ?",
+            (clip.clip_id,),
         ).fetchone()
         if known is None:
             fields = (clip.video_id, clip.start_s, clip.end_s, clip.x, clip.y, media, clip.split)
@@ -182,13 +192,14 @@ class Ledger:
                 (clip.clip_id, position, now, *fields),
             )
             return 1
-        status, reason, updated, *media_and_split = known
+        status, reason, n_crashes, updated, *media_and_split = known
         if status == PENDING and media_and_split != [media, clip.split]:
             self._db.execute(
                 "UPDATE clips SET media = ?, split = ? WHERE clip_id = ?", (media, clip.split, clip.clip_id)
             )
         elif status == REFUSED and (
             _media_are_new(clip, reason=reason, refused_at=updated)
+            or (reason == RefusalReason.CRASHED and n_crashes < _MAX_CRASHES)
             or (reopen is not None and reopen(clip, RefusalReason(reason)))
         ):
             self._db.execute(
@@ -239,10 +250,11 @@ class Ledger:
     def _close_clip(
         self, position: int, status: str, reason: str | None, detail: str | None, seconds: Mapping[str, float]
     ) -> None:
+        is_crash = reason == RefusalReason.CRASHED
         self._db.execute(
-            "UPDATE clips SET status = ?, reason = ?, detail = ?, seconds = ?, updated = ?"
-            " WHERE position = ?",
-            (status, reason, detail, json.dumps(dict(seconds)), time.time(), position),
+            "UPDATE clips SET status = ?, reason = ?, detail = ?, seconds = ?, updated = ?,"
+            " n_crashes = n_crashes + ? WHERE position = ?",
+            (status, reason, detail, json.dumps(dict(seconds)), time.time(), is_crash, position),
         )
 
     def begin(self) -> None:

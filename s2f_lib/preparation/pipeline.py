@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2f_lib.config import FeatureConfig, PreparationConfig
-from s2f_lib.errors import InputError
+from s2f_lib.errors import InputError, check_main_process
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.preparation.clip import ClipState, with_features
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
@@ -55,16 +55,20 @@ Engine = Literal["local", "ray"]
 
 def prepare(
     clips: Iterable[ClipRef | BadRow],
-    out: Path,
+    out: str | Path,
     *,
-    preparation: PreparationConfig,
-    features: FeatureConfig,
+    preparation: PreparationConfig | None = None,
+    features: FeatureConfig | None = None,
     progress: Progress | None = None,
     download: Download | None = None,
     engine: Engine = "local",
     address: str | None = None,
 ) -> PreparationSummary:
     """Prepare a clip list into shards, or resume an interrupted run.
+
+    A script that calls this keeps its work under `if __name__ == "__main__":`, because the processes that are
+    started import the script. A clip that crashes a process is tried again by later runs, in three runs at
+    most.
 
     Parameters
     ----------
@@ -73,7 +77,7 @@ def prepare(
     out
         Folder of the ledger and the shards. It is created if needed.
     preparation, features
-        Settings.
+        Settings. None: the library's.
     progress
         Function of the numbers of finished, all and refused clips.
     download
@@ -92,10 +96,12 @@ def prepare(
     Raises
     ------
     InputError
-        The folder was begun with other settings or by an older version, another run is at work in it, or a
-        download is requested on a cluster.
+        The folder was begun with other settings or by an older version, another run is at work in it, a
+        download is requested on a cluster, or the call comes from a child process.
     MissingFileError
         The weights of the extractor are missing.
+    StudyError
+        The worker processes die before their first clip.
 
     See Also
     --------
@@ -105,16 +111,17 @@ def prepare(
     --------
     >>> from tempfile import mkdtemp
     >>> bad_row = BadRow(1, "AAAAAAAAAAA", "row 1: 1 column, expected 5")
-    >>> settings = {"preparation": PreparationConfig(), "features": FeatureConfig()}
-    >>> prepare([bad_row], Path(mkdtemp()), **settings).by_reason
+    >>> prepare([bad_row], mkdtemp()).by_reason
     {'bad-row': 1}
     """
+    check_main_process("prepare")
     if engine == "ray" and download is not None:
         raise InputError(
             "a cluster does not download: servers count requests by address, so download first "
             "(without --engine ray; several machines may each take a part of the list), then prepare"
         )
     out, begun = Path(out), time.perf_counter()
+    preparation, features = preparation or PreparationConfig(), features or FeatureConfig()
     extractor = make_extractor(features, device="auto")
     busy = f"another run is at work in {out}: wait for it, or give another folder"
     with (

@@ -1,7 +1,8 @@
 """Clips in worker processes: a bounded number of clips in flight, and a crash refuses one clip.
 
-Processes are spawned, because torch and dlib do not survive a fork. So a script that prepares clips keeps
-its work under `if __name__ == "__main__"`.
+Processes are spawned, because torch and dlib do not survive a fork. They import the script that prepares
+clips, so the script keeps its work under `if __name__ == "__main__"`. A process that dies before its first
+clip is a fault of the set-up: it ends the run, and no clip is refused for it.
 
 Without a GPU, each process runs all stages on one clip at a time. With a GPU, some processes decode, one
 thread of this process passes batches of decoded clips to the GPU, and other processes run the rest.
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from s2f_lib.config import FeatureConfig, PreparationConfig
-from s2f_lib.errors import RefusalReason
+from s2f_lib.errors import RefusalReason, StudyError
 from s2f_lib.faces.detection import torch_threads
 from s2f_lib.preparation.clip import ClipStages, ClipState, Stage
 
@@ -39,6 +40,7 @@ _GPU_BATCH = 8  # clips that a GPU processes together
 _GPU_BATCHES = (
     3  # batches in flight; decoded clips are large: 3 frames of 640x360 are 2 MB, of 1920x1080 19 MB
 )
+_READY = "ready"  # file in the folder of the results: a process of the pool has loaded its networks
 
 States = Iterable[ClipState | None]  # None: no clip is available at the moment
 
@@ -215,8 +217,17 @@ class WorkerPool:
     def _is_lost(self, error: Exception) -> bool:
         if isinstance(error, BrokenProcessPool):
             self._pool.shutdown(wait=True)  # then all clips in flight are known to be lost, too
+            self._check_started()
             return True
         return False
+
+    def _check_started(self) -> None:
+        if not (Path(self._results.name) / _READY).exists():
+            raise StudyError(
+                "the worker processes died before their first clip; their own messages are above. If a "
+                'script calls prepare, write `if __name__ == "__main__":` above the call: each process '
+                "imports the script. If memory was short, use fewer workers. No clip was refused for this"
+            )
 
     def _one_by_one(self, states: Sequence[ClipState]) -> Iterator[ClipState]:
         """Find the clip that killed a process: run each clip in flight in a process of its own."""
@@ -226,6 +237,7 @@ class WorkerPool:
             try:
                 yield from _load_result(self._submit([state]).result())
             except BrokenProcessPool:
+                self._check_started()
                 state.refuse(RefusalReason.CRASHED, "a process died of it, twice; look at the file")
                 yield state
                 self._restart(1)
@@ -244,6 +256,7 @@ class WorkerPool:
         self._pool = self._new_pool(workers)
 
     def _new_pool(self, workers: int) -> ProcessPoolExecutor:
+        (Path(self._results.name) / _READY).unlink(missing_ok=True)
         return ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
@@ -294,6 +307,7 @@ def _run_stages(states: list[ClipState], folder: Path) -> Path:
         assert _make_stages is not None
         _stages = _make_stages()
         use_one_thread()
+        (folder / _READY).touch()
     path = folder / uuid.uuid4().hex
     path.write_bytes(pickle.dumps(_stages.run(states)))
     return path

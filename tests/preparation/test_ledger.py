@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -111,6 +113,30 @@ def test_enter_new_media_reopen_clips_at_new_positions(ledger, tmp_path):
     found.write_bytes(b"fetched again")
     ledger.enter(longer)
     assert {clip.clip_id for _, clip in ledger.pending()} == {"clip-00", "clip-01"}
+
+
+def test_enter_tries_a_crashed_clip_in_three_runs(ledger):
+    positions = []
+    for _ in range(5):  # runs
+        ledger.enter(_clips(0, 2))
+        for position, clip in list(ledger.pending()):
+            reason = RefusalReason.CRASHED if clip.clip_id == "clip-01" else RefusalReason.NO_FACE
+            ledger.refuse(position, reason, "", seconds={})
+            positions.append((position, clip.clip_id))
+    assert positions == [(0, "clip-00"), (1, "clip-01"), (4, "clip-01"), (8, "clip-01")]
+    assert ledger.counts() == {("refused", "no-face"): 1, ("refused", "crashed"): 1}
+
+
+def test_ledger_of_an_earlier_version_gets_its_missing_column(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.enter(_clips(0, 1))
+        ledger.refuse(0, RefusalReason.CRASHED, "a process died", seconds={})
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE clips DROP COLUMN n_crashes")
+    with Ledger(path) as ledger:
+        ledger.enter(_clips(0, 1))
+        assert ledger.counts() == {("pending", None): 1}
 
 
 def test_enter_replaces_the_bad_rows(ledger):

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from s2f_lib.config import SyntheticConfig
-from s2f_lib.errors import DataError, InputError
+from s2f_lib.errors import DataError, InputError, check_main_process
 from s2f_lib.sources.splits import write_split
 from s2f_lib.sources.synthetic.people import Person, Population, draw_population
 from s2f_lib.sources.synthetic.performance import AUDIO_RATE_HZ, face_centre, perform
@@ -115,6 +115,7 @@ def make_synthetic_clips(
     >>> sorted(path.name for path in clips.root.iterdir())
     ['clips.csv', 'latents.csv', 'latents.parquet', 'media', 'splits.csv', 'synthetic.json']
     """
+    check_main_process("make_synthetic_clips")
     if config.width_px % 2 or config.height_px % 2:
         raise InputError(
             f"synthetic clips of {config.width_px} x {config.height_px} pixels: "
