@@ -37,8 +37,11 @@ UNKNOWN = "unknown"
 
 
 def commit(root: Path | None = None) -> str:
-    """Return the commit's short name, with "+ changes" if tracked files differ from it, or "unknown"."""
-    root = paths.repository_root() if root is None else root
+    """Return the commit's short name, with "+ changes" if tracked files differ from it, or "unknown".
+
+    None: the commit of the checkout of the package; without a checkout, that of the study folder.
+    """
+    root = (paths.checkout() or paths.study_folder()) if root is None else root
     head = _git(root, "rev-parse", "--short=10", "HEAD")
     top = _git(root, "rev-parse", "--show-toplevel")
     if head is None or top is None or Path(top).resolve() != root.resolve():

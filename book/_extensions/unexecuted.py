@@ -13,7 +13,7 @@ MARKER = Path("book") / "executed.json"  # s2f_lib.book.build writes it with exe
 
 NOTE = (
     ":::{{warning}}\n"
-    "This page shows no run: the chapters were not executed. `make book` runs them and puts numbers, "
+    "This page shows no run: the chapters were not executed. `s2f book` runs them and puts numbers, "
     "tables and figures here.\n"
     ":::\n"
 )

@@ -32,6 +32,7 @@ from s2f_lib.book.executed import (
     find_chapters,
     have_same_settings,
     package_digest,
+    package_environment,
 )
 from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError, StudyError
@@ -61,7 +62,7 @@ def build_book(
     out
         Folder that gets `html/`. None: `_build` in the workspace.
     root
-        Folder of `_config.yml`, `_toc.yml` and `book/`. None: the repository.
+        Folder of `_config.yml`, `_toc.yml` and `book/`. None: the study folder, see `s2f_lib.paths`.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def build_book(
     Traceback (most recent call last):
     s2f_lib.errors.ChapterError: the book is not built: 01_data_preparation was not run; ...
     """
-    root = paths.repository_root() if root is None else Path(root)
+    root = paths.study_folder() if root is None else Path(root)
     out = paths.build_dir() if out is None else Path(out)
     run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(load_config(profile).profile)
     chapters = find_chapters(root / "book" / "notebooks")
@@ -179,11 +180,7 @@ def _run_jupyter_book(stage: Path) -> None:
     shutil.rmtree(stage / "_build", ignore_errors=True)  # an unchanged page does not repeat its warnings
     program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     options = ["build", ".", "-n", "-W", "--keep-going", "--all"]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(paths.repository_root()), os.environ.get("PYTHONPATH", "")]),
-        "PYTHONUTF8": "1",
-        "NO_COLOR": "1",
-    }
+    environment = os.environ | package_environment() | {"PYTHONUTF8": "1", "NO_COLOR": "1"}
     log = stage / "build.log"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(

@@ -264,8 +264,20 @@ def chapter_digest(
 @cache
 def package_digest() -> str:
     """Return the digest of the package's source files."""
-    package = paths.repository_root() / "s2f_lib"
+    package = Path(paths.__file__).parent
     return digest_of_files(package.rglob("*.py"), root=package)
+
+
+def package_environment() -> dict[str, str]:
+    """Return the environment variables with which a child process imports this package from its checkout."""
+    root = paths.checkout()
+    return {"PYTHONPATH": prepend(str(root), "PYTHONPATH", os.pathsep)} if root else {}
+
+
+def prepend(value: str, variable: str, separator: str) -> str:
+    """Return a value, followed by that of an environment variable if it is set."""
+    others = os.environ.get(variable)
+    return f"{value}{separator}{others}" if others else value
 
 
 def published_digest() -> str:
@@ -316,7 +328,8 @@ def strip_local_paths(notebook: NotebookNode) -> NotebookNode:
     The book is published, and must not show the folders of the machine.
     """
     notebook.metadata.pop("papermill", None)
-    named = [(paths.workspace(), ""), (paths.repository_root(), ""), (Path.home(), "~/")]
+    package = Path(paths.__file__).parents[1]
+    named = [(paths.workspace(), ""), (paths.study_folder(), ""), (package, ""), (Path.home(), "~/")]
     folders = [(f"{folder}{os.sep}", new) for folder, new in named if folder != folder.parent]
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

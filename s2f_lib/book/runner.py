@@ -18,7 +18,6 @@ from typing import Any
 
 import nbformat
 
-from s2f_lib import paths
 from s2f_lib.book.executed import (
     Chapter,
     ExecutedChapter,
@@ -27,6 +26,8 @@ from s2f_lib.book.executed import (
     chapter_digest,
     check_parameters,
     find_chapters,
+    package_environment,
+    prepend,
     read_notebook,
     select_chapters,
     strip_local_paths,
@@ -217,10 +218,9 @@ def _kernel_options(folder: Path) -> dict[str, Any]:
     from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
 
-    environment = {
-        "PYTHONPATH": _prepend(str(paths.repository_root()), "PYTHONPATH", os.pathsep),
+    environment = package_environment() | {
         "IPYTHONDIR": str(folder / "ipython"),  # no start-up files of the user
-        "PYTHONWARNINGS": _prepend("ignore:IProgress not found", "PYTHONWARNINGS", ","),
+        "PYTHONWARNINGS": prepend("ignore:IProgress not found", "PYTHONWARNINGS", ","),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -233,8 +233,3 @@ def _kernel_options(folder: Path) -> dict[str, Any]:
         "kernel_manager_class": type("KernelManager", (AsyncKernelManager,), {"kernel_spec": specification}),
         "config": Config({"KernelManager": traits}),
     }
-
-
-def _prepend(value: str, variable: str, separator: str) -> str:
-    others = os.environ.get(variable)
-    return f"{value}{separator}{others}" if others else value

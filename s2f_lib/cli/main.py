@@ -1,4 +1,4 @@
-"""The command line `s2f COMMAND`: synth, prepare, train, run, book, publish, reconstruct, pairs, faces,
+"""The command line `s2f COMMAND`: new, synth, prepare, train, run, book, publish, reconstruct, pairs, faces,
 weights, train-vgg-face and info.
 
 Exit status: 0 (success), 1 (failure), 2 (bad input) or 130 (interrupted). The commands import heavy libraries
@@ -20,6 +20,7 @@ from rich.table import Table
 from s2f_lib import __version__, paths
 from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
 from s2f_lib.cli.faces import faces_command
+from s2f_lib.cli.new import new_command
 from s2f_lib.cli.pairs import pairs_command
 from s2f_lib.cli.prepare import prepare_command
 from s2f_lib.cli.publish import publish_command
@@ -30,12 +31,12 @@ from s2f_lib.errors import InputError, MissingFileError, StudyError
 
 app = typer.Typer(
     name="s2f",
-    help="Face reconstruction from speech: generate clips, prepare them, run the chapters, build the book.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights_app, name="weights")
+app.command("new")(new_command)
 app.command("prepare")(prepare_command)
 app.command("pairs")(pairs_command)
 app.command("faces")(faces_command)
@@ -60,6 +61,22 @@ UTKFaceOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"s2f_lib {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Face reconstruction from speech: generate clips, prepare them, run the chapters, build the book."""
 
 
 @app.command()
@@ -143,6 +160,7 @@ def info() -> None:
     for name, value in environment().items():
         table.add_row(name, str(value))
     table.add_row("profiles", ", ".join(profile_names()))
+    table.add_row("study folder", str(paths.study_folder()))
     table.add_row("workspace", str(paths.workspace()))
     console.print(table)
 

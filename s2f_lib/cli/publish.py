@@ -9,6 +9,7 @@ import typer
 
 from s2f_lib import paths
 from s2f_lib.cli.common import console
+from s2f_lib.errors import InputError
 from s2f_lib.paths import RunPaths
 
 _CHAPTERS = [f"{number:02d}" for number in range(1, 8)]  # `s2f pairs --publish` publishes chapter 08
@@ -39,6 +40,8 @@ def publish_command(
     from s2f_lib.book.published import publish_run
     from s2f_lib.config import load_config
 
+    if paths.study_folder() == paths.template_dir() != paths.checkout():
+        raise InputError("no study folder here to publish in: run `s2f new DIR`, and this command in DIR")
     config = load_config(profile)
     run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)
     chapters = select_chapters(find_chapters(), only or _CHAPTERS)

@@ -107,7 +107,7 @@ def ran(tmp_path_factory, write_chapter) -> Path:
     """A workspace with a book of one chapter, the repository's configuration, and one run."""
     workspace = tmp_path_factory.mktemp("workspace")
     root = workspace / "repository"
-    source = paths.repository_root()
+    source = paths.checkout()
     for folder in ("_extensions", "_static"):
         shutil.copytree(source / "book" / folder, root / "book" / folder)
     for name in ("_config.yml", "book/references.bib", "book/shown.md"):

@@ -14,7 +14,7 @@ PROGRAM = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 
 def test_sources_build_without_a_run_or_a_warning(tmp_path):
-    root = paths.repository_root()
+    root = paths.checkout()
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(root / name, tmp_path / name)
     shutil.copytree(root / "book", tmp_path / "book", ignore=shutil.ignore_patterns("__pycache__"))

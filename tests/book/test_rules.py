@@ -123,7 +123,7 @@ each_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: sou
 
 
 def test_book_has_the_reports_chapters_in_order():
-    toc = yaml.safe_load((paths.repository_root() / "_toc.yml").read_text())
+    toc = yaml.safe_load((paths.checkout() / "_toc.yml").read_text())
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     listed = [file.removeprefix("book/notebooks/") for file in files if "notebooks" in file]
     assert listed == [source.chapter.name for source in SOURCES]
@@ -136,7 +136,7 @@ def test_book_has_the_reports_chapters_in_order():
         "06_qualitative_analysis",
     ]
     for file in [toc["root"], *files]:
-        assert (paths.repository_root() / f"{file}.md").is_file(), file
+        assert (paths.checkout() / f"{file}.md").is_file(), file
 
 
 @each_chapter
@@ -331,7 +331,7 @@ PAGE = "<td>1.0</td>" * 10 + '<img alt="an image">'
     ],
 )
 def test_check_book_finds_values_that_are_not_finite(tmp_path, extra, fault):
-    check = runpy.run_path(str(paths.repository_root() / ".ci" / "check_book.py"))
+    check = runpy.run_path(str(paths.checkout() / ".ci" / "check_book.py"))
     page = tmp_path / "page.html"
     page.write_text(f"<html>{PAGE}{extra}</html>")
     faults = check["faults_of"](page)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser Chro
 @pytest.fixture(scope="module")
 def html(tmp_path_factory) -> Path:
     """Folder of a built book: one test page and one page of the project."""
-    source, root = paths.repository_root(), tmp_path_factory.mktemp("book")
+    source, root = paths.checkout(), tmp_path_factory.mktemp("book")
     for folder in ("_extensions", "_static"):
         shutil.copytree(source / "book" / folder, root / "book" / folder)
     for name in ("_config.yml", "book/references.bib", "book/ethics.md"):
