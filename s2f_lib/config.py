@@ -13,17 +13,36 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from s2f_lib import paths
+from s2f_lib import paths, registry
 from s2f_lib.errors import ConfigError
 from s2f_lib.storage import digest
 
-# the report's four, then symmetric InfoNCE and Speech2Face's full loss
-LossName = Literal["l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face"]
-SourceName = Literal["synthetic", "avspeech", "pairs"]
+
+def _known(kind: registry.Kind) -> AfterValidator:
+    def check(name: str) -> str:
+        if not registry.is_known(kind, name):
+            raise ValueError(f"unknown name {name!r}{suggest(name, registry.names(kind))}")
+        return name
+
+    return AfterValidator(check)
+
+
+ExtractorName = Annotated[str, _known("extractors")]
+LossName = Annotated[str, _known("losses")]
+EncoderKind = Annotated[str, _known("encoders")]
+DecoderKind = Annotated[str, _known("decoders")]
+SourceName = Annotated[str, _known("sources")]
 SimilarityName = Literal["l1", "l2", "cosine"]
-DecoderKind = Literal["report", "residual"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 RECALL_AT = (1, 5, 10, 20, 50)  # the report's values of K
@@ -52,7 +71,23 @@ class Settings(BaseModel):
         >>> ControlsConfig().digest() == ControlsConfig(epochs=3).digest()
         False
         """
-        return digest(self.model_dump(mode="json", exclude=set(exclude)), length=length)
+        return digest(self._digested(exclude), length=length)
+
+    #: Fields that count in a digest only when they are set, so that older folders keep their names.
+    _ONLY_IF_SET: ClassVar[frozenset[str]] = frozenset()
+
+    def _digested(self, exclude: Set[str]) -> dict[str, Any]:
+        values = self.model_dump(mode="json", exclude=set(exclude))
+        for name in list(values):
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                values[name] = value._digested(frozenset())
+            elif name in self._ONLY_IF_SET and value == type(self).model_fields[name].default:
+                del values[name]
+        return values
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a mapping of options has no hash of its own
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with some settings changed, checked like every other.
@@ -82,6 +117,24 @@ class Settings(BaseModel):
 
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+
+class _WithOptions(Settings):
+    """Base of the sections that choose something by a name: built in, or an own one with options."""
+
+    _ONLY_IF_SET: ClassVar[frozenset[str]] = frozenset({"options"})
+    _REGISTRY: ClassVar[registry.Kind]
+    _NAME: ClassVar[str] = "kind"
+
+    options: dict[str, Any] = {}
+    """Keyword arguments of an own one."""
+
+    @model_validator(mode="after")
+    def _options_are_for_own_ones(self) -> Self:
+        name = getattr(self, self._NAME)
+        if self.options and registry.is_built_in(self._REGISTRY, name):
+            raise ValueError(f"{name} takes no options: they are for own {self._REGISTRY}")
+        return self
 
 
 class SyntheticConfig(Settings):
@@ -183,11 +236,13 @@ class PairsConfig(Settings):
     """Seed of the drawn splits."""
 
 
-class SourceConfig(Settings):
+class SourceConfig(_WithOptions):
     """Where the clips come from."""
 
+    _REGISTRY = "sources"
+
     kind: SourceName = "synthetic"
-    """The source in use."""
+    """The source in use: synthetic, avspeech, pairs, or an own one (see `s2f_lib.register`)."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """The generated population."""
     avspeech: AVSpeechConfig = AVSpeechConfig()
@@ -217,11 +272,14 @@ class PreparationConfig(Settings):
     """Number of processes; 0: one per core."""
 
 
-class FeatureConfig(Settings):
+class FeatureConfig(_WithOptions):
     """The face feature extractor, the target of the voice encoder."""
 
-    extractor: Literal["dlib_resnet", "vgg_face"] = "dlib_resnet"
-    """Network that computes the features."""
+    _REGISTRY = "extractors"
+    _NAME = "extractor"
+
+    extractor: ExtractorName = "dlib_resnet"
+    """Network that computes the features: dlib_resnet, vgg_face, or an own one (see `s2f_lib.register`)."""
     weights: Path | None = None
     """For vgg_face: a safetensors file of VGG16 with 2,622 classes."""
     batch_size: int = Field(32, ge=1)
@@ -270,9 +328,58 @@ class SpectrogramConfig(Settings):
         return min(full, 1 + int(self.max_frequency_hz * self.fft_samples / SAMPLE_RATE_HZ))
 
 
-class VoiceEncoderConfig(Settings):
-    """The encoder of the report's table, at any width (report, "Voice Encoder Architecture")."""
+#: The nine 4x4 convolutions of the voice encoder: channels, stride, whether a 2x1 max pool along time
+#: follows. Sizes are time x frequency for 6 s at 8 kHz bandwidth (598 x 257).
+ENCODER_LAYERS: tuple[tuple[int, int, bool], ...] = (
+    (64, 1, False),  # 595 x 254
+    (64, 1, False),  # 592 x 251
+    (128, 1, True),  # 589 x 248, pool 294
+    (128, 1, True),  # 291 x 245, pool 145
+    (128, 1, True),  # 142 x 242, pool 71
+    (256, 1, True),  # 68 x 239, pool 34
+    (512, 1, False),  # 31 x 236
+    (512, 2, False),  # 14 x 117
+    (512, 2, False),  # 6 x 57, then the average over time: 1 x 57
+)
 
+#: Smallest spectrogram for the nine layers: 2.6 s at 10 ms per frame, and 31 bins.
+MIN_FRAMES, MIN_BINS = 259, 31
+
+
+def encoder_output_size(frames: int, bins: int) -> tuple[int, int]:
+    """Return the size (time, frequency) of the last convolution's map.
+
+    Raises
+    ------
+    ConfigError
+        The spectrogram of `frames` x `bins` is too small for the nine layers.
+
+    Examples
+    --------
+    >>> encoder_output_size(598, 257)
+    (6, 57)
+    """
+    time, frequency = frames, bins
+    for _, stride, pooled in ENCODER_LAYERS:
+        time, frequency = (time - 4) // stride + 1, (frequency - 4) // stride + 1
+        if pooled:
+            time //= 2
+        if min(time, frequency) < 1:
+            raise ConfigError(
+                f"a spectrogram of {frames} frames x {bins} bins is too small for the encoder's nine "
+                f"convolutions: use at least {MIN_FRAMES} frames and {MIN_BINS} bins"
+            )
+    return time, frequency
+
+
+class VoiceEncoderConfig(_WithOptions):
+    """The encoder of the report's table ("Voice Encoder Architecture") at any width, or an own one."""
+
+    _REGISTRY = "encoders"
+    _ONLY_IF_SET = frozenset({"kind", "options"})
+
+    kind: EncoderKind = "report"
+    """The report's encoder, or an own one (see `s2f_lib.register`), to which only `options` apply."""
     width: float = Field(1.0, gt=0)
     """Factor on the channels of all convolutions."""
     hidden: int = Field(4096, ge=1)
@@ -283,12 +390,25 @@ class VoiceEncoderConfig(Settings):
     face_axes: bool = False
     """Predict PCA coordinates of the training faces instead of features; adds no trainable parameter."""
 
+    def check_fits(self, spectrogram: SpectrogramConfig) -> None:
+        """Raise a ConfigError if the report's encoder is chosen and the spectrogram is too small for it."""
+        if self.kind != "report":
+            return
+        _, bins = encoder_output_size(spectrogram.n_frames, spectrogram.n_bins)
+        if self.frequency_bins > bins:
+            raise ConfigError(
+                f"encoder.frequency_bins is {self.frequency_bins}, but a spectrogram of "
+                f"{spectrogram.n_frames} x {spectrogram.n_bins} leaves {bins} bins: choose at most {bins}"
+            )
 
-class FaceDecoderConfig(Settings):
-    """The network from features to a 224x224 face: the report's, or one with residual upsampling."""
+
+class FaceDecoderConfig(_WithOptions):
+    """The network from features to a 224x224 face: the report's, one with residual blocks, or an own one."""
+
+    _REGISTRY = "decoders"
 
     kind: DecoderKind = "residual"
-    """Decoder that the chapters after 04 use."""
+    """Decoder that the chapters after 04 use: report, residual, or an own one (see `s2f_lib.register`)."""
     width: float = Field(1.0, gt=0)
     """Factor on the channels of the report's decoder."""
     residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)
@@ -472,6 +592,11 @@ class StudyConfig(Settings):
     controls: ControlsConfig = ControlsConfig()
     """Controls and ceilings."""
 
+    @model_validator(mode="after")
+    def _spectrogram_fits_encoder(self) -> StudyConfig:
+        self.encoder.check_fits(self.spectrogram)
+        return self
+
     def to_yaml(self) -> str:
         """Return all settings as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -613,7 +738,8 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any, *, known: list[str]) -> None:
-    if key not in known:
+    section, is_option, _ = key.partition(".options.")  # the names of options are free
+    if key not in known and not (is_option and f"{section}.options" in known):
         raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
     *parents, last = key.split(".")
     for parent in parents:

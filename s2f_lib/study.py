@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2f_lib import paths
+from s2f_lib import paths, registry
 from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, load_config
-from s2f_lib.errors import ConfigError, DataError
+from s2f_lib.errors import ConfigError, DataError, InputError
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_array, digest, locked, write_atomically
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from s2f_lib.sources.clip import ClipRef
     from s2f_lib.training.decoder import TrainedDecoder
     from s2f_lib.training.encoder import TrainedEncoder
+    from s2f_lib.training.losses import Loss
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Study:
             return self
         run_paths = RunPaths(self.paths.root / "generated")
         run_paths.root.mkdir(parents=True, exist_ok=True)
-        return Study(self.config.with_(source__kind="synthetic"), run_paths)
+        return Study(self.config.with_(source__kind="synthetic", source__options={}), run_paths)
 
     @functools.cached_property
     def source_dir(self) -> Path:
@@ -146,8 +147,10 @@ class Study:
 
         return make_extractor(self.config.features, device="auto")
 
-    def encoder(self, loss: LossName | None = None, *, seed: int | None = None) -> TrainedEncoder:
+    def encoder(self, loss: LossName | Loss | None = None, *, seed: int | None = None) -> TrainedEncoder:
         """Return the voice encoder trained with a loss, by default `training.main_loss`.
+
+        The loss is a name or an own function; see `s2f_lib.train_voice_encoder`.
 
         The seed decides the initial weights, the batches and the validation videos; by default
         `training.seed`.
@@ -162,7 +165,9 @@ class Study:
         """
         return self._decoder(kind or self.config.decoder.kind)
 
-    def features(self, split: str, loss: LossName | None = None, *, seed: int | None = None) -> Predictions:
+    def features(
+        self, split: str, loss: LossName | Loss | None = None, *, seed: int | None = None
+    ) -> Predictions:
         """Return true and predicted features of the clips of a split."""
         return self.predicted(self.encoder(loss, seed=seed), self.split(split))
 
@@ -183,7 +188,7 @@ class Study:
         return Predictions(tuple(clips.clip_ids), clips.features, predicted, tuple(clips.video_ids))
 
     @functools.cache  # noqa: B019 - a study lives as long as its notebook
-    def _encoder(self, loss: LossName, seed: int) -> TrainedEncoder:
+    def _encoder(self, loss: LossName | Loss, seed: int) -> TrainedEncoder:
         from s2f_lib.training.encoder import train_voice_encoder
 
         # Speech2Face's own loss compares the first layer of a decoder
@@ -204,9 +209,10 @@ class Study:
         from s2f_lib.faces.face_set import load_utkface
         from s2f_lib.training.decoder import train_face_decoder
 
+        decoder = self.config.decoder
         train = functools.partial(
             train_face_decoder,
-            decoder=self.config.decoder.with_(kind=kind),
+            decoder=decoder if kind == decoder.kind else decoder.with_(kind=kind, options={}),
             training=self.config.decoder_training,
             parent=self.paths.models,
             extractor=self.extractor,
@@ -222,13 +228,17 @@ class Study:
         from s2f_lib.preparation.pipeline import prepare
 
         config = self.config
-        source = getattr(config.source, config.source.kind)
+        kind = config.source.kind
         # the number of processes and the way of downloading do not change the prepared clips
-        digests = (
-            source.digest(6, exclude={"fetch_missing", "download"}),
-            config.preparation.digest(6, exclude={"workers"}),
-            config.features.digest(6),
-        )
+        if registry.is_built_in("sources", kind):
+            source = getattr(config.source, kind).digest(6, exclude={"fetch_missing", "download"})
+        else:
+            _, fingerprint = registry.identity("sources", kind)
+            source = digest(config.source.model_dump_json(include={"options"}), fingerprint, length=6)
+        features = config.features.digest(6)
+        if not registry.is_built_in("extractors", config.features.extractor):
+            features = digest(features, self.extractor.fingerprint, length=6)
+        digests = source, config.preparation.digest(6, exclude={"workers"}), features
         folder = paths.data_dir() / f"prepared-{config.source.kind}-{'-'.join(digests)}"
         if config.source.kind == "pairs":
             return folder, self._prepare_pairs(folder)
@@ -286,6 +296,8 @@ class Study:
         if self.config.source.kind == "synthetic":
             folder = self.source_dir
             return load_clips(folder / "clips.csv", folder / "media", split_csv=folder / "splits.csv")
+        if not registry.is_built_in("sources", self.config.source.kind):
+            return self._own_clips()
         source = self.config.source.avspeech
         if source.csv is None:
             raise ConfigError(
@@ -295,6 +307,17 @@ class Study:
             )
         media = download.folder if download is not None else source.media
         return load_clips(source.csv, media, test_share=source.test_share, split_csv=source.split)
+
+    def _own_clips(self) -> Iterator[ClipRef | BadRow]:
+        from s2f_lib.sources.clip import ClipRef
+
+        source = self.config.source
+        for clip in registry.make("sources", registry.load("sources", source.kind), source.options):
+            if not isinstance(clip, ClipRef):
+                raise InputError(
+                    f"source {source.kind!r} yielded a {type(clip).__name__}: expected a ClipRef"
+                )
+            yield clip
 
 
 def log_to_output(level: int = logging.INFO) -> None:

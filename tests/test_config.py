@@ -70,7 +70,11 @@ def test_overrides_are_typed_and_read_as_yaml():
         ("quick", {"training.epochs": "many"}, "training.epochs: .*valid integer.*given: 'many'"),
         ("quick", {"training.epochs": 0}, "training.epochs: .*greater than or equal to 1.*given: 0"),
         ("quick", {"source.synthetic.rho": 1.5}, "source.synthetic.rho: .*less than or equal to 1"),
-        ("quick", {"training.losses": "[l3]"}, "training.losses.0: .*'l1', 'l2'"),
+        (
+            "quick",
+            {"training.losses": "[l3]"},
+            "losses.0: .*unknown name 'l3' - known: l1, l2, l1_l2",
+        ),
         ("quick", {"spectrogram.window_samples": 600}, "must not be longer than the Fourier transform"),
         ("quick", {"preparation.frame_positions": []}, "preparation.frame_positions: .*at least 1 item"),
         ("quick", {"preparation.frame_positions": [0.5, 1.0]}, "frame_positions.1: .*less than 1"),

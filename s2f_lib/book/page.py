@@ -81,7 +81,8 @@ class Page:
             "avspeech": "AVSpeech clips",
             "pairs": "Speech2Face's public pairs",
         }
-        page.numbers(profile=page.study.config.profile, source=kinds[page.study.config.source.kind])
+        source = page.study.config.source.kind
+        page.numbers(profile=page.study.config.profile, source=kinds.get(source, f"clips of {source}"))
         return page
 
     @property

@@ -13,7 +13,14 @@ import torch
 
 from s2f_lib.chapters.reference import ARCHITECTURE, REPORT
 from s2f_lib.config import Precision, SpectrogramConfig, VoiceEncoderConfig
-from s2f_lib.models.voice_encoder import LayerSummary, VoiceEncoder, count_parameters, summarize
+from s2f_lib.models.voice_encoder import (
+    LayerSummary,
+    VoiceEncoder,
+    count_parameters,
+    make_encoder,
+    mega_flops,
+    summarize,
+)
 from s2f_lib.training.distributed import resolve_precision
 from s2f_lib.training.encoder import TrainedEncoder
 
@@ -28,21 +35,28 @@ def architecture_table(
 ) -> pd.DataFrame:
     """Return the report's "Voice Encoder Architecture", one row per layer, with sizes and counts.
 
-    The report's size (6 s, full width, N = 9) is next to this run's. Outputs are
-    channels x time x frequency. MFLOP are millions of multiplications and additions of the forward pass
-    of one clip.
+    The report's size (6 s, full width, N = 9) is next to this run's; of an own encoder there are only the
+    sums. Outputs are channels x time x frequency. MFLOP are millions of multiplications and additions of the
+    forward pass of one clip.
     """
     full = _layers(VoiceEncoderConfig(), SpectrogramConfig(), 4096)
-    own = _layers(encoder, spectrogram, feature_dimension)
+    own = _layers(encoder, spectrogram, feature_dimension) if encoder.kind == "report" else []
     table = ARCHITECTURE[["layer", "kernel", "stride"]].copy()
     total: dict[str, object] = {"layer": "all", "kernel": "", "stride": ""}
     for name, layers in (("report's size", full), ("this run", own)):
+        if not layers:
+            with torch.device("meta"):
+                model = make_encoder(encoder, feature_dimension=feature_dimension, spectrogram=spectrogram)
+            table[[f"output, {name}", f"parameters, {name}", f"MFLOP, {name}"]] = ""
+            total[f"parameters, {name}"] = count_parameters(model)
+            total[f"MFLOP, {name}"] = round(mega_flops(model, spectrogram))
+            continue
         table[f"output, {name}"] = [layer.output for layer in layers]
         table[f"parameters, {name}"] = [layer.parameters for layer in layers]
         table[f"MFLOP, {name}"] = [round(layer.mega_flops) for layer in layers]
-        total[f"output, {name}"] = ""
     for column in table.columns[3:]:
-        total.setdefault(column, int(table[column].sum()) if not column.startswith("output") else "")
+        if column not in total:
+            total[column] = "" if column.startswith("output") else int(table[column].sum())
     return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
 
 
@@ -103,8 +117,7 @@ def training_throughput(
     holds `clips_per_s` and `wait_share` (medians over the epochs), `gflop_per_clip`, `gflops` (achieved),
     `matmul_gflops` and `share`, the ratio of the two.
     """
-    layers = summarize(encoder.model, spectrogram)
-    gflop_per_clip = 3 * sum(layer.mega_flops for layer in layers) / 1_000
+    gflop_per_clip = 3 * mega_flops(encoder.model, spectrogram) / 1_000
     clips_per_s = float(encoder.metrics["samples_per_s"].median())
     device = next(encoder.model.parameters()).device
     rate = matmul_gflops(_DTYPES[resolve_precision(precision, device=device.type)], device)

@@ -19,13 +19,12 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
 from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
-from s2f_lib.config import LossName, load_config, suggest
-from s2f_lib.errors import InputError
+from s2f_lib.config import load_config
 
 
 def train_command(
@@ -40,7 +39,8 @@ def train_command(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="l1, l2, l1_l2, contrastive or info_nce. (Default: training.main_loss.)", show_default=False
+            help="l1, l2, l1_l2, contrastive, info_nce or an own loss. (Default: training.main_loss.)",
+            show_default=False,
         ),
     ] = None,
     parameter: ParameterOption = None,
@@ -50,10 +50,8 @@ def train_command(
     ] = None,
 ) -> None:
     """Train a voice encoder on prepared clips; an interrupted training is resumed."""
-    config = load_config(profile, parse_parameters(parameter))
-    name = loss or config.training.main_loss
-    if name not in get_args(LossName):
-        raise InputError(f"unknown loss {name!r}{suggest(name, list(get_args(LossName)))}")
+    chosen = {} if loss is None else {"training.main_loss": loss}
+    config = load_config(profile, parse_parameters(parameter) | chosen)
 
     from s2f_lib.preparation.shards import read_prepared
     from s2f_lib.training.encoder import train_voice_encoder
@@ -77,7 +75,7 @@ def train_command(
             spectrogram=config.spectrogram,
             encoder=config.encoder,
             training=config.training,
-            loss=cast(LossName, name),
+            loss=config.training.main_loss,
             parent=out,
             progress=report,
             after_step=after_step,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from s2f_lib import registry
 from s2f_lib.config import FeatureConfig
-from s2f_lib.errors import ConfigError
+from s2f_lib.errors import ConfigError, InputError
 from s2f_lib.faces.detection import resolve_device
 from s2f_lib.storage import file_digest
 
@@ -32,7 +33,8 @@ class FaceFeatureExtractor(Protocol):
     fingerprint
         Digest of the weights: the same fingerprint gives the same features.
     runs_in_workers
-        Whether each worker process loads the extractor. Otherwise the main process runs it, in batches.
+        Whether each worker process loads the extractor. Otherwise, and if an own extractor lacks this
+        attribute, the main process runs it, in batches.
     """
 
     name: str
@@ -157,9 +159,10 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
     Parameters
     ----------
     config
-        Name, weights and batch size.
+        Name, weights, batch size, and the options of an own extractor.
     device
-        A torch device, or "auto". dlib's network ignores it and runs on the CPU.
+        A torch device, or "auto". dlib's network ignores it and runs on the CPU. An own extractor chooses its
+        device itself.
 
     Returns
     -------
@@ -171,7 +174,7 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
     MissingFileError
         The weights do not exist; the message says what to do.
     ConfigError
-        The name is unknown.
+        The name is unknown, or an own extractor does not take the options.
 
     See Also
     --------
@@ -190,7 +193,19 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
         from s2f_lib.faces.vgg_face.network import load_vgg_face
 
         return VGGFace(load_vgg_face(config.weights), device=device, batch_size=config.batch_size)
-    raise ConfigError(f"unknown feature extractor {config.extractor!r}: expected dlib_resnet or vgg_face")
+    own = registry.make("extractors", registry.load("extractors", config.extractor), config.options)
+    return check_extractor(own)
+
+
+def check_extractor(extractor: Any) -> FaceFeatureExtractor:
+    """Return an own extractor; `InputError` if it lacks an attribute. `runs_in_workers` may be absent."""
+    lacking = [name for name in ("name", "dimension", "fingerprint") if not hasattr(extractor, name)]
+    if lacking or not callable(extractor):
+        raise InputError(
+            f"extractor {extractor!r} lacks {', '.join(lacking) or 'a call'}: it needs name, dimension, "
+            "fingerprint, and a call from (n, 224, 224, 3) uint8 to (n, dimension) float32"
+        )
+    return extractor
 
 
 def differentiable(extractor: FaceFeatureExtractor) -> nn.Module:

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from s2f_lib.config import SpectrogramConfig
+from s2f_lib.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +27,9 @@ LINEAR_BELOW = 1e-12  # full scale is 1.0
 INT16_SCALE = 1 / 32_768
 
 
-def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch.Tensor:
+def complex_spectrogram(
+    audio: torch.Tensor | np.ndarray, config: SpectrogramConfig | None = None
+) -> torch.Tensor:
     """Compute the compressed complex spectrograms of a batch, on the device of the audio.
 
     Parameters
@@ -33,7 +38,7 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
         `(n, samples)` int16, or floating point in [-1, 1], at 16 kHz. Audio shorter than
         `config.n_samples` is repeated, longer audio is cut.
     config
-        Framing, compression and highest frequency.
+        Framing, compression and highest frequency. None: 6 s up to 8 kHz.
 
     Returns
     -------
@@ -41,15 +46,22 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
         `(n, 2, n_frames, n_bins)` float32: real and imaginary part, each compressed. The size is 598 x 257
         for 6 s up to 8 kHz, and 298 x 129 for 3 s up to 4 kHz.
 
+    Raises
+    ------
+    InputError
+        The audio has another shape or type.
+
     Examples
     --------
-    >>> import torch
-    >>> from s2f_lib.config import SpectrogramConfig
-    >>> complex_spectrogram(torch.zeros(2, 96_000, dtype=torch.int16), SpectrogramConfig()).shape
+    >>> complex_spectrogram(np.zeros((2, 96_000), np.int16)).shape
     torch.Size([2, 2, 598, 257])
     """
     import torch
 
+    config = config or SpectrogramConfig()
+    if not isinstance(audio, torch.Tensor):
+        audio = torch.from_numpy(np.ascontiguousarray(audio))
+    check_audio(audio)
     audio = _fit(audio, config.n_samples)
     n_pad = config.fft_samples - config.window_samples
     window = torch.hann_window(config.window_samples, periodic=True, dtype=torch.float64, device=audio.device)
@@ -63,6 +75,15 @@ def complex_spectrogram(audio: torch.Tensor, config: SpectrogramConfig) -> torch
         part = slice(first, first + n_together)
         result[part] = _compressed(audio[part], window, config)
     return result
+
+
+def check_audio(audio: torch.Tensor | np.ndarray) -> None:
+    """Raise an InputError if audio is not `(n, samples)` int16 or floating point."""
+    if audio.ndim != 2 or not audio.shape[1]:
+        raise InputError(f"audio has the shape {tuple(audio.shape)}: expected (n, samples)")
+    kind = str(audio.dtype).removeprefix("torch.")
+    if kind != "int16" and "float" not in kind:
+        raise InputError(f"audio is {kind}: expected int16, or floating point in [-1, 1]")
 
 
 def _compressed(audio: torch.Tensor, window: torch.Tensor, config: SpectrogramConfig) -> torch.Tensor:

@@ -6,4 +6,5 @@ from .inference import render_faces as render_faces
 from .voice_encoder import VoiceEncoder as VoiceEncoder
 from .voice_encoder import count_parameters as count_parameters
 from .voice_encoder import encoder_output_size as encoder_output_size
+from .voice_encoder import make_encoder as make_encoder
 from .voice_encoder import summarize as summarize

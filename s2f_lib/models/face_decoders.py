@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2f_lib import registry
 from s2f_lib.config import FaceDecoderConfig
 
 IMAGE_SIZE = 224
@@ -23,20 +25,28 @@ DEBUG_DECODER = FaceDecoderConfig(kind="report", width=1 / 64)
 DEBUG_RESIDUAL = FaceDecoderConfig(kind="residual", residual_channels=(8, 8, 8, 8, 8), residual_hidden=16)
 
 
-def make_decoder(config: FaceDecoderConfig, *, feature_dimension: int) -> FaceDecoder | ResidualDecoder:
-    """Return the decoder that `config.kind` names, with random weights.
+def make_decoder(
+    config: FaceDecoderConfig | Callable[..., nn.Module], *, feature_dimension: int
+) -> nn.Module:
+    """Return the decoder that the settings name, or that an own class or function makes.
 
     Parameters
     ----------
     config
-        Kind ("report" or "residual") and size of the decoder.
+        Kind ("report", "residual" or the name of an own decoder) and size of the decoder; or the class or
+        function of an own decoder, which is called with `feature_dimension`.
     feature_dimension
         Dimension of the features: 4096 for VGG-Face, 128 for dlib.
 
     Returns
     -------
-    FaceDecoder or ResidualDecoder
-        The decoder, in training mode.
+    torch.nn.Module
+        `FaceDecoder`, `ResidualDecoder` or the own decoder, in training mode.
+
+    Raises
+    ------
+    ConfigError
+        The own decoder does not take the options.
 
     Examples
     --------
@@ -45,9 +55,14 @@ def make_decoder(config: FaceDecoderConfig, *, feature_dimension: int) -> FaceDe
     >>> decoder(torch.ones(2, 128)).shape
     torch.Size([2, 3, 224, 224])
     """
+    if not isinstance(config, FaceDecoderConfig):
+        return registry.make("decoders", config, feature_dimension=feature_dimension)
     if config.kind == "report":
         return FaceDecoder(config, feature_dimension=feature_dimension)
-    return ResidualDecoder(config, feature_dimension=feature_dimension)
+    if config.kind == "residual":
+        return ResidualDecoder(config, feature_dimension=feature_dimension)
+    factory = registry.load("decoders", config.kind)
+    return registry.make("decoders", factory, config.options, feature_dimension=feature_dimension)
 
 
 class FaceDecoder(nn.Module):

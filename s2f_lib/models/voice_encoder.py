@@ -6,33 +6,62 @@ connected layers. Sizes in comments are time x frequency for 6 s at 8 kHz bandwi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from s2f_lib.config import SpectrogramConfig, VoiceEncoderConfig
-from s2f_lib.errors import ConfigError
+from s2f_lib import registry
+from s2f_lib.config import ENCODER_LAYERS, SpectrogramConfig, VoiceEncoderConfig
+from s2f_lib.config import encoder_output_size as encoder_output_size
 from s2f_lib.models.layers import FaceAxes, TimeMaxPool
-
-# (channels, stride, whether a 2x1 max pool along time follows)
-_LAYERS: tuple[tuple[int, int, bool], ...] = (
-    (64, 1, False),  # 595 x 254
-    (64, 1, False),  # 592 x 251
-    (128, 1, True),  # 589 x 248, pool 294
-    (128, 1, True),  # 291 x 245, pool 145
-    (128, 1, True),  # 142 x 242, pool 71
-    (256, 1, True),  # 68 x 239, pool 34
-    (512, 1, False),  # 31 x 236
-    (512, 2, False),  # 14 x 117
-    (512, 2, False),  # 6 x 57, then the average over time: 1 x 57
-)
-
-#: Smallest spectrogram for the nine layers: 2.6 s at 10 ms per frame, and 31 bins.
-MIN_FRAMES, MIN_BINS = 259, 31
 
 #: A debug size: the same layers with a few channels.
 DEBUG_ENCODER = VoiceEncoderConfig(width=1 / 16, hidden=32, frequency_bins=3)
+
+
+def make_encoder(
+    config: VoiceEncoderConfig | Callable[..., nn.Module],
+    *,
+    feature_dimension: int,
+    spectrogram: SpectrogramConfig,
+) -> nn.Module:
+    """Return the encoder that the settings name, or that an own class or function makes.
+
+    Parameters
+    ----------
+    config
+        Kind ("report" or the name of an own encoder) and size of the encoder; or the class or function of an
+        own encoder, which is called with the arguments below.
+    feature_dimension
+        Dimension of the predicted face features: 4096 for VGG-Face, 128 for dlib.
+    spectrogram
+        Settings of the input.
+
+    Returns
+    -------
+    torch.nn.Module
+        `VoiceEncoder`, or the own encoder, in training mode.
+
+    Raises
+    ------
+    ConfigError
+        The spectrogram is too small, or the own encoder does not take the options.
+
+    Examples
+    --------
+    >>> encoder = make_encoder(DEBUG_ENCODER, feature_dimension=128, spectrogram=SpectrogramConfig())
+    >>> encoder.feature_dimension
+    128
+    """
+    size: dict[str, Any] = {"feature_dimension": feature_dimension, "spectrogram": spectrogram}
+    if not isinstance(config, VoiceEncoderConfig):
+        return registry.make("encoders", config, **size)
+    if registry.is_built_in("encoders", config.kind):
+        return VoiceEncoder(config, **size)
+    return registry.make("encoders", registry.load("encoders", config.kind), config.options, **size)
 
 
 class VoiceEncoder(nn.Module):
@@ -74,20 +103,15 @@ class VoiceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         spectrogram = spectrogram or SpectrogramConfig()
-        _, bins = encoder_output_size(spectrogram.n_frames, spectrogram.n_bins)
-        if config.frequency_bins > bins:
-            raise ConfigError(
-                f"encoder.frequency_bins is {config.frequency_bins}, but a spectrogram of "
-                f"{spectrogram.n_frames} x {spectrogram.n_bins} leaves {bins} bins: choose at most {bins}"
-            )
+        config.check_fits(spectrogram)
         self.config = config
         self.feature_dimension = feature_dimension
         layers: list[nn.Module] = []
         previous = 2  # real and imaginary part
-        for index, (channels, stride, pooled) in enumerate(_LAYERS):
+        for index, (channels, stride, pooled) in enumerate(ENCODER_LAYERS):
             channels = max(1, round(channels * config.width))
             layers.append(nn.Conv2d(previous, channels, kernel_size=4, stride=stride))
-            if index < len(_LAYERS) - 1:  # ReLU and batch norm of the last layer follow the average pool
+            if index < len(ENCODER_LAYERS) - 1:  # those of the last layer follow the average pool
                 layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(channels)]
             if pooled:
                 layers.append(TimeMaxPool())
@@ -110,31 +134,9 @@ class VoiceEncoder(nn.Module):
         output = self.head(pooled.flatten(1))  # (B, feature_dimension)
         return output if self.face_axes is None else self.face_axes(output)
 
-
-def encoder_output_size(frames: int, bins: int) -> tuple[int, int]:
-    """Return the size (time, frequency) of the last convolution's map.
-
-    Raises
-    ------
-    ConfigError
-        The spectrogram of `frames` x `bins` is too small for the nine layers.
-
-    Examples
-    --------
-    >>> encoder_output_size(598, 257)
-    (6, 57)
-    """
-    time, frequency = frames, bins
-    for _, stride, pooled in _LAYERS:
-        time, frequency = (time - 4) // stride + 1, (frequency - 4) // stride + 1
-        if pooled:
-            time //= 2
-        if min(time, frequency) < 1:
-            raise ConfigError(
-                f"a spectrogram of {frames} frames x {bins} bins is too small for the encoder's nine "
-                f"convolutions: use at least {MIN_FRAMES} frames and {MIN_BINS} bins"
-            )
-    return time, frequency
+    def output_bias(self) -> Tensor:
+        """Return the bias of the last layer, `(d,)`, to start training at the mean features."""
+        return self.head[-1].get_parameter("bias")
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -156,6 +158,29 @@ class LayerSummary:
     output: str
     parameters: int
     mega_flops: float  # for one clip; a multiplication and an addition count as two
+
+
+def mega_flops(encoder: nn.Module, spectrogram: SpectrogramConfig) -> float:
+    """Return the millions of FLOPs of the forward pass of one clip, without the fixed map `face_axes`.
+
+    Examples
+    --------
+    >>> with torch.device("meta"):
+    ...     encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=128)
+    >>> round(mega_flops(encoder, SpectrogramConfig()))
+    627
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if isinstance(encoder, VoiceEncoder):
+        return sum(layer.mega_flops for layer in summarize(encoder, spectrogram))
+    device = next(encoder.parameters()).device
+    x = torch.zeros(1, 2, spectrogram.n_frames, spectrogram.n_bins, device=device)
+    was_training = encoder.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder.eval()(x)
+    encoder.train(was_training)
+    return counter.get_total_flops() / 1e6
 
 
 def summarize(encoder: VoiceEncoder, spectrogram: SpectrogramConfig) -> list[LayerSummary]:

@@ -20,7 +20,7 @@ from s2f_lib.pairs.data import PairData
 from s2f_lib.pairs.model import VoiceToFace, group_folds, mean_recall, solve_ridge, standardize
 
 if TYPE_CHECKING:
-    from s2f_lib.models.voice_encoder import VoiceEncoder
+    from torch import nn
 
 SYSTEMS = ("speech2face", "report", "ridge", "ours")
 CONTROL = "shuffled"  # `ours`, trained on voices with the faces of other people
@@ -153,8 +153,8 @@ class Systems:
         return best, mean, deviation, solve_ridge(kernel, faces - faces.mean(axis=0), best)
 
     @cached_property
-    def _report(self) -> VoiceEncoder:
-        """The report's encoder, trained from scratch on the training pairs."""
+    def _report(self) -> nn.Module:
+        """The encoder of the settings, trained from scratch on the training pairs."""
         from s2f_lib.preparation.shards import PreparedClips
         from s2f_lib.training.encoder import train_voice_encoder
 

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from s2f_lib.config import SAMPLE_RATE_HZ, FeatureConfig, PreparationConfig
-from s2f_lib.errors import ClipRefused, RefusalReason, StudyError
+from s2f_lib.errors import ClipRefused, InputError, RefusalReason, StudyError
 from s2f_lib.faces.alignment import align_face, choose_face
 from s2f_lib.faces.detection import Detection, FaceDetector
 from s2f_lib.faces.detector import make_detector
@@ -209,7 +209,12 @@ def with_features(rows: Sequence[PreparedRow], extractor: FaceFeatureExtractor) 
     The JPEG files are decoded for it, so an extractor that is run on the shards later gets the same pixels.
     """
     faces = np.stack([decode_jpeg(row.crop) for row in rows])
-    features = extractor(faces).astype(np.float16)  # (n, dimension)
+    features = np.asarray(extractor(faces)).astype(np.float16)  # (n, dimension)
+    if features.shape != (len(faces), extractor.dimension) or not np.isfinite(features).all():
+        raise InputError(
+            f"extractor {extractor.name!r} returned {features.shape} for {len(faces)} faces; expected "
+            f"({len(faces)}, {extractor.dimension}) finite numbers of at most 65,504, which float16 can hold"
+        )
     return [replace(row, features=vector) for row, vector in zip(rows, features, strict=True)]
 
 

@@ -23,9 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from s2f_lib import registry
 from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.errors import InputError, check_main_process
-from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
+from s2f_lib.faces.extractor import FaceFeatureExtractor, check_extractor, make_extractor
 from s2f_lib.preparation.clip import ClipState, with_features
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
 from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger, PreparationSummary, summarise
@@ -59,6 +60,7 @@ def prepare(
     *,
     preparation: PreparationConfig | None = None,
     features: FeatureConfig | None = None,
+    extractor: FaceFeatureExtractor | None = None,
     progress: Progress | None = None,
     download: Download | None = None,
     engine: Engine = "local",
@@ -77,7 +79,11 @@ def prepare(
     out
         Folder of the ledger and the shards. It is created if needed.
     preparation, features
-        Settings. None: the library's.
+        Settings. None: the library's defaults.
+    extractor
+        Own extractor in place of the one that `features` names: an object with `name`, `dimension`,
+        `fingerprint` and a call, see `FaceFeatureExtractor`. This process runs it on the faces of a shard at
+        once. Its name and fingerprint are stored in the folder.
     progress
         Function of the numbers of finished, all and refused clips.
     download
@@ -122,7 +128,14 @@ def prepare(
         )
     out, begun = Path(out), time.perf_counter()
     preparation, features = preparation or PreparationConfig(), features or FeatureConfig()
-    extractor = make_extractor(features, device="auto")
+    by_name = extractor is None and registry.is_known_to_workers("extractors", features.extractor)
+    if engine == "ray" and not by_name:
+        raise InputError(
+            "the processes of a cluster do not know this extractor: give its name in features.extractor, "
+            "and install a distribution with that entry point on all machines"
+        )
+    extractor = check_extractor(extractor or make_extractor(features, device="auto"))
+    in_workers = by_name and getattr(extractor, "runs_in_workers", False)
     busy = f"another run is at work in {out}: wait for it, or give another folder"
     with (
         locked(out / LEDGER_NAME, busy=busy),
@@ -133,7 +146,15 @@ def prepare(
         with ExitStack() as stack:
             reopen = stack.enter_context(download.reopens()) if download else None
             ledger.enter(clips, reopen=reopen)
-        run = _Run(preparation, features, ledger=ledger, out=out, extractor=extractor, progress=progress)
+        run = _Run(
+            preparation,
+            features,
+            ledger=ledger,
+            out=out,
+            extractor=extractor,
+            in_workers=in_workers,
+            progress=progress,
+        )
         n_worked = run.work(download=download, engine=engine, address=address)
         return summarise(ledger, n_this_run=n_worked, wall_s=time.perf_counter() - begun)
 
@@ -157,10 +178,12 @@ class _Run:
         ledger: Ledger,
         out: Path,
         extractor: FaceFeatureExtractor,
+        in_workers: bool,
         progress: Progress | None,
     ) -> None:
         self._preparation, self._features = preparation, features
         self._ledger, self._out, self._extractor = ledger, out, extractor
+        self._in_workers = in_workers  # whether worker processes compute the features
         created = ledger.meta_default("created", datetime.now(UTC).isoformat(timespec="seconds"))
         self._provenance = settings_of(preparation, extractor) | {
             "s2f_lib": importlib.metadata.version("s2f_lib"),
@@ -213,7 +236,7 @@ class _Run:
     def _prepared(
         self, states: States, engine: Engine, address: str | None
     ) -> Generator[ClipState | None, None, None]:
-        settings, in_workers = (self._preparation, self._features), self._extractor.runs_in_workers
+        settings, in_workers = (self._preparation, self._features), self._in_workers
         if engine == "ray":
             from s2f_lib.preparation.cluster import prepare_on_cluster
 

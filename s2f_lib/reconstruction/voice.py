@@ -214,11 +214,12 @@ def _predict_and_reconstruct(audio: np.ndarray, kit: ReconstructionKit) -> tuple
     from s2f_lib.media.decode import repeat_to
     from s2f_lib.models.face_decoders import make_decoder
     from s2f_lib.models.inference import predict_features, render_faces
-    from s2f_lib.models.voice_encoder import VoiceEncoder
+    from s2f_lib.models.voice_encoder import make_encoder
     from s2f_lib.training.checkpoint import load_model
 
     config, dimension = kit.config, kit.features.shape[1]
-    encoder = VoiceEncoder(config.encoder, feature_dimension=dimension, spectrogram=config.spectrogram).eval()
+    size = {"feature_dimension": dimension, "spectrogram": config.spectrogram}
+    encoder = make_encoder(config.encoder, **size).eval()
     decoder = make_decoder(config.decoder, feature_dimension=dimension).eval()
     load_model(kit.encoder, encoder)
     load_model(kit.decoder, decoder)

@@ -1,7 +1,10 @@
+from .data import VoiceArrays as VoiceArrays
 from .data import validation_mask as validation_mask
 from .decoder import TrainedDecoder as TrainedDecoder
+from .decoder import load_decoder as load_decoder
 from .decoder import train_face_decoder as train_face_decoder
 from .encoder import TrainedEncoder as TrainedEncoder
+from .encoder import load_encoder as load_encoder
 from .encoder import train_voice_encoder as train_voice_encoder
 from .loop import Task as Task
 from .loop import fit as fit

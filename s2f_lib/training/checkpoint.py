@@ -19,8 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from s2f_lib import registry
+from s2f_lib.config import FaceDecoderConfig, Settings, VoiceEncoderConfig
 from s2f_lib.errors import CheckpointError
-from s2f_lib.storage import atomic_folder, atomic_path, file_digest, restore_folder
+from s2f_lib.storage import atomic_folder, atomic_path, file_digest, restore_folder, write_atomically
+from s2f_lib.training.distributed import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +143,67 @@ def save_model(path: Path, tensors: dict[str, Tensor], *, digest: str) -> None:
     """Write the tensors of a model as safetensors, atomically."""
     with atomic_path(path) as temporary:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"digest": digest})
+
+
+def network_identity(kind: registry.Kind, network: Any) -> tuple[str, str | None]:
+    """Return name and fingerprint of the network of some settings, or of an own class or function."""
+    is_settings = isinstance(network, VoiceEncoderConfig | FaceDecoderConfig)
+    return registry.identity(kind, network.kind if is_settings else network)
+
+
+def write_description(path: Path, network: Any, **description: Any) -> None:
+    """Write what is needed to make a trained network again next to its weights, in the first process."""
+    if not is_first_process():
+        return
+    kind: registry.Kind = "encoders" if path.stem == "encoder" else "decoders"
+    name, fingerprint = network_identity(kind, network)
+    settings = network.model_dump(mode="json") if isinstance(network, Settings) else None
+    own = {"settings": settings, "name": name, "fingerprint": fingerprint}
+    text = json.dumps({"format": FORMAT_VERSION, **own, **description}, indent=1)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+
+
+def read_description(path: Path, what: str) -> dict[str, Any]:
+    """Read what `write_description` wrote; `CheckpointError` if the folder does not hold such a network."""
+    if not path.is_file() or not path.with_name(MODEL_FILE).is_file():
+        raise CheckpointError(
+            f"{path.parent} does not hold {what} (it lacks {path.name} or {MODEL_FILE}): give the `folder` "
+            "of a finished training"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is damaged: train again in its parent folder to repair it") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {version}, expected {FORMAT_VERSION}")
+    return description
+
+
+def described_network(
+    kind: registry.Kind, description: dict[str, Any], settings: type[Settings], own: Any, *, folder: Path
+) -> Any:
+    """Return the settings or the own class or function that made a described network.
+
+    `CheckpointError` if it is not known here, or its code has changed since the training.
+    """
+    name, what = description["name"], kind.removesuffix("s")
+    chosen = own
+    if own is None:
+        if description["settings"] is None or not registry.is_known(kind, name):
+            raise CheckpointError(
+                f"{folder} was trained with the own {what} {name!r}, which is not known here: "
+                f"give it as `{what}`, register it, or install the distribution that supplies it"
+            )
+        chosen = settings.model_validate(description["settings"])
+    _, fingerprint = network_identity(kind, chosen)
+    if fingerprint != description["fingerprint"]:
+        raise CheckpointError(
+            f"{folder} was trained with another version of the {what} {name!r} (fingerprint "
+            f"{description['fingerprint']}, now {fingerprint}): train again, or use the code of that time"
+        )
+    return chosen
 
 
 def load_model(path: Path, model: nn.Module) -> None:

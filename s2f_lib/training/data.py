@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from s2f_lib.errors import DataError
+from s2f_lib.errors import DataError, InputError
 from s2f_lib.faces.extractor import unit_rows
+from s2f_lib.media.spectrogram import INT16_SCALE, check_audio
 from s2f_lib.preparation.shards import MappedAudio
 from s2f_lib.storage import digest
 
@@ -27,6 +29,7 @@ from s2f_lib.storage import digest
 FACES_IN_MEMORY_BYTES = 4 * 2**30
 
 AHEAD = 3  # batches that each thread keeps ready
+MAX_LEVEL = 2.0  # of floating point audio; resampling overshoots 1, and other scales are far above
 
 
 class Clips(Protocol):
@@ -53,6 +56,78 @@ class Faces(Clips, Protocol):
     """Data for a face decoder, such as `PreparedClips` or `FaceSet`: with `(n, 224, 224, 3)` uint8 faces."""
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class VoiceArrays:
+    """Own arrays as data for the voice encoder.
+
+    Parameters
+    ----------
+    audio
+        `(n, samples)` int16, or floating point in [-1, 1], which is rounded to int16; mono at 16 kHz.
+    features
+        `(n, dimension)` floating point, the face features of the same clips.
+    clip_ids, video_ids
+        `n` names of the clips, and of what they come from: clips of one video are never divided between
+        training and validation. By default the index, and the clip ids.
+
+    Raises
+    ------
+    InputError
+        A shape or type is wrong, or a number is not finite; the message names the argument.
+
+    Examples
+    --------
+    >>> data = VoiceArrays(np.zeros((2, 48_000), np.int16), np.eye(2))
+    >>> data.clip_ids, data.features.dtype
+    (('0', '1'), dtype('float32'))
+    """
+
+    audio: np.ndarray
+    features: np.ndarray
+    clip_ids: Sequence[str] = ()
+    video_ids: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        audio, features = to_int16(self.audio), np.asarray(self.features, np.float32)
+        if features.ndim != 2 or len(features) != len(audio):
+            raise InputError(
+                f"features have the shape {features.shape}, audio {audio.shape}: expected (n, dimension) "
+                "and (n, samples) with one n"
+            )
+        if not np.isfinite(features).all():
+            raise InputError("features contain numbers that are not finite")
+        clip_ids = tuple(map(str, self.clip_ids if len(self.clip_ids) else range(len(audio))))
+        video_ids = tuple(map(str, self.video_ids)) if len(self.video_ids) else clip_ids
+        for name, ids in (("clip_ids", clip_ids), ("video_ids", video_ids)):
+            if len(ids) != len(audio):
+                raise InputError(f"{name} holds {len(ids)} names for {len(audio)} clips")
+        values = {"audio": audio, "features": features, "clip_ids": clip_ids, "video_ids": video_ids}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all data, 16 hexadecimal digits."""
+        ids = "\n".join([*self.clip_ids, *self.video_ids])
+        return digest(ids, self.features, self.audio, length=16)
+
+
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """Return `(n, samples)` audio as int16; `InputError` if it is not audio of full scale 1."""
+    audio = np.asarray(audio)
+    check_audio(audio)
+    if audio.dtype == np.int16:
+        return audio
+    if not np.isfinite(audio).all():
+        raise InputError("audio contains numbers that are not finite")
+    largest = float(np.abs(audio).max(initial=0))
+    if largest > MAX_LEVEL:
+        raise InputError(
+            f"audio has values up to {largest:.4g}: expected floating point in [-1, 1], or int16"
+        )
+    return (audio / INT16_SCALE).round().clip(-32_768, 32_767).astype(np.int16)
 
 
 class PairedArrays(Dataset):

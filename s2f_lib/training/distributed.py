@@ -7,6 +7,7 @@ statistics. It has no CPU implementation, so `SharedBatchNorm` serves on CPUs (g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,11 @@ def wrap_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     if world_size() == 1:
         return model
     return accelerator.prepare_model(share_batch_norms(model, device=accelerator.device))
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one, or the first that a launcher started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def gather(rows: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ resumed from its last checkpoint with the numbers of an uninterrupted run: bit f
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from s2f_lib.errors import TrainingError
 from s2f_lib.storage import locked, write_atomically
 from s2f_lib.training import checkpoint, optim
 from s2f_lib.training.data import Batch, BatchLoader
-from s2f_lib.training.distributed import barrier, make_accelerator, world_size, wrap_model
+from s2f_lib.training.distributed import barrier, is_first_process, make_accelerator, world_size, wrap_model
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +140,7 @@ def fit(
             f"{len(task.data)} training examples are fewer than a batch of {config.batch_size}: "
             "prepare more clips or lower batch_size"
         )
-    first_process = int(os.environ.get("RANK", "0")) == 0
-    with locked(out / METRICS_FILE) if first_process else nullcontext():
+    with locked(out / METRICS_FILE) if is_first_process() else nullcontext():
         torch.manual_seed(config.seed)
         run = TrainingRun(task, config, out, digest, after_step)
         run.resume()

@@ -6,15 +6,17 @@ returns the mean over the batch. All losses except Speech2Face's normalise them 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from s2f_lib import registry
 from s2f_lib.config import LossName
 from s2f_lib.errors import ConfigError, InputError
 from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder
@@ -22,7 +24,7 @@ from s2f_lib.models.face_decoders import FaceDecoder, ResidualDecoder
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Losses that compare each pair with the others of its batch. They need the batch of all processes.
-IN_BATCH_LOSSES: frozenset[LossName] = frozenset({"contrastive", "info_nce"})
+IN_BATCH_LOSSES: tuple[LossName, ...] = ("contrastive", "info_nce")
 
 MAX_LOGIT_SCALE = 100.0  # largest 1/temperature (Radford et al. 2021, section 2.5)
 
@@ -130,8 +132,13 @@ class Speech2FaceLoss(nn.Module):
     units, and this decoder's has 256 x 14 x 14, so the first term has more weight here.
     """
 
-    def __init__(self, decoder: FaceDecoder | ResidualDecoder, classifier: nn.Linear) -> None:
+    def __init__(self, decoder: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
+        if not isinstance(decoder, FaceDecoder | ResidualDecoder):
+            raise ConfigError(
+                "the speech2face loss compares the first layer of this package's face decoders: "
+                f"{type(decoder).__name__} is another one"
+            )
         if decoder.feature_dimension != classifier.in_features:
             raise ConfigError(
                 f"the face decoder takes {decoder.feature_dimension}-D features and VGG-Face's last layer "
@@ -156,13 +163,14 @@ def distillation(target: Tensor, predicted: Tensor) -> Tensor:
     return -(wanted * (predicted / DISTILLATION_TEMPERATURE).log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def make_loss(name: LossName, *, l2_weight: float = 10.0) -> Loss:
-    """Return the loss of that name.
+def make_loss(loss: LossName | Loss, *, l2_weight: float = 10.0) -> Loss:
+    """Return the loss of that name, or an own one that is ready for a training.
 
     Parameters
     ----------
-    name
-        "l1", "l2", "l1_l2", "contrastive" or "info_nce".
+    loss
+        "l1", "l2", "l1_l2", "contrastive", "info_nce" or the name of an own loss; or an own loss: a function,
+        a class that is called without arguments, or a module, which is copied.
     l2_weight
         Weight lambda of "l1_l2", which is l1 + lambda l2; the report's lambda is 10.
 
@@ -173,7 +181,7 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0) -> Loss:
 
     Raises
     ------
-    InputError
+    ConfigError
         The name is unknown.
 
     See Also
@@ -186,19 +194,18 @@ def make_loss(name: LossName, *, l2_weight: float = 10.0) -> Loss:
     >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))  # 1.2 + 2 * 0.8
     tensor(2.8000)
     """
-    if name == "l1_l2":
+    if loss == "l1_l2":
         return lambda face, speech: l1_loss(face, speech) + l2_weight * l2_loss(face, speech)
-    if name == "info_nce":
-        return InfoNCE()
-    losses: dict[str, Loss] = {"l1": l1_loss, "l2": l2_loss, "contrastive": contrastive_loss}
-    if name not in losses:
-        raise InputError(f"unknown loss {name!r}: expected one of l1, l2, l1_l2, contrastive, info_nce")
-    return losses[name]
+    if isinstance(loss, str):
+        losses: dict[str, Any] = {"l1": l1_loss, "l2": l2_loss, "contrastive": contrastive_loss}
+        losses["info_nce"] = InfoNCE
+        return make_loss(losses[loss] if loss in losses else registry.load("losses", loss))
+    if isinstance(loss, type):
+        return registry.make("losses", loss)
+    return copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
 
 
-def make_speech2face_loss(
-    decoder: FaceDecoder | ResidualDecoder | None, weights: Path | None
-) -> Speech2FaceLoss:
+def make_speech2face_loss(decoder: nn.Module | None, weights: Path | None) -> Speech2FaceLoss:
     """Return Speech2Face's loss with fc8 from a file of VGG-Face weights.
 
     `ConfigError` if the decoder is missing or takes other features, `MissingFileError` without weights.

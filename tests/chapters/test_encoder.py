@@ -17,7 +17,7 @@ def test_training_throughput_counts_three_forward_passes(tmp_path):
     config = load_config("quick", {"encoder.width": 1 / 64, "encoder.hidden": 8, "training.precision": "no"})
     model = VoiceEncoder(config.encoder, feature_dimension=8, spectrogram=config.spectrogram)
     metrics = pd.DataFrame({"samples_per_s": [10.0, 100.0, 90.0], "wait_share": [0.5, 0.01, 0.02]})
-    trained = TrainedEncoder(model, metrics, tmp_path, "l1")
+    trained = TrainedEncoder(model, metrics, tmp_path, "l1", config.spectrogram)
     row = encoder.training_throughput(trained, spectrogram=config.spectrogram, precision="no").iloc[0]
     forward = sum(layer.mega_flops for layer in summarize(model, config.spectrogram)) / 1_000
     assert row["clips_per_s"] == 90

@@ -63,5 +63,5 @@ def test_residual_decoder_last_bias_is_colour():
 
 
 def test_decoder_config_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"'report' or 'residual'"):
+    with pytest.raises(ValueError, match="unknown name 'gan' - known: report, residual"):
         FaceDecoderConfig(kind="gan")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s2f_lib.config import SpectrogramConfig, VoiceEncoderConfig
+from s2f_lib.config import MIN_BINS, MIN_FRAMES, SpectrogramConfig, VoiceEncoderConfig
 from s2f_lib.errors import ConfigError
 from s2f_lib.models.layers import TimeMaxPool
 from s2f_lib.models.voice_encoder import (
     DEBUG_ENCODER,
-    MIN_BINS,
-    MIN_FRAMES,
     VoiceEncoder,
     count_parameters,
     encoder_output_size,
