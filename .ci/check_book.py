@@ -10,8 +10,9 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[1] / "book" / "notebooks"
-LEAST_NUMBERS = 10  # table cells with a number, in each chapter
+BOOK = Path(__file__).resolve().parents[1] / "book"
+FOLDERS = ("notebooks", "recipes")  # of the executed pages
+LEAST_NUMBERS = 10  # table cells with a number, in each chapter and recipe
 NOT_FINITE = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)  # also within "nan [nan, nan]"
 
 
@@ -50,7 +51,7 @@ class PageText(HTMLParser):
 
 
 def faults_of(page: Path) -> list[str]:
-    """Return the faults of a chapter's page, one line each."""
+    """Return the faults of the page of a chapter or recipe, one line each."""
     if not page.is_file():
         return [f"{page} is missing"]
     parser = PageText()
@@ -75,14 +76,13 @@ def main(root: Path) -> int:
     """Check the pages under `root`; return the exit status."""
     index = root / "index.html"
     faults = [] if index.is_file() else [f"{index} is missing"]
-    chapters = sorted(path.stem for path in SOURCES.glob("*.md"))
-    for chapter in chapters:
-        found = list(root.rglob(f"{chapter}.html"))
-        faults += faults_of(found[0] if found else root / f"{chapter}.html")
+    pages = sorted(path for folder in FOLDERS for path in (BOOK / folder).glob("*.md"))
+    for page in pages:
+        faults += faults_of(root / "book" / page.parent.name / f"{page.stem}.html")
     for fault in faults:
         print(fault, file=sys.stderr)
     if not faults:
-        print(f"the index and {len(chapters)} chapters exist and hold numbers")
+        print(f"the index and {len(pages)} chapters and recipes exist and hold numbers")
     return 1 if faults else 0
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 MARKER = Path("book") / "executed.json"  # s2f_lib.book.build writes it with executed copies
+CHAPTERS = ("book/notebooks/", "book/recipes/")
 
 NOTE = (
     ":::{{warning}}\n"
@@ -37,7 +38,7 @@ def mark_empty(source: str, *, is_chapter: bool) -> str:
 
 def _on_source_read(app, docname: str, source: list[str]) -> None:
     if not (Path(app.srcdir) / MARKER).exists():
-        source[0] = mark_empty(source[0], is_chapter=docname.startswith("book/notebooks/"))
+        source[0] = mark_empty(source[0], is_chapter=docname.startswith(CHAPTERS))
 
 
 def setup(app) -> dict[str, bool]:

@@ -30,6 +30,7 @@ from s2f_lib.book.executed import (
     describe_people,
     digest_of_files,
     find_chapters,
+    find_recipes,
     have_same_settings,
     package_digest,
     package_environment,
@@ -90,10 +91,11 @@ def build_book(
     root = paths.study_folder() if root is None else Path(root)
     out = paths.build_dir() if out is None else Path(out)
     run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(load_config(profile).profile)
-    chapters = find_chapters(root / "book" / "notebooks")
+    folder = root / "book" / "notebooks"
+    chapters = [*find_chapters(folder), *find_recipes(folder)]
     notebooks, records = _read_executed(chapters, run)
     stage = run.root / "book"
-    _stage(root, stage, notebooks, records)
+    _stage(root, stage, [(chapter, notebooks[chapter.name]) for chapter in chapters], records)
     built_from = _digest(stage)
     pages = out / "html"
     if _read_stamp(pages) == built_from and (pages / "index.html").is_file():
@@ -127,7 +129,9 @@ def _read_executed(
     return notebooks, records
 
 
-def _stage(root: Path, stage: Path, notebooks: dict[str, NotebookNode], records: dict[str, Record]) -> None:
+def _stage(
+    root: Path, stage: Path, notebooks: Sequence[tuple[Chapter, NotebookNode]], records: dict[str, Record]
+) -> None:
     """Write the input of Jupyter Book: sources, executed copies, and the note that names the run."""
     book = stage / "book"
     shutil.rmtree(book, ignore_errors=True)
@@ -135,9 +139,10 @@ def _stage(root: Path, stage: Path, notebooks: dict[str, NotebookNode], records:
     for name in _CONFIGURATION:
         shutil.copyfile(root / name, stage / name)
     shutil.copytree(root / "book", book, ignore=_NOT_STAGED)
-    for name, notebook in notebooks.items():
-        (book / "notebooks" / f"{name}.md").unlink()
-        nbformat.write(notebook, book / "notebooks" / f"{name}.ipynb")
+    for chapter, notebook in notebooks:
+        source = book / chapter.path.parent.name / chapter.path.name
+        source.unlink()
+        nbformat.write(notebook, source.with_suffix(".ipynb"))
     record = next(iter(records.values()))  # profile and settings are the same in all
     run = {"profile": record.profile, "settings": record.settings}
     (book / "executed.json").write_text(json.dumps(run, default=str) + "\n", encoding="utf-8")

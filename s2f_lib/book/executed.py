@@ -1,7 +1,8 @@
-"""The chapters of the book: their sources, their parameters and their executed copies.
+"""The chapters and recipes of the book: their sources, their parameters and their executed copies.
 
-A source is `book/notebooks/NN_topic.md` (Jupytext MyST Markdown) with one cell tagged `parameters`, which
-sets `profile`, `run_dir`, `settings` and the chapter's own parameters. An executed copy is
+A chapter is `book/notebooks/NN_topic.md` (Jupytext MyST Markdown) with one cell tagged `parameters`, which
+sets `profile`, `run_dir`, `settings` and the chapter's own parameters. A recipe is `book/recipes/topic.md`;
+it has no parameters, makes its own data, and runs in an empty folder. An executed copy is
 `runs/PROFILE/notebooks/NN_topic.ipynb`. Its metadata hold, under `s2f`, the record of what it was made from.
 """
 
@@ -30,20 +31,26 @@ from s2f_lib.storage import atomic_path, digest, file_digest
 COMMON_PARAMETERS = ("profile", "run_dir", "settings")  # the runner sets them in every chapter
 
 _NAME = re.compile(r"\d\d_[a-z0-9_]+")
+_RECIPES = "recipes"  # folder next to that of the chapters
 _OPTIONS = {"profile": "--profile", "run_dir": "--run-dir", "settings": "-p a.dotted.setting=value"}
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """Source of one chapter, named `NN_topic`."""
+    """Source of one chapter, named `NN_topic`, or of one recipe."""
 
     name: str
     path: Path
 
     @property
+    def is_recipe(self) -> bool:
+        """Whether it is a recipe, which takes no parameters."""
+        return self.path.parent.name == _RECIPES
+
+    @property
     def number(self) -> str:
         """The two digits that start the name; they also start the names of its tables and figures."""
-        return self.name[:2]
+        return "" if self.is_recipe else self.name[:2]
 
     @cached_property
     def text(self) -> str:
@@ -63,6 +70,8 @@ class Chapter:
         The cell must set the common parameters. Defaults must be literals, because types are checked
         against them. Otherwise it is an `InputError`.
         """
+        if self.is_recipe:
+            return {}
         from papermill import inspect_notebook
 
         found = {}
@@ -98,6 +107,7 @@ def find_chapters(folder: Path | None = None) -> list[Chapter]:
 
     See Also
     --------
+    find_recipes : The recipes.
     select_chapters : Some of them, by number or name.
 
     Examples
@@ -110,6 +120,23 @@ def find_chapters(folder: Path | None = None) -> list[Chapter]:
     if not chapters:
         raise InputError(f"no chapter in {folder}: expected files NN_topic.md")
     return chapters
+
+
+def find_recipes(folder: Path | None = None) -> list[Chapter]:
+    """Return all recipes in the order of their names.
+
+    Parameters
+    ----------
+    folder
+        Folder of the chapters; that of the recipes lies next to it. None: the folder of the book.
+
+    Examples
+    --------
+    >>> "evaluate_own_predictions" in [recipe.name for recipe in find_recipes()]
+    True
+    """
+    folder = paths.notebooks_dir() if folder is None else folder
+    return [Chapter(path.stem, path) for path in sorted((folder.parent / _RECIPES).glob("*.md"))]
 
 
 def select_chapters(chapters: Sequence[Chapter], only: Sequence[str] | None) -> list[Chapter]:

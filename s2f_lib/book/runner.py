@@ -26,6 +26,7 @@ from s2f_lib.book.executed import (
     chapter_digest,
     check_parameters,
     find_chapters,
+    find_recipes,
     package_environment,
     prepend,
     read_notebook,
@@ -66,14 +67,14 @@ def run_chapters(
     progress: Progress | None = None,
     notebooks: Path | None = None,
 ) -> list[ChapterResult]:
-    """Run chapters of the book and store their executed copies in the run's folder.
+    """Run chapters of the book, then its recipes, and store their executed copies in the run's folder.
 
     Parameters
     ----------
     profile
         Name in `book/profiles`, or path of a YAML file.
     only
-        Chapters by number or name. None: all chapters.
+        Chapters by number or name, and recipes by name. None: all.
     parameters
         Value of each dotted setting (``training.epochs``) or chapter's own parameter. All are checked
         before anything runs.
@@ -109,7 +110,7 @@ def run_chapters(
     Traceback (most recent call last):
     s2f_lib.errors.ConfigError: unknown setting 'training.epoch' - did you mean training.epochs?
     """
-    chapters = select_chapters(find_chapters(notebooks), only)
+    chapters = select_chapters([*find_chapters(notebooks), *find_recipes(notebooks)], only)
     checked = check_parameters(profile, parameters, chapters)
     run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(load_config(profile).profile)
     run.notebooks.mkdir(parents=True, exist_ok=True)
@@ -141,11 +142,13 @@ def _run_chapter(
     if seconds is not None:
         logger.info("%s is up to date", chapter.name)
         return ChapterResult(chapter.name, True, seconds, executed.path)
-    given: dict[str, Any] = {"profile": profile, **own}
-    if run_dir is not None:
-        given["run_dir"] = str(run_dir)
-    if parameters.settings:
-        given["settings"] = parameters.settings
+    given: dict[str, Any] = {}
+    if not chapter.is_recipe:
+        given = {"profile": profile, **own}
+        if run_dir is not None:
+            given["run_dir"] = str(run_dir)
+        if parameters.settings:
+            given["settings"] = parameters.settings
     started = time.perf_counter()
     logger.info("%s runs", chapter.name)
     notebook = _execute(chapter, given, executed)
@@ -174,12 +177,15 @@ def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter)
     started = time.time()
     try:
         with tempfile.TemporaryDirectory(prefix="s2f-kernel-") as folder:
+            empty = Path(folder) / "recipe"
+            empty.mkdir()
             notebook = papermill.execute_notebook(
                 source,
                 executed.partial,
                 given,
                 progress_bar=False,
                 start_timeout=_KERNEL_START_S,
+                cwd=empty if chapter.is_recipe else None,
                 **_kernel_options(Path(folder)),
             )
     except papermill.PapermillExecutionError as error:

@@ -118,7 +118,9 @@ def run(
     profile: ProfileOption = "quick",
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NN", help="Number of a chapter, such as 05. Repeatable."),
+        typer.Option(
+            "--only", metavar="NN", help="Number of a chapter, such as 05, or name of a recipe. Repeatable."
+        ),
     ] = None,
     parameter: ParameterOption = None,
     utkface: UTKFaceOption = None,

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from s2f_lib import paths
-from s2f_lib.book.executed import Chapter, find_chapters
+from s2f_lib.book.executed import Chapter, find_chapters, find_recipes
 
 LONGEST_CELL, LONGEST_LINE, LONGEST_DEF = 12, 100, 5  # lines, characters, lines
 #: Keys of glued texts. All other keys are numbers, which have a format in the prose.
@@ -119,6 +119,8 @@ def argument(call: ast.Call, name: str) -> ast.expr | None:
 
 
 SOURCES = [Source(chapter) for chapter in find_chapters()]
+RECIPES = [Source(recipe) for recipe in find_recipes()]
+each_source = pytest.mark.parametrize("source", SOURCES + RECIPES, ids=lambda source: source.chapter.name)
 each_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.chapter.name)
 
 
@@ -139,7 +141,7 @@ def test_book_has_the_reports_chapters_in_order():
         assert (paths.checkout() / f"{file}.md").is_file(), file
 
 
-@each_chapter
+@each_source
 def test_source_survives_round_trip_without_outputs(source):
     notebook = source.chapter.notebook()
     written = jupytext.writes(notebook, fmt="md:myst")
@@ -171,7 +173,7 @@ def test_cells_are_short_and_only_call(source):
                 )
 
 
-@each_chapter
+@each_source
 def test_code_has_nothing_undefined_or_unused(source):
     code = "\n".join(cell.source for cell in source.code)
     command = [sys.executable, "-m", "ruff", "check", "--quiet", "--select", "F,E9", "--isolated", "-"]
@@ -257,7 +259,8 @@ def test_every_table_of_the_report_is_shown():
 def pages() -> list[tuple[str, str, set[str] | None]]:
     """Return (name, prose, keys glued on the page itself) of all pages."""
     others = [(path.stem, path.read_text(), None) for path in sorted(paths.book_dir().glob("*.md"))]
-    return [(source.chapter.name, source.prose, source.glued) for source in SOURCES] + others
+    executed = [(source.chapter.name, source.prose, source.glued) for source in SOURCES + RECIPES]
+    return executed + others
 
 
 PAGES = pages()
