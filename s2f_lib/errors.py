@@ -34,6 +34,28 @@ class MissingFileError(InputError, FileNotFoundError):
         return " ".join(str(argument) for argument in self.args)
 
 
+class MissingExtraError(InputError, ModuleNotFoundError):
+    """A library of an extra is not installed.
+
+    Parameters
+    ----------
+    module
+        Module that was not found.
+    extra
+        Extra of the distribution that installs it.
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(module, extra)
+        self.name, self.extra = module, extra
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is not installed; it comes with the extra {self.extra}: "
+            f'pip install "s2f_lib[{self.extra}]"'
+        )
+
+
 class CheckpointError(StudyError):
     """A checkpoint is truncated, of another program, or does not fit the model."""
 

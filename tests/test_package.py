@@ -13,6 +13,7 @@ import yaml
 import s2f_lib
 
 ROOT = Path(__file__).resolve().parents[1]
+CONDA_EXTRAS = ("prepare", "book", "download")
 HEAVY = ("dlib", "yt_dlp", "ray", "av", "librosa", "torch", "cv2")
 
 
@@ -49,7 +50,9 @@ def test_conda_environment_matches_pyproject():
         assert re.fullmatch(r"\w[\w.-]*([<>=!~]=?[\d.]+,?)*", entry), f"not a plain requirement: {entry}"
     # other names on conda-forge
     renamed = {"dlib-bin": "dlib", "opencv-python-headless": "py-opencv", "torch": "pytorch-gpu"}
-    wanted = {_name(r): r for r in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    listed = project["dependencies"] + [r for name in CONDA_EXTRAS for r in extras[name]]
+    wanted = {_name(r): r for r in listed if not r.startswith("s2f_lib[")}
     have = {_name(entry) for entry in [*conda, *pip]}
     missing = [name for name in wanted if renamed.get(name, name) not in have]
     assert not missing, f"environment.yml lacks {missing}"
@@ -76,7 +79,7 @@ def test_lock_pins_all_with_hashes_and_names_no_index():
     project = _pyproject()["project"]
     pinned = {_name(line) for line in lock.splitlines() if re.match(r"[a-z0-9]", line)}
     extras = [r for group in project["optional-dependencies"].values() for r in group]
-    for requirement in project["dependencies"] + extras:
+    for requirement in project["dependencies"] + [r for r in extras if not r.startswith("s2f_lib[")]:
         assert _name(requirement) in pinned, f"requirements.lock lacks {requirement}: run `make lock`"
     assert "--hash=sha256:" in lock
     assert "index-url" not in lock

@@ -62,8 +62,10 @@ def prepare_on_cluster(
 
     Raises
     ------
+    MissingExtraError
+        Ray is not installed.
     ConfigError
-        Ray is not installed, or no cluster answers at the address.
+        No cluster answers at the address.
     StudyError
         A fault that is not a clip's, such as weights that a machine does not have.
     """
@@ -155,10 +157,8 @@ def _is_lost(error: Exception) -> bool:
 def _connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network by default
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"--engine ray needs Ray ({error}): pip install 's2f_lib[cluster]'") from None
+    import ray
+
     is_owner = not ray.is_initialized()
     if is_owner:
         dashboard = None if address else False

@@ -166,12 +166,8 @@ def _weighted_modules(value: object, name: str) -> Iterator[TorchObject]:
 
 def _read_keras(path: Path, shape: VggShape) -> Tensors:
     """Read HDF5 weights: kernels are (rows, columns, in, out), fully connected layers may be convolutions."""
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(
-            f"reading {path.name} needs the package h5py: run `pip install h5py`, or give vgg_face_dag.pth"
-        ) from None
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             layers = _keras_layers(file, path.name)

@@ -24,8 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
+from typing import TYPE_CHECKING
 
 from s2f_lib.config import DownloadConfig
 from s2f_lib.errors import InputError, RefusalReason
@@ -35,6 +34,9 @@ from s2f_lib.sources.download.failures import AttemptFailed, DownloadRefused, Lo
 from s2f_lib.sources.download.ledger import LEDGER_NAME, DownloadLedger, request_key
 from s2f_lib.sources.download.pacing import Pacer, backoff_s, clips_per_s
 from s2f_lib.storage import digest, locked
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +247,7 @@ def _fetch_with_retries(
     clip: ClipRef, work_dir: Path, config: DownloadConfig, pacer: Pacer
 ) -> tuple[Path, int]:
     """Return a checked file in `work_dir` and the number of attempts."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
     def pause_all(state: RetryCallState) -> None:
         failure = _failure_of(state)
