@@ -86,6 +86,16 @@ def test_lock_pins_all_with_hashes_and_names_no_index():
     assert "://" not in re.sub(r"#.*", "", lock)
 
 
+def test_setup_installs_uv_by_version_and_hash():
+    pinned = (ROOT / "requirements-uv.txt").read_text()
+    assert re.search(r"^uv==[\d.]+ \\$", pinned, re.MULTILINE)
+    assert pinned.count("--hash=sha256:") > 5  # one per platform
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"-m pip install .*", makefile)
+    assert "--require-hashes" in command
+    assert command.split()[-2:] == ["--requirement", "requirements-uv.txt"]
+
+
 def test_no_file_names_a_package_index():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     hosts = re.compile(r"pypi\.org|files\.pythonhosted|index-url\s*[=h]|download\.pytorch\.org|registry\.npm")
