@@ -76,6 +76,8 @@ def test_overrides_are_typed_and_read_as_yaml():
             "losses.0: .*unknown name 'l3' - known: l1, l2, l1_l2",
         ),
         ("quick", {"spectrogram.window_samples": 600}, "must not be longer than the Fourier transform"),
+        ("quick", {"spectrogram.duration_s": 1.0}, "98 frames x 129 bins is too small for the encoder"),
+        ("quick", {"encoder.frequency_bins": 26}, "leaves 25 bins: choose at most 25"),
         ("quick", {"preparation.frame_positions": []}, "preparation.frame_positions: .*at least 1 item"),
         ("quick", {"preparation.frame_positions": [0.5, 1.0]}, "frame_positions.1: .*less than 1"),
     ],

@@ -209,7 +209,8 @@ def with_features(rows: Sequence[PreparedRow], extractor: FaceFeatureExtractor) 
     The JPEG files are decoded for it, so an extractor that is run on the shards later gets the same pixels.
     """
     faces = np.stack([decode_jpeg(row.crop) for row in rows])
-    features = np.asarray(extractor(faces)).astype(np.float16)  # (n, dimension)
+    with np.errstate(over="ignore"):  # checked below
+        features = np.asarray(extractor(faces)).astype(np.float16)  # (n, dimension)
     if features.shape != (len(faces), extractor.dimension) or not np.isfinite(features).all():
         raise InputError(
             f"extractor {extractor.name!r} returned {features.shape} for {len(faces)} faces; expected "

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from s2f_lib.config import SpectrogramConfig
+from s2f_lib.errors import InputError
 from s2f_lib.media.spectrogram import complex_spectrogram
 from tests.media.reference_spectrogram import complex_spectrogram_librosa
 
@@ -100,3 +101,17 @@ def test_complex_spectrogram_on_gpu_equals_cpu():
     audio = torch.from_numpy(_signals()["noise"])[None]
     on_gpu = complex_spectrogram(audio.cuda(), SIX_S).cpu()
     torch.testing.assert_close(on_gpu, complex_spectrogram(audio, SIX_S), rtol=0, atol=1e-5)
+
+
+def test_complex_spectrogram_of_numpy_equals_torchs_and_bad_audio_is_named():
+    audio = np.random.default_rng(0).uniform(-1, 1, (2, 8_000))
+    config = SpectrogramConfig(duration_s=0.5)
+    expected = complex_spectrogram(torch.from_numpy(audio), config)
+    torch.testing.assert_close(complex_spectrogram(audio, config), expected, rtol=0, atol=0)
+    for bad, message in (
+        (audio[0], r"audio has the shape \(8000,\): expected \(n, samples\)"),
+        (audio[:, :0], r"audio has the shape \(2, 0\)"),
+        (audio.astype(np.int32), "audio is int32: expected int16, or floating point"),
+    ):
+        with pytest.raises(InputError, match=message):
+            complex_spectrogram(bad, config)
