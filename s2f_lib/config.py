@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Set
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -46,6 +47,17 @@ SimilarityName = Literal["l1", "l2", "cosine"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 RECALL_AT = (1, 5, 10, 20, 50)  # the report's values of K
+
+_MAX_LISTED = 12  # number of names that a message lists
+
+# upper bounds: a value above one of them can only be a mistake
+_MANY = 10_000_000  # clips, people, values of K
+_WIDEST = 1_048_576  # units, channels, samples, clips per batch
+_LONGEST_S = 600.0  # seconds of audio per clip
+_DAY_S = 86_400.0  # seconds
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's legacy generators take 32 bits
+Channels = Annotated[int, Field(ge=1, le=_WIDEST)]
 SAMPLE_RATE_HZ = 16_000  # of all audio after decoding (Speech2Face section 3)
 
 
@@ -53,7 +65,12 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     def digest(self, length: int = 12, *, exclude: Set[str] = frozenset()) -> str:
@@ -140,21 +157,21 @@ class _WithOptions(Settings):
 class SyntheticConfig(Settings):
     """The generated population; see `sources.synthetic.people`."""
 
-    n_train: int = Field(480, ge=1)
+    n_train: int = Field(480, ge=1, le=_MANY)
     """Number of training people, one clip each."""
-    n_test: int = Field(120, ge=1)
+    n_test: int = Field(120, ge=1, le=_MANY)
     """Number of test people, one clip each; nobody is in both splits."""
     rho: float = Field(0.9, ge=0.0, le=1.0)
     """How much of the face the voice can tell: 0 is no link, 1 the strongest."""
-    width_px: int = Field(480, ge=160)
+    width_px: int = Field(480, ge=160, le=8192)
     """Width of the video frames, in pixels."""
-    height_px: int = Field(360, ge=120)
+    height_px: int = Field(360, ge=120, le=8192)
     """Height of the video frames, in pixels."""
-    frame_rate_hz: float = Field(12.5, gt=0)
+    frame_rate_hz: float = Field(12.5, gt=0, le=240)
     """Frames per second of the video."""
     duration_s: float = Field(6.0, ge=0.5, le=10.0)
     """Length of a clip, in seconds; AVSpeech's clips last 3 to 10 s."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the population."""
 
 
@@ -166,27 +183,27 @@ class DownloadConfig(Settings):
     whole_file: bool | None = None
     """Whether to fetch the whole file. None: yes for links to a file (.../{id}.mp4), otherwise only the
     seconds of the clip."""
-    max_height_px: int = Field(360, ge=144)
+    max_height_px: int = Field(360, ge=144, le=8192)
     """Largest height of the video, in pixels; 720p costs four times the bytes of 360p."""
     cookies: Path | None = None
     """Netscape cookies.txt of a signed-in browser, for age-gated videos."""
     concurrency: int = Field(4, ge=1, le=64)
     """Clips that are downloaded at the same time, one thread each."""
-    max_clips_per_s: float | None = Field(None, ge=0)
+    max_clips_per_s: float | None = Field(None, ge=0, le=10_000)
     """Limit of clips per second. None: 300 per hour from YouTube; 0: no limit."""
-    max_bytes_per_s: float = Field(0, ge=0)
+    max_bytes_per_s: float = Field(0, ge=0, le=1e12)
     """Limit of bytes per second over all threads, for whole files only; 0: no limit."""
     max_attempts: int = Field(4, ge=1, le=20)
     """Attempts per clip in one run, the first included."""
-    backoff_s: float = Field(1.0, ge=0)
+    backoff_s: float = Field(1.0, ge=0, le=_DAY_S)
     """Wait before the second attempt, in seconds; it doubles each time, with jitter."""
-    max_backoff_s: float = Field(60.0, ge=0)
+    max_backoff_s: float = Field(60.0, ge=0, le=_DAY_S)
     """Longest wait between two attempts, in seconds."""
-    socket_timeout_s: float = Field(20.0, gt=0)
+    socket_timeout_s: float = Field(20.0, gt=0, le=_DAY_S)
     """Seconds without a byte after which a connection counts as stalled."""
-    max_clip_s: float = Field(600.0, gt=0)
+    max_clip_s: float = Field(600.0, gt=0, le=_DAY_S)
     """Longest time for one clip with all its attempts, in seconds; ends a slow trickle."""
-    stop_after_throttled: int = Field(20, ge=1)
+    stop_after_throttled: int = Field(20, ge=1, le=_MANY)
     """Consecutive rate-limit answers after which the run sends no more requests."""
 
     @model_validator(mode="after")
@@ -228,11 +245,11 @@ class PairsConfig(Settings):
     """Use the VoxCeleb pairs, too."""
     split: Path | None = None
     """Stored split, CSV `clip_id,split`. None: splits are drawn by video and person."""
-    n_splits: int = Field(1, ge=1)
+    n_splits: int = Field(1, ge=1, le=10_000)
     """Number of splits that are drawn; chapters 01 to 06 use the first."""
     test_share: float = Field(0.2, gt=0, lt=1)
     """Share of the videos and people that go into the test split."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the drawn splits."""
 
 
@@ -254,21 +271,21 @@ class SourceConfig(_WithOptions):
 class PreparationConfig(Settings):
     """From media files to shards."""
 
-    audio_s: float = Field(6.0, gt=0)
+    audio_s: float = Field(6.0, gt=0, le=_LONGEST_S)
     """Length of the stored audio, in seconds: shorter clips are repeated, longer ones cut."""
     frame_positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.25, 0.5, 0.75), min_length=1)
     """Positions of the frames that are searched for a face, as shares of the clip."""
-    detection_width_px: int = Field(640, ge=80)
+    detection_width_px: int = Field(640, ge=80, le=8192)
     """Width to which frames are scaled for the detector, in pixels."""
     detector: Literal["dlib", "torch"] = "torch"
     """Implementation of the same network: dlib itself is the slow reference."""
     faces: Literal["one", "at-xy"] = "one"
     """Accept exactly one face per frame, or the face nearest to the x, y of the clip list."""
-    min_face_px: int = Field(32, ge=1)
+    min_face_px: int = Field(32, ge=1, le=8192)
     """Smallest accepted face width, in pixels of the file; smaller faces are all blur."""
-    clips_per_shard: int = Field(256, ge=1)
+    clips_per_shard: int = Field(256, ge=1, le=1_000_000)
     """Clips per shard."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=4096)
     """Number of processes; 0: one per core."""
 
 
@@ -282,24 +299,24 @@ class FeatureConfig(_WithOptions):
     """Network that computes the features: dlib_resnet, vgg_face, or an own one (see `s2f_lib.register`)."""
     weights: Path | None = None
     """For vgg_face: a safetensors file of VGG16 with 2,622 classes."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=_WIDEST)
     """Faces per batch."""
 
 
 class SpectrogramConfig(Settings):
     """The complex spectrogram (Speech2Face section 3 and supplement)."""
 
-    duration_s: float = Field(6.0, gt=0)
+    duration_s: float = Field(6.0, gt=0, le=_LONGEST_S)
     """Length of the audio, in seconds: shorter clips are repeated, longer ones cut."""
-    window_samples: int = Field(400, ge=16)
+    window_samples: int = Field(400, ge=16, le=_WIDEST)
     """Length of the Hann window: 25 ms."""
-    hop_samples: int = Field(160, ge=1)
+    hop_samples: int = Field(160, ge=1, le=_WIDEST)
     """Distance between frames: 10 ms."""
-    fft_samples: int = Field(512, ge=16)
+    fft_samples: int = Field(512, ge=16, le=_WIDEST)
     """Length of the Fourier transform."""
     compression: float = Field(0.3, gt=0, le=1)
     """Exponent p of sign(x)|x|^p, applied to the real and the imaginary part."""
-    max_frequency_hz: float = Field(8_000.0, gt=0)
+    max_frequency_hz: float = Field(8_000.0, gt=0, le=1e6)
     """Bins above this frequency are dropped; 8 kHz keeps all 257."""
 
     @model_validator(mode="after")
@@ -380,11 +397,11 @@ class VoiceEncoderConfig(_WithOptions):
 
     kind: EncoderKind = "report"
     """The report's encoder, or an own one (see `s2f_lib.register`), to which only `options` apply."""
-    width: float = Field(1.0, gt=0)
+    width: float = Field(1.0, gt=0, le=64)
     """Factor on the channels of all convolutions."""
-    hidden: int = Field(4096, ge=1)
+    hidden: int = Field(4096, ge=1, le=_WIDEST)
     """Units of the first fully connected layer."""
-    frequency_bins: int = Field(9, ge=1)
+    frequency_bins: int = Field(9, ge=1, le=_WIDEST)
     """Frequency bins before the first fully connected layer: 9 is nearest to the report's parameter count,
     57 is Speech2Face's."""
     face_axes: bool = False
@@ -409,30 +426,30 @@ class FaceDecoderConfig(_WithOptions):
 
     kind: DecoderKind = "residual"
     """Decoder that the chapters after 04 use: report, residual, or an own one (see `s2f_lib.register`)."""
-    width: float = Field(1.0, gt=0)
+    width: float = Field(1.0, gt=0, le=64)
     """Factor on the channels of the report's decoder."""
-    residual_channels: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16)
+    residual_channels: tuple[Channels, Channels, Channels, Channels, Channels] = (128, 96, 64, 32, 16)
     """Channels of the residual decoder at 7, 14, 28, 56 and 112 px."""
-    residual_hidden: int = Field(512, ge=4)
+    residual_hidden: int = Field(512, ge=4, le=_WIDEST)
     """Units between the features and the maps of the residual decoder."""
 
 
 class LoopConfig(Settings):
     """Settings that the training loops of encoder and decoder share."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=100_000)
     """Passes over the training data."""
-    batch_size: int = Field(32, ge=2)
+    batch_size: int = Field(32, ge=2, le=_WIDEST)
     """Samples per step, over all processes."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=100)
     """Learning rate after the warm-up."""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=100)
     """AdamW's weight decay."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, le=1e9)
     """Largest norm of the gradient over all parameters. None: gradients are not clipped."""
     validation_share: float = Field(0.1, ge=0, lt=0.9)
     """Share of the training videos that is held out for validation; never test videos."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1, le=100_000)
     """Epochs without a lower validation loss before training stops. None: all epochs run."""
     precision: Precision = "no"
     """Autocast precision; auto: bf16 if the device computes it in hardware, otherwise no."""
@@ -442,13 +459,13 @@ class LoopConfig(Settings):
     """Use torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: the GPU if there is one."""
-    loader_threads: int = Field(1, ge=0)
+    loader_threads: int = Field(1, ge=0, le=4096)
     """Threads that gather batches in advance; 0: none."""
-    checkpoint_every_steps: int | None = Field(None, ge=1)
+    checkpoint_every_steps: int | None = Field(None, ge=1, le=10**9)
     """Steps between two checkpoints, in addition to one at the end of each epoch."""
-    checkpoint_every_s: float | None = Field(300.0, gt=0)
+    checkpoint_every_s: float | None = Field(300.0, gt=0, le=_DAY_S)
     """Seconds between two checkpoints, in addition to one at the end of each epoch."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the initial weights, the batches and the validation videos."""
 
     @field_validator("precision", mode="before")
@@ -471,7 +488,7 @@ class AugmentationConfig(Settings):
 
     random_crop: bool = False
     """Take a random part of clips that are longer than the spectrogram, instead of their start."""
-    gain_db: float = Field(0.0, ge=0)
+    gain_db: float = Field(0.0, ge=0, le=120)
     """Largest change of the level, in dB; uniform in -gain_db to gain_db."""
 
     @property
@@ -487,7 +504,7 @@ class TrainingConfig(LoopConfig):
     """Losses that chapter 03 compares."""
     main_loss: LossName = "l1"
     """Loss that the chapters after 03 use; the report's best."""
-    l2_weight: float = Field(10.0, ge=0)
+    l2_weight: float = Field(10.0, ge=0, le=1e6)
     """Weight lambda of the sum l1 + lambda l2."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Random changes of the training batches."""
@@ -502,11 +519,11 @@ class DecoderTrainingConfig(LoopConfig):
     # the path of the faces does not matter: their digest covers their content
     _BOOKKEEPING: ClassVar[frozenset[str]] = LoopConfig._BOOKKEEPING | {"utkface"}
 
-    l1_weight: float = Field(1.0, ge=0)
+    l1_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the mean absolute difference of the pixels."""
-    ssim_weight: float = Field(0.25, ge=0)
+    ssim_weight: float = Field(0.25, ge=0, le=1e6)
     """Weight of 1 - structural similarity, at half the size."""
-    identity_weight: float = Field(0.05, ge=0)
+    identity_weight: float = Field(0.05, ge=0, le=1e6)
     """Weight of 1 - cosine of the extractor's features."""
     utkface: Path | None = None
     """UTKFace folder to train on first. None: only the clips' faces."""
@@ -517,28 +534,28 @@ class IntervalSettings(Settings):
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Confidence level."""
-    n_resamples: int = Field(1_000, ge=10)
+    n_resamples: int = Field(1_000, ge=10, le=10_000_000)
     """Bootstrap resamples."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the resamples."""
 
 
 class EvaluationConfig(Settings):
     """Distances, retrieval and examples."""
 
-    recall_at: tuple[int, ...] = RECALL_AT
+    recall_at: tuple[Annotated[int, Field(ge=1, le=_MANY)], ...] = Field(RECALL_AT, min_length=1)
     """The report's values of K."""
-    n_bootstrap: int = Field(1_000, ge=10)
+    n_bootstrap: int = Field(1_000, ge=10, le=10_000_000)
     """Bootstrap resamples per interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Confidence level of the intervals."""
-    n_examples: int = Field(5, ge=1)
+    n_examples: int = Field(5, ge=1, le=1_000)
     """Rows of an example figure."""
-    top_k: int = Field(5, ge=1)
+    top_k: int = Field(5, ge=1, le=1_000)
     """Retrieved faces per voice."""
-    windows: int = Field(1, ge=1)
+    windows: int = Field(1, ge=1, le=1_000)
     """Windows of the spectrogram's length that are spread over a clip; their predictions are averaged."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the bootstrap and the permutation tests."""
 
     @property
@@ -558,9 +575,9 @@ class ControlsConfig(Settings):
     """Shares of the training clips for the learning curve."""
     loss: LossName | None = None
     """Loss of the control encoders. None: training.main_loss."""
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=100_000)
     """Epochs of each control encoder. None: training.epochs."""
-    more_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    more_seeds: tuple[Seed, ...] = ()
     """Chapter 03 trains each loss again with each of these seeds."""
     shuffled_training: bool = True
     """Train on wrong face-voice pairs, too; of little use where rho = 0 is trained."""
@@ -602,6 +619,19 @@ class StudyConfig(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def changed_keys(config: StudyConfig, other: StudyConfig) -> list[str]:
+    """Return the dotted names of the settings that differ, without those that change no result.
+
+    Examples
+    --------
+    >>> changed_keys(StudyConfig(), load_config(None, {"training.epochs": 3, "preparation.workers": 2}))
+    ['training.epochs']
+    """
+    ignored = {"profile", "preparation.workers"}
+    pairs = {key: (attrgetter(key)(config), attrgetter(key)(other)) for key in setting_keys()}
+    return [key for key, (one, two) in pairs.items() if one != two and key not in ignored]
+
+
 def profile_names() -> list[str]:
     """Return the names of the profiles of the book.
 
@@ -641,9 +671,26 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
         )  # the profile has a name already
     values["profile"] = name
     try:
-        return StudyConfig.model_validate(values)
+        config = StudyConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"profile {name}: {_explain(error)}") from None
+    _refuse_unused_source(config.source, overrides or {})
+    return config
+
+
+def _refuse_unused_source(source: SourceConfig, overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides of a source that no step reads; a profile file may prepare several sources.
+
+    Chapters 01 and 07 use the synthetic source in every study, and chapter 08 the pairs if `root` is set.
+    """
+    unread = {"avspeech", "pairs"} - {source.kind, "pairs" if source.pairs.root is not None else ""}
+    for key in overrides:
+        section, *rest = key.split(".")
+        if section == "source" and rest[0] in unread:
+            raise ConfigError(
+                f"{key} has no effect: source.kind is {source.kind}; "
+                f"add source.kind={rest[0]}, or leave {key} out"
+            )
 
 
 def with_changes(settings: SomeSettings, changes: Mapping[str, Any]) -> SomeSettings:
@@ -669,7 +716,7 @@ def with_changes(settings: SomeSettings, changes: Mapping[str, Any]) -> SomeSett
     known = list(type(settings).model_fields)
     for key in changes:
         if key not in known:
-            raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
+            raise unknown_setting(key, known)
     return settings.with_(**{key: _parsed(key, value) for key, value in changes.items()})
 
 
@@ -707,15 +754,29 @@ def setting_keys(
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """Return " - did you mean X?", or the list of known words.
+    """Return " - did you mean X?", or the list of known words if it is short.
 
     Examples
     --------
     >>> suggest("epoch", ["epochs", "seed"])
     ' - did you mean epochs?'
+    >>> suggest("epochs", ["training.epochs", "controls.epochs"])
+    ' - did you mean training.epochs or controls.epochs?'
     """
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" - did you mean {close[0]}?" if close else f" - known: {', '.join(known)}"
+    same_end = [name for name in known if name.endswith(f".{word}")]
+    if close := same_end or difflib.get_close_matches(word, known, n=1):
+        return f" - did you mean {' or '.join(close)}?"
+    if len(known) > _MAX_LISTED:
+        return " - the page Settings of the book lists all settings"
+    return f" - known: {', '.join(known)}"
+
+
+def unknown_setting(key: str, known: list[str]) -> ConfigError:
+    """Return the error for a name that is not in `known`, or that names a section of the settings."""
+    if inner := [name for name in known if name.startswith(f"{key}.")]:
+        return ConfigError(f"{key} is a section of the settings: name one of them, such as {inner[0]}")
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    return ConfigError(f"unknown setting {key!r}{suggest(key, sorted(sections) + known)}")
 
 
 def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
@@ -740,7 +801,7 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
 def _set_dotted(values: dict[str, Any], key: str, value: Any, *, known: list[str]) -> None:
     section, is_option, _ = key.partition(".options.")  # the names of options are free
     if key not in known and not (is_option and f"{section}.options" in known):
-        raise ConfigError(f"unknown setting {key!r}{suggest(key, known)}")
+        raise unknown_setting(key, known)
     *parents, last = key.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
@@ -755,7 +816,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "settings"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {key!r}{suggest(key, setting_keys())}")
+            lines.append(str(unknown_setting(key, setting_keys())))
         else:
             lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r})")
     return "; ".join(lines)

@@ -112,9 +112,10 @@ def build_dir() -> Path:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The folders of one run."""
+    """The folders of one run; `shared_models` is the folder of the models if another run has them, too."""
 
     root: Path
+    shared_models: Path | None = None
 
     @classmethod
     def of_profile(cls, profile: str) -> RunPaths:
@@ -150,4 +151,4 @@ class RunPaths:
     @property
     def models(self) -> Path:
         """Checkpoints and metrics, one folder per model."""
-        return self.root / "models"
+        return self.shared_models or self.root / "models"

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
+from pydantic import ValidationError
 
 from s2f_lib import paths, registry
-from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, load_config
+from s2f_lib.config import DecoderKind, DownloadConfig, LossName, StudyConfig, changed_keys, load_config
 from s2f_lib.errors import ConfigError, DataError, InputError
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_array, digest, locked, write_atomically
@@ -59,14 +61,18 @@ class Study:
         run_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Open a run, and write the resolved settings into its folder.
+        """Open a run. A new folder gets the file of its settings; an existing file is never changed.
+
+        Only `run_chapters` (`s2f run`, `s2f book`) changes the stored settings of a run. If they differ from
+        the ones that are asked for, one line of the log says so; models of both lie next to each other.
 
         Parameters
         ----------
         profile
             A name in `book/profiles`, or the path of a YAML file.
         run_dir
-            Folder of the run; by default `runs/<profile>`.
+            Folder of the run. None: `runs/<profile>`; with overrides `runs/<profile>-<digest>`, a folder of
+            their own that shares the models of `runs/<profile>`.
         settings
             Dotted overrides, for example ``{"training.epochs": 3}``.
 
@@ -82,9 +88,17 @@ class Study:
         3
         """
         config = load_config(profile, settings)
-        run_paths = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(config.profile)
+        if run_dir is not None:
+            run_paths = paths_of_run(config, Path(run_dir))
+        elif changed_keys(config, load_config(profile)):
+            run_paths = _paths_of_changed(config)
+        else:
+            run_paths = RunPaths.of_profile(config.profile)
         run_paths.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_paths.settings, config.to_yaml())
+        if run_paths.settings.is_file():
+            _compare_with_stored(config, run_paths.settings)
+        else:
+            write_atomically(run_paths.settings, config.to_yaml())
         return cls(config, run_paths)
 
     def on_generated(self) -> Study:
@@ -223,10 +237,12 @@ class Study:
             start = train(faces, name=f"decoder-{kind}-utkface")
         return train(self.split("train"), start=start)
 
-    @functools.cache  # noqa: B019 - as above
-    def _prepare(self) -> tuple[Path, PreparationSummary]:
-        from s2f_lib.preparation.pipeline import prepare
+    @property
+    def is_prepared(self) -> bool:
+        """Whether clips of these settings have been prepared, at least in part."""
+        return any(self._prepared_folder().glob("*.arrow"))
 
+    def _prepared_folder(self) -> Path:
         config = self.config
         kind = config.source.kind
         # the number of processes and the way of downloading do not change the prepared clips
@@ -239,7 +255,13 @@ class Study:
         if not registry.is_built_in("extractors", config.features.extractor):
             features = digest(features, self.extractor.fingerprint, length=6)
         digests = source, config.preparation.digest(6, exclude={"workers"}), features
-        folder = paths.data_dir() / f"prepared-{config.source.kind}-{'-'.join(digests)}"
+        return paths.data_dir() / f"prepared-{kind}-{'-'.join(digests)}"
+
+    @functools.cache  # noqa: B019 - as above
+    def _prepare(self) -> tuple[Path, PreparationSummary]:
+        from s2f_lib.preparation.pipeline import prepare
+
+        config, folder = self.config, self._prepared_folder()
         if config.source.kind == "pairs":
             return folder, self._prepare_pairs(folder)
         download = self._download(folder)
@@ -318,6 +340,42 @@ class Study:
                     f"source {source.kind!r} yielded a {type(clip).__name__}: expected a ClipRef"
                 )
             yield clip
+
+
+def read_settings(path: Path) -> StudyConfig:
+    """Return the stored settings of a run; a file that is damaged or of another version is a `DataError`."""
+    try:
+        return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise DataError(
+            f"{path} is damaged or of another version ({type(error).__name__}): run `s2f run` again"
+        ) from None
+
+
+def paths_of_run(config: StudyConfig, run_dir: Path) -> RunPaths:
+    """Return the folders of the run in `run_dir`, which was made with these settings."""
+    changed = _paths_of_changed(config)
+    return changed if run_dir.resolve() == changed.root else RunPaths(run_dir)
+
+
+def _paths_of_changed(config: StudyConfig) -> RunPaths:
+    """Return the folders of a run whose settings are not the profile's; it shares the profile's models."""
+    profile = RunPaths.of_profile(config.profile)
+    name = f"{config.profile}-{config.digest(8, exclude={'profile'})}"
+    return RunPaths(profile.root.with_name(name), shared_models=profile.models)
+
+
+def _compare_with_stored(config: StudyConfig, path: Path) -> None:
+    try:
+        changed = changed_keys(config, read_settings(path))
+    except DataError:
+        changed = ["they are damaged or of another version"]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        logger.warning(
+            "%s holds other settings than this study uses (%s%s); the file stays as it is",
+            path, ", ".join(changed[:3]), more,
+        )  # fmt: skip
 
 
 def log_to_output(level: int = logging.INFO) -> None:

@@ -65,7 +65,13 @@ def test_overrides_are_typed_and_read_as_yaml():
         ("quik", {}, "unknown profile 'quik' - did you mean quick?"),
         ("nowhere/profile.yaml", {}, "no profile file at nowhere/profile.yaml"),
         ("quick", {"trainig.epochs": 3}, "unknown setting 'trainig.epochs' - did you mean training.epochs?"),
-        ("quick", {"training": 3}, "unknown setting 'training'"),
+        ("quick", {"training": 3}, "training is a section .* such as training.epochs"),
+        ("quick", {"epochs": 3}, "did you mean training.epochs or decoder_training.epochs or controls.ep"),
+        ("quick", {"trainig": 3}, r"unknown setting 'trainig' - did you mean training\?"),
+        ("quick", {"xyz": 3}, "unknown setting 'xyz' - the page Settings of the book lists all settings$"),
+        ("quick", {"source.avspeech.csv": "a.csv"}, "has no effect: .* synthetic; add source.kind=avspeech"),
+        ("pairs", {"source.avspeech.download.concurrency": 2}, "no effect: source.kind is pairs"),
+        ("quick", {"source.pairs.n_splits": 2}, "source.pairs.n_splits has no effect"),
         ("quick", {"training.epochs": "@x"}, "training.epochs: '@x' is not a YAML value"),
         ("quick", {"training.epochs": "many"}, "training.epochs: .*valid integer.*given: 'many'"),
         ("quick", {"training.epochs": 0}, "training.epochs: .*greater than or equal to 1.*given: 0"),
@@ -87,12 +93,49 @@ def test_load_config_bad_input_names_the_key(profile, overrides, message):
         load_config(profile, overrides)
 
 
+def test_settings_of_sources_that_are_read_are_accepted(tmp_path):
+    chosen = {"source.kind": "avspeech", "source.avspeech.csv": "a.csv"}
+    assert load_config("quick", chosen).source.avspeech.csv == Path("a.csv")
+    # chapter 07 generates people in every study, chapter 08 compares the pairs of `root`
+    assert load_config("pairs", {"source.synthetic.rho": 0}).source.synthetic.rho == 0
+    pairs = {"source.pairs.root": tmp_path, "source.pairs.n_splits": 2}
+    assert load_config("quick", pairs).source.pairs.n_splits == 2
+    # a profile may prepare several sources
+    path = tmp_path / "mine.yaml"
+    path.write_text("source: {avspeech: {csv: a.csv}}\n")
+    assert load_config(path).source.kind == "synthetic"
+    path.write_text(load_config("quick").to_yaml())
+    assert load_config(path, {"training.epochs": 2}).training.epochs == 2
+
+
+def _numbers() -> list[str]:
+    """Return the dotted names of all settings that are numbers."""
+    types = {int, float, int | None, float | None}
+    keys = {key: key.rpartition(".") for key in setting_keys()}
+    sections = {key: StudyConfig for key in keys}
+    for key, (parents, _, _) in keys.items():
+        for parent in filter(None, parents.split(".")):
+            sections[key] = sections[key].model_fields[parent].annotation
+    return [k for k, (_, _, name) in keys.items() if sections[k].model_fields[name].annotation in types]
+
+
+@pytest.mark.parametrize("key", _numbers())
+def test_number_that_can_only_be_a_mistake_is_refused(key):
+    source = key.split(".")[1] if key.startswith("source.") else "synthetic"
+    for value in (float("nan"), float("inf"), 10**13):
+        with pytest.raises(ConfigError, match=key):
+            load_config(None, {"source.kind": source, key: value})
+
+
 def test_profile_file_with_unknown_key_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("training:\n  epoch: 3\n")
     with pytest.raises(
         ConfigError, match=r"mine: unknown setting 'training.epoch' - did you mean training.epochs"
     ):
+        load_config(path)
+    path.write_text("trainig:\n  epochs: 3\n")
+    with pytest.raises(ConfigError, match=r"unknown setting 'trainig' - did you mean training\?"):
         load_config(path)
     path.write_text("- 1\n- 2\n")
     with pytest.raises(InputError, match="expected a mapping of settings, found list"):

@@ -8,7 +8,7 @@ import pytest
 from s2f_lib.chapters.qualitative import make_triptychs
 from s2f_lib.errors import ConfigError, DataError
 from s2f_lib.evaluation.tables import distance_table, rank_table, recall_table
-from s2f_lib.study import Study
+from s2f_lib.study import Study, paths_of_run, read_settings
 
 TINY = {
     "source.synthetic.n_train": 10,
@@ -81,6 +81,35 @@ def test_triptychs_are_faces_with_a_cosine(study):
 def test_missing_source_setting_is_named(study):
     with pytest.raises(ConfigError, match=r"source.avspeech.csv is not set: .* -p source.avspeech.csv="):
         Study.open("quick", settings=TINY | {"source.kind": "avspeech"}).clips  # noqa: B018
+
+
+def test_open_keeps_the_settings_of_a_run(tmp_path, caplog):
+    first = Study.open("quick", run_dir=tmp_path, settings={"training.epochs": 3})
+    stored = first.paths.settings.read_bytes()
+    assert read_settings(first.paths.settings) == first.config
+    again = {"training.epochs": 3, "preparation.workers": 2}
+    assert Study.open("quick", run_dir=tmp_path, settings=again).config.preparation.workers == 2
+    assert not caplog.messages
+    assert Study.open("quick", run_dir=tmp_path).config.training.epochs == 11
+    (message,) = caplog.messages
+    assert "settings.yaml holds other settings than this study uses (training.epochs)" in message
+    assert first.paths.settings.read_bytes() == stored
+    first.paths.settings.write_text("training: {epoch: 3}\n")
+    Study.open("quick", run_dir=tmp_path)
+    assert "of another version" in caplog.messages[-1]
+
+
+def test_changed_settings_have_a_run_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path))
+    plain = Study.open("quick")
+    same = Study.open("quick", settings={"training.epochs": "11"})
+    changed, other = (Study.open("quick", settings={"training.epochs": n}) for n in (1, 2))
+    assert plain.paths.root == same.paths.root == tmp_path / "runs" / "quick"
+    assert len({plain.paths.root, changed.paths.root, other.paths.root}) == 3
+    assert {study.paths.models for study in (plain, changed, other)} == {plain.paths.root / "models"}
+    assert read_settings(plain.paths.settings).training.epochs == 11
+    assert read_settings(changed.paths.settings).training.epochs == 1
+    assert paths_of_run(changed.config, changed.paths.root) == changed.paths
 
 
 def test_changed_settings_train_in_a_new_folder(study):

@@ -2,6 +2,7 @@ from .build import build_book as build_book
 from .executed import find_chapters as find_chapters
 from .executed import find_recipes as find_recipes
 from .executed import select_chapters as select_chapters
+from .injected import check_injected_parameters as check_injected_parameters
 from .page import Page as Page
 from .published import PublishedRun as PublishedRun
 from .published import publish_run as publish_run

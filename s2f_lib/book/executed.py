@@ -184,13 +184,18 @@ class Parameters:
 
 
 def check_parameters(
-    profile: str | Path, given: Mapping[str, Any] | None, chapters: Sequence[Chapter]
+    profile: str | Path,
+    given: Mapping[str, Any] | None,
+    chapters: Sequence[Chapter],
+    *,
+    others: Sequence[Chapter] = (),
 ) -> Parameters:
     """Sort parameters into settings and chapters' own, and check names and types.
 
     papermill only warns about an unknown parameter and checks no type. A text is parsed as YAML unless the
     default is a text. A key with a dot is a setting of `StudyConfig`; any other key must be a parameter of
-    one of the chapters. An unknown key or a wrong type is an `InputError`.
+    one of the chapters. An unknown key, a wrong type or a parameter that only `others` take (chapters that
+    do not run) is an `InputError`.
     """
     settings: dict[str, Any] = {}
     own: dict[str, Any] = {}
@@ -202,8 +207,13 @@ def check_parameters(
             own[key] = _typed(key, value, defaults[key])
         elif "." in key:
             settings[key] = value
+        elif owners := [chapter for chapter in others if key in chapter.parameters]:
+            raise ConfigError(
+                f"parameter {key!r} belongs to {' and '.join(chapter.name for chapter in owners)}: "
+                f"add --only {owners[0].number}, or leave {key} out"
+            )
         else:
-            known = sorted(set(defaults) - set(COMMON_PARAMETERS)) + setting_keys()
+            known = sorted(set(defaults) - set(COMMON_PARAMETERS)) + setting_keys(sections=True)
             raise ConfigError(f"unknown parameter {key!r}{suggest(key, known)}")
     load_config(profile, settings)
     return Parameters(settings, own)
@@ -231,13 +241,15 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Record:
-    """What an executed chapter was made from, with its `chapter_digest` and its wall time."""
+    """What an executed chapter was made from: its `chapter_digest`, its wall time, and what it wrote."""
 
     digest: str
     profile: str
     settings: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    files: str = ""
+    """Digest of the chapter's tables and figures; see `ExecutedChapter.files_digest`."""
 
 
 class ExecutedChapter:
@@ -245,6 +257,7 @@ class ExecutedChapter:
 
     def __init__(self, chapter: Chapter, run: RunPaths) -> None:
         self.name = chapter.name
+        self._written = {folder: f"{chapter.number}_*" for folder in (run.tables, run.figures)}
         self.path = run.notebooks / f"{self.name}.ipynb"  # exists only if every cell succeeded
         self.failed = run.notebooks / f"{self.name}.failed.ipynb"  # up to the failing cell
         self.partial = run.notebooks / f".{self.name}.{os.getpid()}.part.ipynb"  # during the run
@@ -258,6 +271,10 @@ class ExecutedChapter:
             notebook = read_notebook(self.failed)
             error = first_error(notebook) if notebook is not None else None
             raise ChapterError(f"{self.name} failed ({error or f'see {self.failed.name}'})")
+        return self.read_success()
+
+    def read_success(self) -> tuple[NotebookNode, Record]:
+        """Return the executed notebook of the last run that succeeded, and its record."""
         notebook = read_notebook(self.path)
         if notebook is None:
             raise ChapterError(f"{self.name} was not run")
@@ -267,6 +284,11 @@ class ExecutedChapter:
             return notebook, Record(**notebook.metadata["s2f"])
         except (KeyError, TypeError):
             raise ChapterError(f"{self.name} holds no record of its run") from None
+
+    def files_digest(self) -> str:
+        """Return a digest of the chapter's tables and figures, which a failed run may have replaced."""
+        files = [path for folder, pattern in self._written.items() for path in folder.glob(pattern)]
+        return digest_of_files(files, root=self.path.parents[1])[:16]
 
     def write(self, notebook: NotebookNode, record: Record) -> None:
         """Write the executed notebook with its record, and remove what an earlier run left."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 
@@ -36,7 +39,7 @@ from s2f_lib.book.executed import (
 from s2f_lib.config import load_config
 from s2f_lib.errors import ChapterError
 from s2f_lib.paths import RunPaths
-from s2f_lib.storage import locked
+from s2f_lib.storage import locked, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -110,60 +113,58 @@ def run_chapters(
     Traceback (most recent call last):
     s2f_lib.errors.ConfigError: unknown setting 'training.epoch' - did you mean training.epochs?
     """
-    chapters = select_chapters([*find_chapters(notebooks), *find_recipes(notebooks)], only)
-    checked = check_parameters(profile, parameters, chapters)
-    run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(load_config(profile).profile)
+    book = [*find_chapters(notebooks), *find_recipes(notebooks)]
+    chapters = select_chapters(book, only)
+    checked = check_parameters(profile, parameters, chapters, others=book)
+    config = load_config(profile, checked.settings)
+    run = RunPaths(Path(run_dir)) if run_dir else RunPaths.of_profile(config.profile)
     run.notebooks.mkdir(parents=True, exist_ok=True)
     busy = f"another run is at work in {run.root}: wait for it, or give another --run-dir"
     results = []
     with locked(run.notebooks, busy=busy):
+        write_atomically(run.settings, config.to_yaml())
         for index, chapter in enumerate(chapters):
             if progress:
                 progress(index, len(chapters), chapter.name)
-            results.append(_run_chapter(chapter, str(profile), checked, run, run_dir=run_dir, force=force))
+            results.append(_run_chapter(chapter, str(profile), checked, run, force=force))
     if progress:
         progress(len(chapters), len(chapters), "")
     return results
 
 
 def _run_chapter(
-    chapter: Chapter,
-    profile: str,
-    parameters: Parameters,
-    run: RunPaths,
-    *,
-    run_dir: Path | None,
-    force: bool,
+    chapter: Chapter, profile: str, parameters: Parameters, run: RunPaths, *, force: bool
 ) -> ChapterResult:
     executed = ExecutedChapter(chapter, run)
     own = parameters.for_chapter(chapter)
     digest = chapter_digest(chapter, profile, parameters.settings, own)
     seconds = None if force else _seconds_if_up_to_date(executed, digest)
     if seconds is not None:
-        logger.info("%s is up to date", chapter.name)
         return ChapterResult(chapter.name, True, seconds, executed.path)
     given: dict[str, Any] = {}
     if not chapter.is_recipe:
-        given = {"profile": profile, **own}
-        if run_dir is not None:
-            given["run_dir"] = str(run_dir)
+        given = {"profile": profile, "run_dir": str(run.root), **own}
         if parameters.settings:
             given["settings"] = parameters.settings
     started = time.perf_counter()
-    logger.info("%s runs", chapter.name)
     notebook = _execute(chapter, given, executed)
     seconds = time.perf_counter() - started
-    executed.write(notebook, Record(digest, profile, dict(parameters.settings), own, round(seconds, 1)))
-    logger.info("%s: %.0f s", chapter.name, seconds)
+    settings = dict(parameters.settings)
+    executed.write(
+        notebook, Record(digest, profile, settings, own, round(seconds, 1), executed.files_digest())
+    )
     return ChapterResult(chapter.name, False, seconds, executed.path)
 
 
 def _seconds_if_up_to_date(executed: ExecutedChapter, digest: str) -> float | None:
     try:
-        _, record = executed.read()
+        _, record = executed.read_success()
     except ChapterError:
         return None
-    return record.seconds if record.digest == digest else None
+    if (record.digest, record.files) != (digest, executed.files_digest()):
+        return None
+    executed.failed.unlink(missing_ok=True)  # of a later run with other settings
+    return record.seconds
 
 
 def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter) -> nbformat.NotebookNode:
@@ -179,15 +180,18 @@ def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter)
         with tempfile.TemporaryDirectory(prefix="s2f-kernel-") as folder:
             empty = Path(folder) / "recipe"
             empty.mkdir()
-            notebook = papermill.execute_notebook(
-                source,
-                executed.partial,
-                given,
-                progress_bar=False,
-                start_timeout=_KERNEL_START_S,
-                cwd=empty if chapter.is_recipe else None,
-                **_kernel_options(Path(folder)),
-            )
+            options = _kernel_options(Path(folder))
+            with _interrupt_ends_kernel(options["kernel_manager_class"].started):
+                notebook = papermill.execute_notebook(
+                    source,
+                    executed.partial,
+                    given,
+                    progress_bar=False,
+                    start_timeout=_KERNEL_START_S,
+                    stdout_file=_StepLog(chapter.name),
+                    cwd=empty if chapter.is_recipe else None,
+                    **options,
+                )
     except papermill.PapermillExecutionError as error:
         _write_failed(executed)
         where = f"cell {error.exec_count}" if error.exec_count else f"the cell at index {error.cell_index}"
@@ -205,6 +209,61 @@ def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter)
     finally:
         executed.partial.unlink(missing_ok=True)
     return strip_local_paths(notebook)
+
+
+class _StepLog:
+    """File that passes the lines that a chapter prints, such as the steps of the study, to the log."""
+
+    def __init__(self, chapter: str) -> None:
+        self._chapter = chapter
+
+    def write(self, text: str) -> None:
+        """Log each line that is not empty."""
+        for line in filter(None, map(str.strip, text.splitlines())):
+            logger.info("%s: %s", self._chapter, line)
+
+    def flush(self) -> None:
+        """Do nothing: the log has no buffer."""
+
+
+@contextmanager
+def _interrupt_ends_kernel(started: list[Any]) -> Iterator[None]:
+    """Let Ctrl-C end the kernel, and raise KeyboardInterrupt when papermill has noticed that.
+
+    A KeyboardInterrupt inside papermill's event loop would leave tasks behind, which print tracebacks. Signal
+    handlers are for the main thread only, and a background job of a shell ignores Ctrl-C.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    interrupted = False
+
+    def end_kernel(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        running = [manager.provisioner.process for manager in started if manager.has_kernel]
+        if not running:
+            raise KeyboardInterrupt
+        for process in running:
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)  # the kernel and the processes that it started
+            else:
+                process.kill()
+
+    signal.signal(signal.SIGINT, end_kernel)
+    papermill_log = logging.getLogger("papermill")
+    before, papermill_log.disabled = papermill_log.disabled, True  # its errors are raised here, in one line
+    try:
+        yield
+    except Exception:
+        if not interrupted:
+            raise
+    finally:
+        papermill_log.disabled = before
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _write_failed(executed: ExecutedChapter) -> None:
@@ -231,11 +290,20 @@ def _kernel_options(folder: Path) -> dict[str, Any]:
     }
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     specification = KernelSpec(argv=command, language="python", env=environment)
+
+    class KernelManager(AsyncKernelManager):
+        kernel_spec = specification
+        started: ClassVar[list[AsyncKernelManager]] = []
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.started.append(self)
+
     traits = {"connection_file": str(folder / "connection.json"), "transport": "tcp"}
     socket = str(folder / "socket")
     if os.name == "posix" and len(os.fsencode(socket)) <= _LONGEST_SOCKET:
         traits |= {"transport": "ipc", "ip": socket}  # needs no port
     return {
-        "kernel_manager_class": type("KernelManager", (AsyncKernelManager,), {"kernel_spec": specification}),
+        "kernel_manager_class": KernelManager,
         "config": Config({"KernelManager": traits}),
     }

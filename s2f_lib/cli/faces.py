@@ -8,8 +8,15 @@ from typing import Annotated
 import typer
 
 from s2f_lib import paths
-from s2f_lib.cli.common import ParameterOption, console, parse_parameters, print_table, progress_bar
-from s2f_lib.errors import ConfigError
+from s2f_lib.cli.common import (
+    ParameterOption,
+    check_file_to_write,
+    console,
+    load_sections,
+    parse_parameters,
+    print_table,
+    progress_bar,
+)
 
 
 def faces_command(
@@ -37,13 +44,12 @@ def faces_command(
 ) -> None:
     """Compare the report's decoder with the residual decoder on UTKFace; writes numbers, but no images."""
     from s2f_lib.book.published import write_results
-    from s2f_lib.config import load_config
     from s2f_lib.evaluation.decoder_comparison import compare_decoders
     from s2f_lib.provenance import environment
 
-    if out.suffix != ".json":
-        raise ConfigError(f"--out is {out}: expected a .json file")
-    config = load_config(None, parse_parameters(parameter))
+    check_file_to_write(out, suffix=".json")
+    sections = ("features", "decoder", "decoder_training", "evaluation")
+    config = load_sections(None, parse_parameters(parameter), command="faces", sections=sections)
     with progress_bar("decoders") as report:
         compared = compare_decoders(
             utkface,

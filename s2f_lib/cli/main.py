@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from s2f_lib import __version__, paths
-from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
+from s2f_lib.cli.common import ParameterOption, console, log_to_stderr, parse_parameters, progress_bar
 from s2f_lib.cli.faces import faces_command
 from s2f_lib.cli.new import new_command
 from s2f_lib.cli.pairs import pairs_command
@@ -34,6 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 120},
+    rich_markup_mode=None,  # markup would swallow texts in brackets
 )
 app.add_typer(weights_app, name="weights")
 app.command("new")(new_command)
@@ -91,19 +93,23 @@ def synth(
         int, typer.Option(min=1, help="Number of people in the test split; no person is in both splits.")
     ] = 120,
     rho: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Strength of the link of voice and face; 0: no link.")
+        float,
+        typer.Option(min=0.0, max=1.0, help="Strength of the link of voice and face; 0: no link."),
     ] = 0.9,
     duration_s: Annotated[
-        float, typer.Option(min=0.5, max=10.0, help="Length of the longest clip, in seconds.")
+        float,
+        typer.Option(min=0.5, max=10.0, help="Length of the longest clip, in seconds."),
     ] = 6.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the population.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=4096, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
     """Generate synthetic clips: MP4 files of talking portraits, and a clip list in AVSpeech's format."""
     from s2f_lib.config import SyntheticConfig
     from s2f_lib.sources.synthetic.clips import make_synthetic_clips
 
-    config = SyntheticConfig(n_train=n_train, n_test=n_test, rho=rho, duration_s=duration_s, seed=seed)
+    config = SyntheticConfig().with_(
+        n_train=n_train, n_test=n_test, rho=rho, duration_s=duration_s, seed=seed
+    )
     started = time.perf_counter()
     with progress_bar("clips") as report:
         make_synthetic_clips(config, out, workers=workers, progress=report)
@@ -210,7 +216,9 @@ def _run_chapters(
 ) -> None:
     from s2f_lib.book.runner import run_chapters
 
-    with progress_bar("chapters") as report:
+    if not sys.stderr.isatty():
+        log_to_stderr()
+    with progress_bar("chapters", every_s=0) as report:
         results = run_chapters(
             profile, only=only, parameters=parameters, run_dir=run_dir, force=force, progress=report
         )

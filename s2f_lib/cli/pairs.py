@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
+from s2f_lib.cli.common import (
+    ParameterOption,
+    check_file_to_write,
+    console,
+    load_sections,
+    parse_parameters,
+    progress_bar,
+)
 from s2f_lib.errors import InputError
 
 
@@ -65,7 +72,6 @@ def pairs_command(
     """Train on the public pairs and compare each test voice with all test faces."""
     from s2f_lib.book.published import write_results
     from s2f_lib.chapters.pairs import publish_comparison
-    from s2f_lib.config import load_config
     from s2f_lib.pairs.study import run_pairs
     from s2f_lib.pairs.systems import SYSTEMS
 
@@ -74,13 +80,13 @@ def pairs_command(
             raise InputError(f"unknown system {name!r}: expected one of {', '.join(SYSTEMS)}")
     if split is not None and (splits or 1) > 1:
         raise InputError("--split names one stored split and --splits draws several: give one of the two")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; expected the JSON file to write")
+    check_file_to_write(out, suffix=".json")
     # the profile has ten splits, which take long and are only for chapter 08
     settings: dict[str, Any] = {"source.pairs.n_splits": 1} | parse_parameters(parameter)
+    sections = ("source.pairs", "spectrogram", "encoder", "training", "evaluation")
     given = {"root": root, "voxceleb": voxceleb, "seed": seed, "n_splits": splits, "split": split}
     settings |= {f"source.pairs.{key}": value for key, value in given.items() if value is not None}
-    config = load_config(profile, settings)
+    config = load_sections(profile, settings, command="pairs", sections=sections)
     started = time.perf_counter()
     with progress_bar("pairs") as report:
         results = run_pairs(

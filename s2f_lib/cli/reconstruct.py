@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from s2f_lib.cli.common import console
-from s2f_lib.errors import ConfigError
+from s2f_lib.cli.common import check_file_to_write, console, log_to_stderr
 
 
 def reconstruct_command(
@@ -29,14 +28,18 @@ def reconstruct_command(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=10, help="Number of faces to retrieve.")] = 5,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the run's models if they are missing (minutes or more).")
+    ] = False,
 ) -> None:
     """Reconstruct a face from a voice, guess attributes, and find the nearest faces of a gallery."""
     from s2f_lib.reconstruction.voice import reconstruct
     from s2f_lib.storage import atomic_path
 
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out is {out}: expected a .png file")
-    result = reconstruct(voice, run=run, gallery=gallery, top_k=top_k)
+    check_file_to_write(out, suffix=".png")
+    if train:
+        log_to_stderr()
+    result = reconstruct(voice, run=run, gallery=gallery, top_k=top_k, train=train)
     with atomic_path(out) as temporary:
         result.figure().savefig(temporary, format="png", dpi=150)
     for guess in result.attributes:
@@ -44,4 +47,5 @@ def reconstruct_command(
     for rank, found in enumerate(result.found, start=1):
         line = f"  {rank}. {found.name}, cosine {found.similarity:.3f}"
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"  model: {result.encoder}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"  {out}: not a portrait of the speaker", soft_wrap=True, markup=False)

@@ -16,15 +16,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from s2f_lib.cli.common import ParameterOption, console, parse_parameters, progress_bar
-from s2f_lib.config import load_config
+from s2f_lib.cli.common import (
+    ParameterOption,
+    console,
+    load_sections,
+    log_to_stderr,
+    parse_parameters,
+    progress_bar,
+)
 
 
 def train_command(
@@ -51,17 +56,18 @@ def train_command(
 ) -> None:
     """Train a voice encoder on prepared clips; an interrupted training is resumed."""
     chosen = {} if loss is None else {"training.main_loss": loss}
-    config = load_config(profile, parse_parameters(parameter) | chosen)
+    sections = ("spectrogram", "encoder", "training")
+    settings = parse_parameters(parameter) | chosen
+    config = load_sections(profile, settings, command="train", sections=sections)
 
     from s2f_lib.preparation.shards import read_prepared
     from s2f_lib.training.encoder import train_voice_encoder
 
     first_process = int(os.environ.get("RANK", "0")) == 0
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("s2f_lib").setLevel(logging.INFO if first_process else logging.WARNING)
+    log_to_stderr(logging.INFO if first_process else logging.WARNING)
     clips = read_prepared(prepared, split="train")
     with ExitStack() as stack:
-        report = stack.enter_context(progress_bar("epochs")) if first_process else None
+        report = stack.enter_context(progress_bar("epochs", every_s=60)) if first_process else None
         after_step = None
         if log_steps is not None and first_process:
             steps = stack.enter_context(log_steps.open("a", encoding="utf-8", buffering=1))

@@ -54,13 +54,21 @@ def train_vgg_face_command(
     out: Annotated[
         Path, typer.Option(help="Folder for vgg_face.safetensors. An interrupted run in it is resumed.")
     ],
-    n_identities: Annotated[int, typer.Option(min=2, help="Number of synthetic people.")] = 2622,
-    renderings: Annotated[int, typer.Option(min=2, help="Number of images per person.")] = 40,
+    n_identities: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Number of synthetic people.")
+    ] = 2622,
+    renderings: Annotated[int, typer.Option(min=2, max=100_000, help="Number of images per person.")] = 40,
     width: Annotated[
-        float, typer.Option(min=0.01, help="Factor on the number of channels; 1: VGG16 as published.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=64,
+            help="Factor on the number of channels; 1: VGG16 as published.",
+        ),
     ] = 1.0,
     workers: Annotated[
-        int, typer.Option(min=0, help="Number of processes that generate images; 0: one per core.")
+        int,
+        typer.Option(min=0, max=4096, help="Number of processes that generate images; 0: one per core."),
     ] = 0,
     parameter: Annotated[
         list[str] | None,

@@ -8,23 +8,22 @@ takes a fraction of a second; opening the study reads and checks all clips.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
-from pydantic import ValidationError
 
 from s2f_lib.config import StudyConfig
-from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.errors import MissingFileError
 from s2f_lib.faces.extractor import unit_rows
 from s2f_lib.media.jpeg import PackedJpegs
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import cached_arrays, digest
-from s2f_lib.study import Study
+from s2f_lib.study import Study, paths_of_run, read_settings
 
-FORMAT_VERSION = 2  # part of the file name, so kits of other versions are made again
+FORMAT_VERSION = 3  # part of the file name, so kits of other versions are made again
 _COVERAGE = 0.8  # share of test people inside the interval of a guessed number
 _PARTS = ("weight", "bias", "error")
 
@@ -99,13 +98,20 @@ class ReconstructionKit:
     images: Sequence[bytes]
 
 
-def kit_of_run(run_dir: Path) -> ReconstructionKit:
+def kit_of_run(run_dir: Path, *, train: bool = False) -> ReconstructionKit:
     """Return the kit of a run folder; make it if it is missing, damaged or made with other settings.
+
+    Parameters
+    ----------
+    run_dir
+        Folder with the stored settings of a run.
+    train
+        Whether to prepare clips and to train models that are missing.
 
     Raises
     ------
     MissingFileError
-        The folder contains no run; the message names the command to type.
+        The folder contains no run, or it lacks a model; the message names the command to type.
 
     Examples
     --------
@@ -113,17 +119,32 @@ def kit_of_run(run_dir: Path) -> ReconstructionKit:
     Traceback (most recent call last):
     s2f_lib.errors.MissingFileError: no run at absent ...
     """
-    run = RunPaths(Path(run_dir))
-    if not run.settings.is_file():
+    settings = RunPaths(Path(run_dir)).settings
+    if not settings.is_file():
         raise MissingFileError(
-            f"no run at {run.root} (it has no {run.settings.name}): type `make book` or `s2f run` first, "
+            f"no run at {run_dir} (it has no {settings.name}): type `make book` or `s2f run` first, "
             "or give a run's folder with --run"
         )
-    config = _read_settings(run.settings)
-    kit = _kit(config, run, cached_arrays(_path(config, run), lambda: _arrays(Study(config, run))))
-    if kit.encoder.is_file() and kit.decoder.is_file():
-        return kit
-    return make_kit(Study(config, run))
+    config = read_settings(settings)
+    run = paths_of_run(config, Path(run_dir))
+    study = Study(config, run)
+    with nullcontext() if train else _without_training(study):
+        kit = _kit(config, run, cached_arrays(_path(config, run), lambda: _arrays(study)))
+        return kit if kit.encoder.is_file() and kit.decoder.is_file() else make_kit(study)
+
+
+@contextmanager
+def _without_training(study: Study) -> Iterator[None]:
+    from s2f_lib.training.loop import training_forbidden
+
+    missing = (
+        f"{study.paths.root} has no trained models for its settings: train them with "
+        "`s2f reconstruct --train` (train=True in Python), or finish the run with `s2f run`"
+    )
+    if not study.is_prepared:
+        raise MissingFileError(missing)
+    with training_forbidden(missing):
+        yield
 
 
 def make_kit(study: Study) -> ReconstructionKit:
@@ -146,11 +167,12 @@ def _arrays(study: Study) -> dict[str, np.ndarray]:
     people = study.clips
     images = PackedJpegs.pack(people.crops_jpeg)
     encoder, decoder = study.encoder().folder / MODEL_FILE, study.decoder().folder / MODEL_FILE
+    models = study.paths.models
     texts = {
         "names": list(people.clip_ids),
         "probes": [{"name": probe.name, "classes": probe.classes, "n": probe.n} for probe in probes],
-        "encoder": encoder.relative_to(study.paths.root).as_posix(),
-        "decoder": decoder.relative_to(study.paths.root).as_posix(),
+        "encoder": encoder.relative_to(models).as_posix(),
+        "decoder": decoder.relative_to(models).as_posix(),
     }
     arrays = {"texts": np.array(json.dumps(texts)), "features": people.features}
     arrays |= {"jpeg_data": images.data, "jpeg_spans": images.spans}
@@ -172,8 +194,8 @@ def _kit(config: StudyConfig, run: RunPaths, arrays: Mapping[str, np.ndarray]) -
     )
     return ReconstructionKit(
         config,
-        run.root / texts["encoder"],
-        run.root / texts["decoder"],
+        run.models / texts["encoder"],
+        run.models / texts["decoder"],
         tuple(probes),
         tuple(texts["names"]),
         arrays["features"],
@@ -215,15 +237,6 @@ def _fit_probe(
         return replace(probe, error=np.array(shares))
     tail = (1 - _COVERAGE) / 2
     return replace(probe, error=np.quantile(test_values - scores[:, 0], [tail, 1 - tail]))
-
-
-def _read_settings(path: Path) -> StudyConfig:
-    try:
-        return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise DataError(
-            f"{path} is damaged or of another version ({type(error).__name__}): run `s2f run` again"
-        ) from None
 
 
 def _path(config: StudyConfig, run: RunPaths) -> Path:

@@ -94,6 +94,8 @@ class Reconstruction:
         The nearest faces of the gallery, best first.
     gallery_size
         Number of faces in the gallery.
+    encoder
+        Folder of the voice encoder that predicted the features.
     """
 
     face: np.ndarray
@@ -101,6 +103,7 @@ class Reconstruction:
     attributes: tuple[AttributeGuess, ...]
     found: tuple[FoundFace, ...]
     gallery_size: int
+    encoder: Path
 
     def figure(self) -> Figure:
         """Return a figure: the face, the guesses as text, and below them the nearest faces."""
@@ -139,6 +142,7 @@ def reconstruct(
     run: str | Path | None = None,
     gallery: str | Path | None = None,
     top_k: int = TOP_K,
+    train: bool = False,
 ) -> Reconstruction:
     """Reconstruct a face from a recording of a voice, with the models of a run.
 
@@ -152,11 +156,13 @@ def reconstruct(
         Folder of images with one face each, to retrieve from. None: the run's own people.
     top_k
         Number of retrieved faces.
+    train
+        Whether to train the run's models if they are missing. By default nothing is trained.
 
     Raises
     ------
     MissingFileError
-        The file, the run or the gallery does not exist.
+        The file, the run, a model of the run or the gallery does not exist.
     InputError
         The file has no sound, or it is too short, silent or not speech.
 
@@ -167,7 +173,7 @@ def reconstruct(
     """
     audio = read_voice(Path(voice))  # first, so that bad input is refused at once
     folder = Path(run) if run is not None else RunPaths.of_profile("quick").root
-    kit = kit_of_run(folder)
+    kit = kit_of_run(folder, train=train)
     features, face = _predict_and_reconstruct(audio, kit)
     names, gallery_features, images = kit.names, kit.features, kit.images
     if gallery is not None:
@@ -178,7 +184,7 @@ def reconstruct(
         )
     found = _nearest_faces(features, names, gallery_features, images, top_k=top_k)
     guesses = tuple(_guess(probe, features) for probe in kit.probes)
-    return Reconstruction(face, features, guesses, found, len(names))
+    return Reconstruction(face, features, guesses, found, len(names), kit.encoder.parent)
 
 
 def read_voice(path: Path, *, longest_s: float = 10.0) -> np.ndarray:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from s2f_lib.config import LoopConfig
-from s2f_lib.errors import TrainingError
+from s2f_lib.errors import MissingFileError, TrainingError
 from s2f_lib.storage import locked, write_atomically
 from s2f_lib.training import checkpoint, optim
 from s2f_lib.training.data import Batch, BatchLoader
@@ -140,16 +141,37 @@ def fit(
             f"{len(task.data)} training examples are fewer than a batch of {config.batch_size}: "
             "prepare more clips or lower batch_size"
         )
+    if not (out / checkpoint.MODEL_FILE).is_file():
+        _check_may_train()
     with locked(out / METRICS_FILE) if is_first_process() else nullcontext():
         torch.manual_seed(config.seed)
         run = TrainingRun(task, config, out, digest, after_step)
         run.resume()
         while not run.finished:
+            _check_may_train()
             row = run.train_epoch()
             if progress is not None:
                 progress(int(row["epoch"]), config.epochs, row)
         run.write_model()
         return pd.DataFrame(run.rows)
+
+
+_forbidden: ContextVar[str] = ContextVar("training_forbidden", default="")
+
+
+@contextmanager
+def training_forbidden(message: str) -> Iterator[None]:
+    """Let `fit` return finished models only; for others it raises a MissingFileError with the message."""
+    token = _forbidden.set(message)
+    try:
+        yield
+    finally:
+        _forbidden.reset(token)
+
+
+def _check_may_train() -> None:
+    if message := _forbidden.get():
+        raise MissingFileError(message)
 
 
 class TrainingRun:

@@ -150,9 +150,11 @@ def test_source_survives_round_trip_without_outputs(source):
 
 
 @each_chapter
-def test_parameters_cell_is_first_with_common_defaults(source):
+def test_parameters_cell_follows_check_and_has_common_defaults(source):
+    assert source.code[0].source.splitlines()[-1] == "check_injected_parameters()"
+    assert source.code[0].metadata["tags"] == ["remove-cell"]
     tagged = [cell for cell in source.code if "parameters" in cell.metadata.get("tags", [])]
-    assert tagged == [source.code[0]]
+    assert tagged == [source.code[1]]
     defaults = source.chapter.parameters
     assert (defaults["profile"], defaults["run_dir"], defaults["settings"]) == ("quick", None, {})
 

@@ -24,6 +24,7 @@ from s2f_lib.book.runner import run_chapters
 from s2f_lib.errors import ChapterError, InputError
 from s2f_lib.paths import RunPaths
 from s2f_lib.storage import locked
+from s2f_lib.study import read_settings
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,10 @@ def test_run_chapters_bad_parameter_is_refused_first(chapters, workspace, parame
     assert not (workspace / "runs").exists()
 
 
-def test_check_parameters_refuses_other_chapters_parameters(chapters):
-    first = select_chapters(find_chapters(chapters), ["01"])
-    with pytest.raises(InputError, match="unknown parameter 'share'"):
-        check_parameters("quick", {"share": "0.1"}, first)
+def test_run_chapters_names_the_chapter_of_a_parameter(chapters, runs):
+    with pytest.raises(InputError, match=r"'share' belongs to 02_second: add --only 02"):
+        run_chapters("quick", only=["01"], parameters={"share": "0.1"}, notebooks=chapters)
+    assert runs() == []
 
 
 def test_check_parameters_converts_to_the_default_type(chapters):
@@ -108,10 +109,14 @@ def test_run_chapters_skips_what_is_up_to_date(chapters, workspace, monkeypatch,
     assert seen == [(0, 2, "01_first"), (1, 2, "02_second"), (2, 2, "")]
     once = ["first 7", "second {'training.epochs': '3'}"]
     assert runs() == once
+    settings = RunPaths(workspace / "runs" / "quick").settings
+    assert read_settings(settings).training.epochs == 3
+    settings.write_text("")
     again = run_chapters("quick", parameters=given, notebooks=chapters)
     assert [r.skipped for r in again] == [True, True]
     assert [round(r.seconds, 1) for r in again] == [round(r.seconds, 1) for r in results]
     assert runs() == once
+    assert read_settings(settings).training.epochs == 3
 
     # a changed source runs only its chapter
     second = chapters / "02_second.md"
@@ -144,6 +149,34 @@ def test_run_chapters_failing_cell_stops_and_is_named(chapters, workspace, write
     assert [r.skipped for r in results] == [True, False]
     assert files.path.exists()
     assert not files.failed.exists()
+
+
+def test_run_chapters_failed_try_leaves_good_run_up_to_date(chapters, write_chapter, workspace):
+    table = """
+        from pathlib import Path
+        tables = Path(run_dir) / "tables"
+        tables.mkdir(exist_ok=True)
+        tables.joinpath("01_sizes.csv").write_text(str(max(n_rows, 3)))
+        assert n_rows < 5
+        """
+    write_chapter(chapters, "01_first", table, own_parameters="n_rows = 3")
+
+    def skipped(n_rows):
+        parameters = {"n_rows": n_rows}
+        return run_chapters("quick", only=["01"], parameters=parameters, notebooks=chapters)[0].skipped
+
+    assert [skipped(3), skipped(3)] == [False, True]
+    with pytest.raises(ChapterError, match="AssertionError"):
+        skipped(9)
+    assert not skipped(3)  # the failed run has replaced a table
+    run = workspace / "runs" / "quick"
+    write_chapter(chapters, "01_first", table.replace("max(n_rows, 3)", "3"), own_parameters="n_rows = 3")
+    assert not skipped(3)
+    with pytest.raises(ChapterError, match="AssertionError"):
+        skipped(9)
+    assert (run / "notebooks" / "01_first.failed.ipynb").exists()
+    assert skipped(3)
+    assert not (run / "notebooks" / "01_first.failed.ipynb").exists()
 
 
 def test_run_chapters_dead_kernel_names_the_chapter(chapters, workspace, write_chapter):
@@ -192,35 +225,53 @@ PROGRAM = """
 import faulthandler, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-faulthandler.dump_traceback_later(50)  # a run that hangs prints its stack
-from s2f_lib.book.runner import run_chapters
-try:
-    run_chapters("quick", notebooks=Path(sys.argv[1]))
-except KeyboardInterrupt:
-    sys.exit(42)
+faulthandler.dump_traceback_later(90)  # a run that hangs prints its stack
+from s2f_lib import paths
+from s2f_lib.cli.main import main
+paths.notebooks_dir = lambda: Path("sources").absolute()
+sys.argv[:] = ["s2f", "run"]
+main()
 """
 
 
-def test_run_chapters_interrupt_ends_the_kernel(chapters, workspace, write_chapter):
-    write_chapter(
-        chapters,
-        "02_second",
-        "import os, time\nfrom pathlib import Path",
-        "Path('pid.txt').write_text(str(os.getpid()))\ntime.sleep(120)",
+def test_run_interrupted_prints_one_line_and_resumes(chapters, workspace, write_chapter):
+    sleeping = """
+        import os, subprocess, time
+        from pathlib import Path
+        if not Path("pid.txt").exists():
+            print("step 1 of 2")
+            child = subprocess.Popen(["sleep", "120"])
+            Path("pid.part").write_text(f"{os.getpid()} {child.pid}")
+            Path("pid.part").rename("pid.txt")
+            time.sleep(120)
+        """
+    write_chapter(chapters, "02_second", sleeping)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=workspace,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(chapters)], cwd=workspace)
     try:
-        pid_file = workspace / "pid.txt"
-        _wait_for(lambda: pid_file.exists() and pid_file.read_text())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 42
+        _wait_for((workspace / "pid.txt").exists)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    pid = int(pid_file.read_text())
-    _wait_for(lambda: not _alive(pid))
-    names = {path.name for path in (workspace / "runs/quick/notebooks").iterdir()}
-    assert names == {"01_first.ipynb"}
+    assert process.returncode == 130
+    *progress, last = errors.splitlines()
+    assert last == "s2f: interrupted; run the same command again to resume"
+    said = [line.split(" ", 1)[1] for line in progress]  # without the time
+    first, second = "chapters: 0 of 2, 01_first", "chapters: 1 of 2, 02_second"
+    assert [said[0], said[-1]] == [first, "02_second: step 1 of 2"]
+    assert len(said) == 3
+    assert said[1].startswith(second)
+    for pid in map(int, (workspace / "pid.txt").read_text().split()):
+        _wait_for(lambda pid=pid: not _alive(pid))
+    assert {path.name for path in (workspace / "runs/quick/notebooks").iterdir()} == {"01_first.ipynb"}
+    assert [result.skipped for result in run_chapters("quick", notebooks=chapters)] == [True, False]
 
 
 def _wait_for(condition, timeout_s: float = 90) -> None:

@@ -50,7 +50,7 @@ def test_pairs_stored_split_runs_and_repeats(folder, workspace, tmp_path):
     split = tmp_path / "split.csv"
     rows = [f"{avspeech_name(i)},{'test' if i % 4 == 0 else 'train'}" for i in range(16)]
     split.write_text("clip_id,split\n" + "\n".join(rows) + "\n")
-    out = tmp_path / "new" / "results.json"
+    out = tmp_path / "results.json"
     arguments = ["--root", folder, "--split", split, "--voxceleb", "--control", "--out", out, *QUICK]
     done = s2f(*arguments, workspace=workspace)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_pairs_stored_split_runs_and_repeats(folder, workspace, tmp_path):
     assert results["face_from_face"]["avspeech"]["gallery"] == 15
     # the written split gives the same numbers again
     again = tmp_path / "again.json"
-    stored = ["--split", tmp_path / "new" / "results_splits" / "0.csv", "--out", again]
+    stored = ["--split", tmp_path / "results_splits" / "0.csv", "--out", again]
     arguments = ["--root", folder, *stored, "--voxceleb", "--control", *QUICK]
     done = s2f(*arguments, workspace=workspace)
     assert done.returncode == 0, done.stderr

@@ -40,8 +40,8 @@ def run(tmp_path_factory) -> Path:
     workspace = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("S2F_WORKSPACE", str(workspace))
-        study = Study.open("quick", settings=TINY)
-        kit_of_run(study.paths.root)
+        study = Study.open("quick", run_dir=workspace / "runs" / "quick", settings=TINY)
+        kit_of_run(study.paths.root, train=True)
         yield study.paths.root
 
 
@@ -151,6 +151,41 @@ def test_reconstruct_with_gallery_folder(run, voices, tmp_path):
         s2f_lib.reconstruct(voices[0], run=run, gallery=tmp_path / "absent")
 
 
+def test_reconstruct_other_settings_opened_same_model(run, voices):
+    before, stored = s2f_lib.reconstruct(voices[0], run=run), (run / "settings.yaml").read_bytes()
+    models = sorted((run / "models").iterdir())
+    other = TINY | {"training.seed": 1}
+    changed = Study.open("quick", settings=other)
+    Study.open("quick", run_dir=run, settings=other)
+    assert changed.paths.root.parent == run.parent
+    assert changed.paths.root != run
+    assert (run / "settings.yaml").read_bytes() == stored
+    after = s2f_lib.reconstruct(voices[0], run=run)
+    assert after.encoder == before.encoder
+    assert after.encoder.parent == run / "models"
+    np.testing.assert_array_equal(before.features, after.features)
+    assert sorted((run / "models").iterdir()) == models
+
+
+def test_reconstruct_trains_only_if_told(run, voices, tmp_path):
+    workspace, models = run.parents[1], set((run / "models").glob("*coder-*"))
+    folder = Study.open("quick", settings=TINY | {"training.seed": 2}).paths.root
+    with pytest.raises(MissingFileError, match=r"no trained models .* `s2f reconstruct --train`"):
+        s2f_lib.reconstruct(voices[0], run=folder)
+    unprepared = Study.open("quick", settings=TINY | {"source.synthetic.seed": 1}).paths.root
+    with pytest.raises(MissingFileError, match="no trained models"):
+        s2f_lib.reconstruct(voices[0], run=unprepared)
+    assert len(list((workspace / "data").glob("prepared-*"))) == 1
+    assert set((run / "models").glob("*coder-*")) == models
+    out = tmp_path / "face.png"
+    done = s2f("reconstruct", voices[0], "-o", out, "--run", folder, "--train", workspace=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 of 1" in done.stderr
+    trained = s2f_lib.reconstruct(voices[0], run=folder).encoder
+    assert trained not in models
+    assert f"model: {trained}\n" in done.stdout
+
+
 def _noise(duration_s: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 3000, round(duration_s * RATE_HZ))
 
@@ -201,4 +236,8 @@ def test_command_writes_image_and_exit_status(run, voices, tmp_path):
     assert bad.stderr.startswith("s2f: noise.wav does not sound like speech")
     assert len(bad.stderr.splitlines()) == 1
     assert not (tmp_path / "x.png").exists()
-    assert s2f("reconstruct", voices[0], "-o", tmp_path / "x.jpg", workspace=workspace).returncode == 2
+    for out, message in {"x.jpg": "expected a .png file", "new/x.png": "make it first"}.items():
+        bad = s2f("reconstruct", voices[0], "-o", tmp_path / out, workspace=workspace)
+        assert bad.returncode == 2
+        assert message in bad.stderr
+    assert not (tmp_path / "new").exists()
