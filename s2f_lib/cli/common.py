@@ -47,13 +47,21 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def load_sections(
-    profile: str | None, settings: Mapping[str, Any], *, command: str, sections: Sequence[str]
+    profile: str | None,
+    settings: Mapping[str, Any],
+    *,
+    command: str,
+    sections: Sequence[str],
+    source: str | None = None,
 ) -> StudyConfig:
-    """Return the settings of a command that reads only some sections; refuse a setting of another one."""
+    """Return the settings of a command that reads only some sections; refuse a setting of another one.
+
+    `source` is the kind of source that the command reads, whatever the profile says.
+    """
     for key in settings:
         if key in setting_keys() and not any(key.startswith(f"{section}.") for section in sections):
             raise ConfigError(f"{key} has no effect on s2f {command}, which reads only {', '.join(sections)}")
-    return load_config(profile, settings)
+    return load_config(profile, dict(settings) | ({"source.kind": source} if source else {}))
 
 
 def check_file_to_write(path: Path, *, suffix: str) -> None:

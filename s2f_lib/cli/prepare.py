@@ -8,8 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from s2f_lib.cli.common import ParameterOption, console, parse_parameters, print_table, progress_bar
-from s2f_lib.config import load_config
+from s2f_lib.cli.common import (
+    ParameterOption,
+    console,
+    load_sections,
+    parse_parameters,
+    print_table,
+    progress_bar,
+)
 from s2f_lib.errors import InputError, StudyError
 
 _MAX_REFUSALS = 20  # number of refusals in the terminal; the ledger has all of them
@@ -103,7 +109,8 @@ def prepare_command(
         media = out / "media"
     options = {"preparation.faces": faces, "preparation.workers": workers} | download_options
     settings = parse_parameters(parameter) | {k: value for k, value in options.items() if value is not None}
-    config = load_config(profile, settings)
+    sections = ("source.avspeech", "preparation", "features")
+    config = load_sections(profile, settings, command="prepare", sections=sections, source="avspeech")
     if download:
         media.mkdir(parents=True, exist_ok=True)
     avspeech = config.source.avspeech
