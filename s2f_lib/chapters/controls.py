@@ -21,7 +21,7 @@ from s2f_lib.evaluation.statistics import hit_interval, recall_test
 from s2f_lib.evaluation.tables import Predictions
 from s2f_lib.pairs.model import normalize_by_cohort
 from s2f_lib.preparation.shards import PreparedClips
-from s2f_lib.sources.synthetic.people import draw_population, log_likelihood
+from s2f_lib.sources.synthetic.people import GENDERS, GROUPS, draw_population, log_likelihood
 from s2f_lib.storage import cached_array, digest
 from s2f_lib.study import Study
 from s2f_lib.training.encoder import TrainedEncoder
@@ -262,7 +262,9 @@ def _from_latents(
 
 def _voice_columns(table: pd.DataFrame) -> np.ndarray:
     """Return the voice's shared latents as numbers, with squares and interactions with gender."""
-    classes = pd.get_dummies(table[["voice_gender", "voice_group"]].astype(str)).to_numpy(float)
+    named = {"voice_gender": GENDERS, "voice_group": GROUPS}  # a small table may lack one of the classes
+    columns = {name: pd.Categorical(table[name], sorted(classes)) for name, classes in named.items()}
+    classes = pd.get_dummies(pd.DataFrame(columns)).to_numpy(float)
     numbers = table[["voice_age_z", "voice_body"]].to_numpy(float)
     by_gender = classes[:, :1] * numbers
     return np.hstack([classes, numbers, numbers**2, by_gender])

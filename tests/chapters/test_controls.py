@@ -46,6 +46,15 @@ def faces_of(table: pd.DataFrame) -> np.ndarray:
     return (8 + latents @ mixing).astype(np.float32)
 
 
+def test_voice_columns_do_not_depend_on_the_other_people():
+    table = draw_population(WORLD).table()
+    together = controls._voice_columns(table)
+    apart = [controls._voice_columns(table.iloc[[row]]) for row in range(len(table))]
+    np.testing.assert_array_equal(np.concatenate(apart), together)
+    genders, groups = (pd.get_dummies(table[name].astype(str)) for name in ("voice_gender", "voice_group"))
+    np.testing.assert_array_equal(together[:, : genders.shape[1] + groups.shape[1]], genders.join(groups))
+
+
 def clips_of(split: str, *, rho: float, n: int | None = None) -> PreparedClips:
     """Return the first `n` clips of a split with voices of a given rho. None: all clips."""
     table = draw_population(WORLD).table()
