@@ -8,6 +8,8 @@ from .evaluation.tables import plot_recall as plot_recall
 from .media.spectrogram import complex_spectrogram as complex_spectrogram
 from .models.voice_encoder import VoiceEncoder as VoiceEncoder
 from .preparation.pipeline import prepare as prepare
+from .preparation.pipeline import prepare_folder as prepare_folder
+from .preparation.pipeline import prepare_recordings as prepare_recordings
 from .preparation.shards import PreparedClips as PreparedClips
 from .preparation.shards import read_prepared as read_prepared
 from .reconstruction.voice import Reconstruction as Reconstruction

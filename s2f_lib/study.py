@@ -144,7 +144,7 @@ class Study:
         from s2f_lib.preparation.shards import read_prepared
 
         clips = read_prepared(self.prepared_dir)
-        return clips.subset(np.argsort([split or "" for split in clips.splits], kind="stable"))
+        return clips[np.argsort([split or "" for split in clips.splits], kind="stable")]
 
     def split(self, name: str) -> PreparedClips:
         """Return the prepared clips of "train" or "test". An empty split is a `DataError`."""
@@ -152,7 +152,7 @@ class Study:
         if not chosen.any():
             found = sorted({split or "none" for split in self.clips.splits})
             raise DataError(f"no prepared clip is in split {name!r}: splits are {found}")
-        return self.clips.subset(chosen)
+        return self.clips[chosen]
 
     @functools.cached_property
     def extractor(self) -> FaceFeatureExtractor:
@@ -328,7 +328,13 @@ class Study:
                 "(or -p source.avspeech.fetch_missing=true to download them)"
             )
         media = download.folder if download is not None else source.media
-        return load_clips(source.csv, media, test_share=source.test_share, split_csv=source.split)
+        return load_clips(
+            source.csv,
+            media,
+            test_share=source.test_share,
+            split_csv=source.split,
+            youtube_ids=download is not None,
+        )
 
     def _own_clips(self) -> Iterator[ClipRef | BadRow]:
         from s2f_lib.sources.clip import ClipRef

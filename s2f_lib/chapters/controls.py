@@ -116,7 +116,7 @@ def learning_curve(study: Study, *, k: int) -> pd.DataFrame:
 
 def _first_of(clips: PreparedClips, share: float) -> PreparedClips:
     # people are sampled independently, so the first clips are a random sample
-    return clips if share == 1 else clips.subset(np.arange(round(share * len(clips))))
+    return clips if share == 1 else clips[: round(share * len(clips))]
 
 
 def _encoder_of_part(study: Study, part: PreparedClips) -> TrainedEncoder:

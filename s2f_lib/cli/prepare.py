@@ -1,10 +1,10 @@
-"""The command `s2f prepare`: from a clip list to shards, with or without download, here or on a cluster."""
+"""The command `s2f prepare`: from a clip list or a folder to shards, with or without download."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,13 +17,13 @@ from s2f_lib.cli.common import (
     progress_bar,
 )
 from s2f_lib.errors import InputError, StudyError
+from s2f_lib.storage import write_atomically
 
 _MAX_REFUSALS = 20  # number of refusals in the terminal; the ledger has all of them
 _DOWNLOAD = "source.avspeech.download"
 
 
 def prepare_command(
-    csv: Annotated[Path, typer.Option(help="Clip list in AVSpeech's format: id,start_s,end_s,x,y.")],
     out: Annotated[
         Path,
         typer.Option(help="Output folder for the shards and the ledger. An existing run in it is resumed."),
@@ -31,11 +31,22 @@ def prepare_command(
     media: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of <id>.<ext> files, each one clip or one whole video. "
-            "(Default with --download: OUT/media.)",
+            help="Folder of media files. With --csv: <id>.<ext>, each one clip or one whole video. Without "
+            "--csv: any names, each file one clip. (Default with --download: OUT/media.)",
             show_default=False,
         ),
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Clip list in AVSpeech's format: id,start_s,end_s,x,y.")
+    ] = None,
+    max_clip_s: Annotated[
+        float | None,
+        typer.Option(help="Without --csv: cut longer files into clips of this length, in seconds."),
+    ] = None,
+    recordings: Annotated[
+        bool,
+        typer.Option("--recordings", help="Without --csv: prepare only the voices, without faces."),
+    ] = False,
     download: Annotated[
         bool,
         typer.Option("--download", help="Download missing media files; clips are prepared at the same time."),
@@ -78,10 +89,17 @@ def prepare_command(
             help="Address of the Ray cluster, such as auto. (Default: a new cluster on this machine.)"
         ),
     ] = None,
+    refusals: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with every refused clip, its reason and a detail.")
+    ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(help="Reasons of earlier refusals, such as crashed,truncated: try these clips again."),
+    ] = None,
 ) -> None:
     """Prepare clips: write sound, face crops and features into Arrow files, and refusals into a ledger."""
     from s2f_lib.preparation.download_feed import Download
-    from s2f_lib.preparation.pipeline import prepare
+    from s2f_lib.preparation.pipeline import prepare, prepare_folder, prepare_recordings
     from s2f_lib.sources.avspeech import load_clips
 
     if source != "avspeech":
@@ -101,6 +119,14 @@ def prepare_command(
         )
     if address is not None and engine != "ray":
         raise InputError(f"--address {address} needs a Ray cluster: add --engine ray, or leave it out")
+    if csv is None and download:
+        raise InputError("--download needs a list of the clips to download: add --csv LIST.csv")
+    if csv is not None and (recordings or max_clip_s is not None):
+        raise InputError("--recordings and --max-clip-s are for a folder without a list: leave --csv out")
+    if recordings and (engine != "local" or faces is not None):
+        raise InputError(
+            "--recordings runs on this machine and looks for no face: leave --engine and --faces out"
+        )
     if media is None:
         if not download:
             raise InputError(
@@ -109,25 +135,26 @@ def prepare_command(
         media = out / "media"
     options = {"preparation.faces": faces, "preparation.workers": workers} | download_options
     settings = parse_parameters(parameter) | {k: value for k, value in options.items() if value is not None}
-    sections = ("source.avspeech", "preparation", "features")
+    sections = ("source.avspeech", "preparation", *(() if recordings else ("features",)))
     config = load_sections(profile, settings, command="prepare", sections=sections, source="avspeech")
     if download:
         media.mkdir(parents=True, exist_ok=True)
     avspeech = config.source.avspeech
-    clips = load_clips(csv, media, test_share=avspeech.test_share, split_csv=split or avspeech.split)
+    splits: dict[str, Any] = {"test_share": avspeech.test_share, "split_csv": split or avspeech.split}
     with progress_bar("clips") as report:
-        summary = prepare(
-            clips,
-            out,
-            preparation=config.preparation,
-            features=config.features,
-            progress=report,
-            download=Download(media, avspeech.download) if download else None,
-            engine=engine,
-            address=address,
-        )
-    print_table(summary.table(), title=f"Clips of {csv.name}")
-    _print_refusals(out, n_refused=summary.n_refused)
+        run: dict[str, Any] = {"preparation": config.preparation, "progress": report, "retry": retry or ()}
+        if recordings:
+            summary = prepare_recordings(media, out, max_clip_s=max_clip_s, **splits, **run)
+        else:
+            run |= {"features": config.features, "engine": engine, "address": address}
+            if csv is None:
+                summary = prepare_folder(media, out, max_clip_s=max_clip_s, **splits, **run)
+            else:
+                clips = load_clips(csv, media, **splits, youtube_ids=download)
+                source_of = Download(media, avspeech.download) if download else None
+                summary = prepare(clips, out, **run, download=source_of)
+    print_table(summary.table(), title=f"Clips of {(csv or media).name}")
+    _print_refusals(out, refusals)
     console.print(f"Shards and ledger are in {out}.", soft_wrap=True)
     if summary.n_pending:
         raise StudyError(
@@ -138,13 +165,15 @@ def prepare_command(
         raise StudyError("no clip was prepared: see the reasons above")
 
 
-def _print_refusals(out: Path, *, n_refused: int) -> None:
-    from s2f_lib.preparation.ledger import Ledger
-    from s2f_lib.preparation.pipeline import LEDGER_NAME
+def _print_refusals(out: Path, table: Path | None) -> None:
+    from s2f_lib.preparation.ledger import read_refusals
 
-    with Ledger(out / LEDGER_NAME) as ledger:
-        refusals = ledger.refusals(limit=_MAX_REFUSALS)
-    for clip_id, reason, detail in refusals:
-        console.print(f"  {clip_id}: {reason} - {detail}", soft_wrap=True, markup=False, highlight=False)
-    if n_refused > len(refusals):
-        console.print(f"  and {n_refused - len(refusals)} more, in {out / LEDGER_NAME}", soft_wrap=True)
+    refusals = read_refusals(out)
+    if table is not None:
+        write_atomically(table, refusals.to_csv(index=False))
+    for row in refusals[:_MAX_REFUSALS].itertuples():
+        line = f"  {row.clip_id}: {row.reason} - {row.detail}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if len(refusals) > _MAX_REFUSALS:
+        more = f"  and {len(refusals) - _MAX_REFUSALS} more: --refusals FILE.csv writes all of them"
+        console.print(more, soft_wrap=True)

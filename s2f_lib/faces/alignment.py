@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from s2f_lib.errors import ClipRefused, RefusalReason
+from s2f_lib.errors import ClipRefused, InputError, RefusalReason
 from s2f_lib.faces.detection import Detection
 from s2f_lib.faces.dlib_port.weights import dlib_weights
 
@@ -42,8 +42,8 @@ def choose_face(
     found: Sequence[Sequence[Detection]],
     *,
     faces: str,
-    x: float,
-    y: float,
+    x: float | None,
+    y: float | None,
     frame_sizes: Sequence[tuple[int, int]],
 ) -> tuple[int, Detection]:
     """Choose the speaker's face and the frame in which its detection is most confident.
@@ -71,6 +71,8 @@ def choose_face(
     ------
     ClipRefused
         NO_FACE or SEVERAL_FACES, with the number of faces in each frame.
+    InputError
+        The position is not known, and `faces` is "at-xy".
 
     See Also
     --------
@@ -85,6 +87,9 @@ def choose_face(
     >>> index, face.confidence
     (1, 1.1)
     """
+    if faces != "one" and (x is None or y is None):
+        raise InputError("faces at-xy needs the speaker's x and y, which these clips lack: use faces one")
+    centre = (0.5, 0.5) if x is None or y is None else (x, y)
     counts = [len(faces_here) for faces_here in found]
     too_many, too_few = (max(counts) > 1, min(counts) == 0) if faces == "one" else (False, max(counts) == 0)
     if too_many or too_few:
@@ -96,7 +101,7 @@ def choose_face(
 
     def distance_px(face: Detection, size: tuple[int, int]) -> float:
         height, width = size
-        return math.dist(face.centre, (x * width, y * height))
+        return math.dist(face.centre, (centre[0] * width, centre[1] * height))
 
     candidates = [
         (index, min(faces_here, key=lambda face: distance_px(face, size)))

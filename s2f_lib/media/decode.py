@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ import numpy as np
 from s2f_lib.errors import ClipRefused, RefusalReason
 
 # Formats of videos with sound. Playlists and text formats are missing on purpose: they name other files, and
-# a downloaded file must not decide which files are opened.
-_FORMATS = "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp"
-# Formats of recordings that have only sound; none of them names other files.
-_SOUND_FORMATS = (
-    f"{_FORMATS},aiff,caf,au,amr,amrnb,amrwb,ac3,eac3,dts,wv,w64,tta,ape,tak,shn,mpc,mpc8,voc,gsm,sln,ircam,"
+# a downloaded file must not decide which files are opened. The second line and the third are of sound only.
+_FORMATS = (
+    "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp,"
+    "aiff,caf,au,amr,amrnb,amrwb,ac3,eac3,dts,wv,w64,tta,ape,tak,shn,mpc,mpc8,voc,gsm,sln,ircam,"
     "nistsphere,pvf,sox,dsf,dss,iff,oma,xwma,qcp,wve,loas,lc3,codec2"
 )
 
+_ESTIMATED = frozenset({"mp3", "aac", "ac3", "eac3", "dts", "amr", "loas"})  # FFmpeg divides size by bit rate
 SHORTFALL_S = 0.5  # a track may end this much before the clip: two tracks rarely end together
 _SILENCE_PEAK = 2  # of 32,768: a codec may turn digital silence into this
 _SEEK_GAP_S = 2.0  # closer targets are reached by decoding: key frames are about as far apart
@@ -37,7 +37,7 @@ _SEEK_EARLY_S = 1.0  # a seek without an index is inexact; this margin covers tw
 class MediaInfo:
     """Properties of a media file, as the file states them."""
 
-    duration_s: float  # 0.0 if the file does not state it
+    duration_s: float  # 0.0 if it is unknown
     has_audio: bool
     has_video: bool
 
@@ -45,7 +45,8 @@ class MediaInfo:
 def probe(path: Path) -> MediaInfo:
     """Return the properties of a media file, without decoding.
 
-    It raises `ClipRefused`: MEDIA_MISSING, NOT_MEDIA or TRUNCATED (an MP4 without its index).
+    If the file does not state its duration, its packets are read. It raises `ClipRefused`: MEDIA_MISSING,
+    NOT_MEDIA or TRUNCATED (an MP4 without its index).
     """
     with _opened(path) as container:
         streams = container.streams
@@ -90,7 +91,7 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
     >>> read_audio(path, start_s=0.5, end_s=1.0, sample_rate_hz=8_000)[:3]
     array([4000, 4001, 4002], dtype=int16)
     """
-    audio = _mono(path, _FORMATS, start_s=start_s, end_s=end_s, sample_rate_hz=sample_rate_hz)
+    audio = _mono(path, start_s=start_s, end_s=end_s, sample_rate_hz=sample_rate_hz)
     found_s = len(audio) / sample_rate_hz
     if found_s < (end_s - start_s) - SHORTFALL_S:
         raise ClipRefused(
@@ -103,10 +104,10 @@ def read_audio(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int)
 def read_recording(path: Path, *, longest_s: float, sample_rate_hz: int) -> np.ndarray:
     """Decode the first `longest_s` seconds of a recording, mixed to mono, `(n,)` int16 with n >= 1.
 
-    It accepts more formats than `read_audio`, and does not use the length that the file states: a browser's
-    recorder writes none, and in some formats it is an estimate.
+    It does not use the length that the file states: a browser's recorder writes none, and in some formats it
+    is an estimate.
     """
-    audio = _mono(path, _SOUND_FORMATS, start_s=0.0, end_s=longest_s, sample_rate_hz=sample_rate_hz)
+    audio = _mono(path, start_s=0.0, end_s=longest_s, sample_rate_hz=sample_rate_hz)
     if len(audio) == 0:
         raise ClipRefused(RefusalReason.TRUNCATED, f"{path.name}: no sound in it can be decoded")
     return _not_silent(audio, path, sample_rate_hz=sample_rate_hz)
@@ -184,10 +185,10 @@ def repeat_to(audio: np.ndarray, n_samples: int) -> np.ndarray:
     return np.resize(audio, n_samples)  # numpy's resize repeats from the start
 
 
-def _mono(path: Path, formats: str, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
+def _mono(path: Path, *, start_s: float, end_s: float, sample_rate_hz: int) -> np.ndarray:
     """Return the sound of the part that can be decoded, `(n,)` int16."""
     n_wanted = round((end_s - start_s) * sample_rate_hz)
-    with _opened(path, formats) as container:
+    with _opened(path) as container:
         if not container.streams.audio:
             raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
         stream = container.streams.audio[0]
@@ -311,10 +312,17 @@ def _origin_s(container: Any) -> float:
 
 
 def _duration_s(container: Any) -> float:
-    if container.duration:
+    if container.duration and container.format.name not in _ESTIMATED:
         return container.duration / 1e6
     lengths = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
-    return max(lengths, default=0.0)
+    if lengths and container.format.name not in _ESTIMATED:
+        return max(lengths)
+    end_s = 0.0
+    with suppress(av.error.FFmpegError):  # a file may break off
+        for packet in container.demux():
+            if packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return max(0.0, end_s - _origin_s(container))
 
 
 def _upright_rgb(frame: Any) -> np.ndarray:
@@ -324,12 +332,12 @@ def _upright_rgb(frame: Any) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path, formats: str = _FORMATS) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:
     """Open a media file, or raise `ClipRefused` with the reason."""
     if not path.is_file():
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no file at {path}")
     try:
-        container = av.open(str(path), options={"format_whitelist": formats, "protocol_whitelist": "file"})
+        container = av.open(str(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     with container:

@@ -1,7 +1,10 @@
 from .download_feed import Download as Download
 from .ledger import Ledger as Ledger
 from .ledger import PreparationSummary as PreparationSummary
+from .ledger import read_refusals as read_refusals
 from .pipeline import prepare as prepare
+from .pipeline import prepare_folder as prepare_folder
+from .pipeline import prepare_recordings as prepare_recordings
 from .shards import PreparedClips as PreparedClips
 from .shards import PreparedRow as PreparedRow
 from .shards import read_prepared as read_prepared

@@ -1,7 +1,8 @@
 """A clip's state between the stages of preparation, and the stages: decode, detect, align, features.
 
-Local processes and a cluster run the same stages, so both write the same rows. A fault of a clip refuses
-that clip with a reason. A fault of the set-up, such as missing weights or a full disk, ends the run.
+For recordings without faces, one stage decodes the sound. Local processes and a cluster run the same stages,
+so both write the same rows. A fault of a clip refuses that clip with a reason. A fault of the set-up, such as
+missing weights or a full disk, ends the run.
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ from s2f_lib.faces.detection import Detection, FaceDetector
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.faces.extractor import FaceFeatureExtractor, make_extractor
 from s2f_lib.media import decode as media
-from s2f_lib.media.jpeg import decode_jpeg, encode_jpeg
+from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.preparation.shards import PreparedRow
-from s2f_lib.sources.clip import ClipRef
+from s2f_lib.sources.clip import MIN_CLIP_S, ClipRef
 
 logger = logging.getLogger(__name__)
 
-Stage = Literal["decode", "detect", "align", "features"]
+Stage = Literal["decode", "detect", "align", "features", "sound"]
 T = TypeVar("T")
 
-MIN_AUDIO_S = 1.0  # clips with less audio are refused
 _CLIP_SLACK_S = 2.0  # cutting tools add less to a clip; a file that is longer by more is the whole video
 
 
@@ -119,6 +119,7 @@ class ClipStages:
                     preparation.detector, width_px=preparation.detection_width_px, device=device
                 ),
             ),
+            "sound": lambda: partial(decode_sound, preparation=preparation),
             "align": lambda: partial(align, preparation=preparation),
             "features": lambda: partial(compute_features, extractor=make_extractor(features, device=device)),
         }
@@ -135,7 +136,19 @@ def decode(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
     """Decode the sound and the frames in which a face is searched."""
     for state in _accepted(states):
         with _stage(state, "decode"):
-            _decode(state, preparation)
+            path, start_s, end_s = _located(state.clip, video=True)
+            state.audio = _read_audio(path, start_s, end_s, preparation)
+            positions = sorted(preparation.frame_positions)
+            state.times_s = [start_s + share * (end_s - start_s) for share in positions]
+            state.frames = media.read_frames(path, times_s=state.times_s)
+
+
+def decode_sound(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
+    """Decode the sound of recordings, and make their rows, which have no face."""
+    for state in _accepted(states):
+        with _stage(state, "decode"):
+            audio = _read_audio(*_located(state.clip, video=False), preparation)
+            state.row = _make_row(state.clip, audio, preparation)
 
 
 def detect(states: Sequence[ClipState], preparation: PreparationConfig, detector: FaceDetector) -> None:
@@ -166,24 +179,14 @@ def detect(states: Sequence[ClipState], preparation: PreparationConfig, detector
 
 def align(states: Sequence[ClipState], preparation: PreparationConfig) -> None:
     """Cut the faces out and make the rows; the sound is repeated or cut to `audio_s`."""
-    n_samples = round(preparation.audio_s * SAMPLE_RATE_HZ)
     for state in _accepted(states):
         with _stage(state, "align"):
-            clip, audio, detection = state.clip, state.audio, state.detection
+            audio, detection = state.audio, state.detection
             assert audio is not None
             assert detection is not None
             crop = align_face(state.frames[0], detection)
-            state.row = PreparedRow(
-                clip_id=clip.clip_id,
-                video_id=clip.video_id,
-                split=clip.split,
-                start_s=clip.start_s,
-                end_s=clip.end_s,
-                x=clip.x,
-                y=clip.y,
-                media=clip.media.name if clip.media else "",
-                audio=media.repeat_to(audio, n_samples),
-                n_audio_samples=min(len(audio), n_samples),
+            state.row = replace(
+                _make_row(state.clip, audio, preparation),
                 crop=encode_jpeg(crop.image),
                 box=(detection.left, detection.top, detection.right, detection.bottom),
                 detection_confidence=detection.confidence,
@@ -208,7 +211,7 @@ def with_features(rows: Sequence[PreparedRow], extractor: FaceFeatureExtractor) 
 
     The JPEG files are decoded for it, so an extractor that is run on the shards later gets the same pixels.
     """
-    faces = np.stack([decode_jpeg(row.crop) for row in rows])
+    faces = np.stack([row.face for row in rows])
     with np.errstate(over="ignore"):  # checked below
         features = np.asarray(extractor(faces)).astype(np.float16)  # (n, dimension)
     if features.shape != (len(faces), extractor.dimension) or not np.isfinite(features).all():
@@ -249,26 +252,45 @@ def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
     return start_s, min(end_s, duration_s)
 
 
-def _decode(state: ClipState, preparation: PreparationConfig) -> None:
-    clip = state.clip
+def _located(clip: ClipRef, *, video: bool) -> tuple[Path, float, float]:
+    """Return the media file of a clip, and the clip's start and end in it; `video` asks for a video track."""
     if clip.media is None:
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no media file for {clip.video_id}")
     path = Path(clip.media)
     info = media.probe(path)
-    if not info.has_video:
+    if video and not info.has_video:
         raise ClipRefused(RefusalReason.NO_VIDEO, f"{path.name} has no video track")
     if not info.has_audio:
         raise ClipRefused(RefusalReason.NO_AUDIO, f"{path.name} has no audio track")
-    start_s, end_s = locate_clip(clip, info.duration_s)
-    audio_end_s = min(end_s, start_s + preparation.audio_s)
-    audio = media.read_audio(path, start_s=start_s, end_s=audio_end_s, sample_rate_hz=SAMPLE_RATE_HZ)
-    if len(audio) < MIN_AUDIO_S * SAMPLE_RATE_HZ:
+    return path, *locate_clip(clip, info.duration_s)
+
+
+def _read_audio(path: Path, start_s: float, end_s: float, preparation: PreparationConfig) -> np.ndarray:
+    end_s = min(end_s, start_s + preparation.audio_s)
+    audio = media.read_audio(path, start_s=start_s, end_s=end_s, sample_rate_hz=SAMPLE_RATE_HZ)
+    if len(audio) < MIN_CLIP_S * SAMPLE_RATE_HZ:
         raise ClipRefused(
             RefusalReason.TOO_SHORT,
-            f"{len(audio) / SAMPLE_RATE_HZ:.2f} s of sound; expected at least {MIN_AUDIO_S:g} s",
+            f"{len(audio) / SAMPLE_RATE_HZ:.2f} s of sound; expected at least {MIN_CLIP_S:g} s",
         )
-    state.times_s = [start_s + share * (end_s - start_s) for share in sorted(preparation.frame_positions)]
-    state.audio, state.frames = audio, media.read_frames(path, times_s=state.times_s)
+    return audio
+
+
+def _make_row(clip: ClipRef, audio: np.ndarray, preparation: PreparationConfig) -> PreparedRow:
+    """Return a row without a face; the sound is repeated or cut to `audio_s`."""
+    n_samples = round(preparation.audio_s * SAMPLE_RATE_HZ)
+    return PreparedRow(
+        clip_id=clip.clip_id,
+        video_id=clip.video_id,
+        split=clip.split,
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        x=clip.x,
+        y=clip.y,
+        media=clip.media.name if clip.media else "",
+        audio=media.repeat_to(audio, n_samples),
+        n_audio_samples=min(len(audio), n_samples),
+    )
 
 
 def _accepted(states: Sequence[ClipState]) -> list[ClipState]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,13 +43,15 @@ class Download:
     config: DownloadConfig
 
     @contextmanager
-    def reopens(self) -> Iterator[Reopen]:
+    def reopens(self, retry: Collection[RefusalReason] = ()) -> Iterator[Reopen]:
         """Open the download's ledger and yield a function: whether to try a refused clip again.
 
-        A clip is tried again if a download with these settings may succeed.
+        A clip is tried again if a download with these settings may succeed. Refusals for the reasons in
+        `retry` are forgotten.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with DownloadLedger(self.folder / LEDGER_NAME) as ledger:
+            ledger.forget(retry)
 
             def reopen(clip: ClipRef, reason: RefusalReason) -> bool:
                 may_download = reason == RefusalReason.MEDIA_MISSING or reason in DOWNLOAD_REASONS

@@ -8,16 +8,18 @@ number of workers or on interruptions.
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2f_lib.errors import DataError, InputError, RefusalReason
+from s2f_lib.errors import DataError, InputError, MissingFileError, RefusalReason
 from s2f_lib.sources.clip import ClipRef
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from s2f_lib.sources.avspeech import BadRow
 
+LEDGER_NAME = "ledger.sqlite"
 PENDING, DONE, REFUSED = "pending", "done", "refused"
 
 _SCHEMA = """
@@ -127,7 +130,7 @@ class Ledger:
             The stored settings differ; the message names each difference.
         """
         stored = json.loads(self.meta_default("settings", json.dumps(settings)))
-        differing = [
+        differing = [  # a setting that an earlier version did not have counts as None
             f"{section}.{key} is {stored.get(section, {}).get(key)!r} there and {value!r} now"
             for section, values in json.loads(json.dumps(settings)).items()
             for key, value in values.items()
@@ -141,12 +144,18 @@ class Ledger:
 
     # -- entering the list ---------------------------------------------------
 
-    def enter(self, clips: Iterable[ClipRef | BadRow], *, reopen: Reopen | None = None) -> None:
+    def enter(
+        self,
+        clips: Iterable[ClipRef | BadRow],
+        *,
+        reopen: Reopen | None = None,
+        retry: Collection[RefusalReason] = (),
+    ) -> None:
         """Enter a clip list; clips that are entered already keep their position and status.
 
         A pending clip takes the media and split of the list. A refused clip becomes pending again, at a new
-        position, if its media appeared or were replaced since, if it crashed in fewer than three runs, or if
-        `reopen` returns true. Bad rows of an earlier list are removed.
+        position, if its media appeared or were replaced since, if it crashed in fewer than three runs, if its
+        reason is in `retry`, or if `reopen` returns true. Bad rows of an earlier list are removed.
 
         Parameters
         ----------
@@ -154,6 +163,8 @@ class Ledger:
             Clip list, read once.
         reopen
             Function of a refused clip and its reason that says whether the clip is tried again.
+        retry
+            Reasons of the refused clips that are tried again.
 
         Raises
         ------
@@ -166,7 +177,7 @@ class Ledger:
             self._db.execute("DELETE FROM clips WHERE position IS NULL")
             for count, clip in enumerate(clips, 1):
                 if isinstance(clip, ClipRef):
-                    position += self._enter_clip(clip, position, reopen)
+                    position += self._enter_clip(clip, position, reopen, retry)
                 else:
                     self._enter_bad_row(clip)
                 if count % 50_000 == 0:  # a long list does not become one huge transaction
@@ -177,7 +188,9 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def _enter_clip(self, clip: ClipRef, position: int, reopen: Reopen | None) -> int:
+    def _enter_clip(
+        self, clip: ClipRef, position: int, reopen: Reopen | None, retry: Collection[RefusalReason]
+    ) -> int:
         """Enter a clip, and return how many positions it takes: 0 or 1."""
         media, now = str(clip.media) if clip.media else None, time.time()
         known = self._db.execute(
@@ -199,6 +212,7 @@ class Ledger:
             )
         elif status == REFUSED and (
             _media_are_new(clip, reason=reason, refused_at=updated)
+            or reason in retry
             or (reason == RefusalReason.CRASHED and n_crashes < _MAX_CRASHES)
             or (reopen is not None and reopen(clip, RefusalReason(reason)))
         ):
@@ -330,22 +344,6 @@ class Ledger:
         )
         return {stage: (seconds, n) for stage, seconds, n in self._db.execute(query)}
 
-    def refusals(self, *, limit: int) -> list[tuple[str, str, str]]:
-        """Return id, reason and detail of the first refused clips in the list's order, bad rows last."""
-        query = (
-            "SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'"
-            " ORDER BY position IS NULL, position, clip_id LIMIT ?"
-        )
-        return self._db.execute(query, (limit,)).fetchall()
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield every row in the list's order, bad rows last."""
-        cursor = self._db.execute("SELECT * FROM clips ORDER BY position IS NULL, position, clip_id")
-        names = [column[0] for column in cursor.description]
-        for values in cursor:
-            row = dict(zip(names, values, strict=True))
-            yield row | {"seconds": json.loads(row["seconds"] or "{}")}
-
 
 @dataclass(frozen=True)
 class PreparationSummary:
@@ -416,6 +414,24 @@ class PreparationSummary:
         return table
 
 
+def refusal_reasons(names: str | Collection[str]) -> frozenset[RefusalReason]:
+    """Return the reasons with some names, given as a collection or as a text with commas.
+
+    Examples
+    --------
+    >>> sorted(refusal_reasons("crashed,truncated"))
+    [<RefusalReason.CRASHED: 'crashed'>, <RefusalReason.TRUNCATED: 'truncated'>]
+    """
+    given = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    known = [reason.value for reason in RefusalReason]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
+            raise InputError(f"unknown reason of a refusal {name!r}: {hint}")
+    return frozenset(map(RefusalReason, given))
+
+
 def summarise(ledger: Ledger, *, n_this_run: int = 0, wall_s: float = 0.0) -> PreparationSummary:
     """Return the summary of a ledger."""
     counts, stages = ledger.counts(), ledger.stages()
@@ -431,6 +447,50 @@ def summarise(ledger: Ledger, *, n_this_run: int = 0, wall_s: float = 0.0) -> Pr
         n_pending=sum(n for (status, _), n in counts.items() if status == PENDING),
         clips_by_stage={stage: n for stage, (_, n) in stages.items()},
     )
+
+
+def read_refusals(folder: str | Path) -> pd.DataFrame:
+    """Return the refused clips of a prepared folder in the order of the list, malformed rows last.
+
+    Parameters
+    ----------
+    folder
+        Folder that `prepare` wrote. It is not changed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns clip_id, reason (see `errors.RefusalReason`) and detail, one line for a person.
+
+    Raises
+    ------
+    MissingFileError
+        The folder holds no ledger.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> folder = mkdtemp()
+    >>> with Ledger(Path(folder) / LEDGER_NAME) as ledger:
+    ...     ledger.enter([ClipRef("a", "video", 0.0, 2.0)])
+    ...     ledger.refuse(0, RefusalReason.NO_FACE, "0 faces", seconds={})
+    >>> read_refusals(folder)
+      clip_id   reason   detail
+    0       a  no-face  0 faces
+    """
+    import pandas as pd
+
+    path = Path(folder) / LEDGER_NAME
+    if not path.is_file():
+        raise MissingFileError(f"no ledger at {path}: expected a folder that `s2f prepare` wrote")
+    # SQLite cannot open a ledger for reading in a folder without write access, unless nothing else writes it
+    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    query = (
+        "SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'"
+        " ORDER BY position IS NULL, position, clip_id"
+    )
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as db:
+        return pd.DataFrame(db.execute(query).fetchall(), columns=["clip_id", "reason", "detail"])
 
 
 def read_pending(path: Path, *, chunk: int = 256) -> Iterator[tuple[int, ClipRef]]:

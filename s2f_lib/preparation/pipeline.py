@@ -16,7 +16,7 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -29,7 +29,15 @@ from s2f_lib.errors import InputError, check_main_process
 from s2f_lib.faces.extractor import FaceFeatureExtractor, check_extractor, make_extractor
 from s2f_lib.preparation.clip import ClipState, with_features
 from s2f_lib.preparation.download_feed import Download, DownloadFeed
-from s2f_lib.preparation.ledger import PENDING, REFUSED, Ledger, PreparationSummary, summarise
+from s2f_lib.preparation.ledger import (
+    LEDGER_NAME,
+    PENDING,
+    REFUSED,
+    Ledger,
+    PreparationSummary,
+    refusal_reasons,
+    summarise,
+)
 from s2f_lib.preparation.shards import (
     FORMAT_VERSION,
     rows_from_bytes,
@@ -42,11 +50,11 @@ from s2f_lib.preparation.shards import (
 from s2f_lib.preparation.workers import States, prepare_clips
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
+from s2f_lib.sources.folder import list_media
 from s2f_lib.storage import locked
 
 logger = logging.getLogger(__name__)
 
-LEDGER_NAME = "ledger.sqlite"
 _COMMIT_EVERY_S = 1.0  # a kill loses the work since the last commit
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver; Windows' Linux; AMD's driver
 
@@ -65,6 +73,7 @@ def prepare(
     download: Download | None = None,
     engine: Engine = "local",
     address: str | None = None,
+    retry: str | Collection[str] = (),
 ) -> PreparationSummary:
     """Prepare a clip list into shards, or resume an interrupted run.
 
@@ -93,6 +102,8 @@ def prepare(
         "local": processes of this machine. "ray": the cluster at `address`, see `cluster`.
     address
         Address of the Ray cluster. None starts one on this machine.
+    retry
+        Reasons of earlier refusals, such as "crashed" or "truncated": these clips are tried again.
 
     Returns
     -------
@@ -111,6 +122,8 @@ def prepare(
 
     See Also
     --------
+    prepare_folder : Prepares a folder of videos without a list.
+    prepare_recordings : Prepares voices without faces.
     s2f_lib.preparation.shards.read_prepared : Reads the shards.
 
     Examples
@@ -126,7 +139,154 @@ def prepare(
             "a cluster does not download: servers count requests by address, so download first "
             "(without --engine ray; several machines may each take a part of the list), then prepare"
         )
-    out, begun = Path(out), time.perf_counter()
+    return _prepare(
+        clips,
+        Path(out),
+        preparation,
+        features,
+        extractor=extractor,
+        progress=progress,
+        download=download,
+        engine=engine,
+        address=address,
+        retry=retry,
+    )
+
+
+def prepare_folder(
+    media: str | Path,
+    out: str | Path,
+    *,
+    max_clip_s: float | None = None,
+    split_csv: str | Path | None = None,
+    test_share: float = 0.05,
+    preparation: PreparationConfig | None = None,
+    features: FeatureConfig | None = None,
+    extractor: FaceFeatureExtractor | None = None,
+    progress: Progress | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
+    retry: str | Collection[str] = (),
+) -> PreparationSummary:
+    """Prepare a folder of videos without a clip list; see `prepare` and `sources.folder.list_media`.
+
+    Each file is one clip, named by its path in the folder. Its frames come from the whole clip and its sound
+    from the clip's start, at most `preparation.audio_s`; `max_clip_s` cuts long files, so that all of their
+    sound is used.
+
+    Parameters
+    ----------
+    media
+        Folder of videos of one speaker each. Subfolders are searched.
+    out
+        Folder of the ledger and the shards. An existing run in it is resumed.
+    max_clip_s
+        Length of the clips into which longer files are cut, in seconds. None: files are not cut.
+    split_csv, test_share
+        Stored split, CSV `clip_id,split`, or share of the files in the test split. No split divides a file.
+    preparation, features, extractor, progress, engine, address, retry
+        As for `prepare`.
+
+    Returns
+    -------
+    PreparationSummary
+        Outcomes of all clips in the ledger of the folder.
+
+    Raises
+    ------
+    InputError
+        The folder holds no media, or `preparation.faces` is "at-xy", which needs a list; and as `prepare`.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> media = Path(mkdtemp())
+    >>> _ = (media / "Zoë 1.mp4").write_text("not a video")
+    >>> out = mkdtemp()
+    >>> prepare_folder(media, out).by_reason
+    {'not-media': 1}
+    """
+    check_main_process("prepare_folder")
+    preparation = preparation or PreparationConfig()
+    if preparation.faces == "at-xy":
+        raise InputError(
+            "faces at-xy needs the speaker's x and y: give a clip list with them (--csv), or use faces one"
+        )
+    clips = list_media(media, max_clip_s=max_clip_s, split_csv=split_csv, test_share=test_share)
+    return _prepare(
+        clips,
+        Path(out),
+        preparation,
+        features,
+        extractor=extractor,
+        progress=progress,
+        engine=engine,
+        address=address,
+        retry=retry,
+        max_clip_s=max_clip_s,
+    )
+
+
+def prepare_recordings(
+    media: str | Path,
+    out: str | Path,
+    *,
+    max_clip_s: float | None = None,
+    split_csv: str | Path | None = None,
+    test_share: float = 0.05,
+    preparation: PreparationConfig | None = None,
+    progress: Progress | None = None,
+    retry: str | Collection[str] = (),
+) -> PreparationSummary:
+    """Prepare a folder of voices without faces; see `prepare_folder`, which has the same arguments.
+
+    The files are sound files or videos. The shards have no faces and no features; what needs them refuses
+    such clips.
+
+    Examples
+    --------
+    >>> import wave
+    >>> from tempfile import mkdtemp
+    >>> from s2f_lib.preparation import read_prepared
+    >>> media, out = Path(mkdtemp()), mkdtemp()
+    >>> noise = np.random.default_rng(0).integers(-9_999, 9_999, 16_000 * 3)
+    >>> with wave.open(str(media / "my voice.wav"), "wb") as file:
+    ...     file.setparams((1, 2, 16_000, 0, "NONE", ""))
+    ...     file.writeframes(noise.astype(np.int16).tobytes())
+    >>> prepare_recordings(media, out, preparation=PreparationConfig(workers=1)).n_done
+    1
+    >>> read_prepared(out)
+    PreparedClips(1 clips of 6 s: 1 train; no faces)
+    """
+    check_main_process("prepare_recordings")
+    return _prepare(
+        list_media(media, max_clip_s=max_clip_s, split_csv=split_csv, test_share=test_share),
+        Path(out),
+        preparation,
+        sound_only=True,
+        progress=progress,
+        retry=retry,
+        max_clip_s=max_clip_s,
+    )
+
+
+def _prepare(
+    clips: Iterable[ClipRef | BadRow],
+    out: Path,
+    preparation: PreparationConfig | None,
+    features: FeatureConfig | None = None,
+    *,
+    extractor: FaceFeatureExtractor | None = None,
+    sound_only: bool = False,
+    progress: Progress | None,
+    download: Download | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
+    retry: str | Collection[str],
+    max_clip_s: float | None = None,
+) -> PreparationSummary:
+    """Prepare clips, or with `sound_only` only their sound."""
+    begun, reasons = time.perf_counter(), refusal_reasons(retry)
     preparation, features = preparation or PreparationConfig(), features or FeatureConfig()
     by_name = extractor is None and registry.is_known_to_workers("extractors", features.extractor)
     if engine == "ray" and not by_name:
@@ -134,18 +294,20 @@ def prepare(
             "the processes of a cluster do not know this extractor: give its name in features.extractor, "
             "and install a distribution with that entry point on all machines"
         )
-    extractor = check_extractor(extractor or make_extractor(features, device="auto"))
+    if not sound_only:
+        extractor = check_extractor(extractor or make_extractor(features, device="auto"))
     in_workers = by_name and getattr(extractor, "runs_in_workers", False)
     busy = f"another run is at work in {out}: wait for it, or give another folder"
     with (
         locked(out / LEDGER_NAME, busy=busy),
         Ledger(out / LEDGER_NAME, block_size=preparation.clips_per_shard) as ledger,
     ):
-        ledger.check_same(settings_of(preparation, extractor) | {"shards": {"format": FORMAT_VERSION}})
+        settings = settings_of(preparation, extractor) | {"shards": {"format": FORMAT_VERSION}}
+        ledger.check_same(settings | {"media": {"max_clip_s": max_clip_s}})
         _reopen_lost_shards(ledger, out)
         with ExitStack() as stack:
-            reopen = stack.enter_context(download.reopens()) if download else None
-            ledger.enter(clips, reopen=reopen)
+            reopen = stack.enter_context(download.reopens(reasons)) if download else None
+            ledger.enter(clips, reopen=reopen, retry=reasons)
         run = _Run(
             preparation,
             features,
@@ -159,11 +321,14 @@ def prepare(
         return summarise(ledger, n_this_run=n_worked, wall_s=time.perf_counter() - begun)
 
 
-def settings_of(preparation: PreparationConfig, extractor: FaceFeatureExtractor) -> dict[str, Any]:
+def settings_of(preparation: PreparationConfig, extractor: FaceFeatureExtractor | None) -> dict[str, Any]:
     """Return everything that decides the rows: settings, and the fingerprint of the extractor's weights."""
     return {
         "preparation": preparation.model_dump(mode="json", exclude={"workers"}),
-        "features": {"extractor": extractor.name, "fingerprint": extractor.fingerprint},
+        "features": {
+            "extractor": extractor.name if extractor is not None else None,
+            "fingerprint": extractor.fingerprint if extractor is not None else None,
+        },
     }
 
 
@@ -177,7 +342,7 @@ class _Run:
         *,
         ledger: Ledger,
         out: Path,
-        extractor: FaceFeatureExtractor,
+        extractor: FaceFeatureExtractor | None,
         in_workers: bool,
         progress: Progress | None,
     ) -> None:
@@ -188,7 +353,7 @@ class _Run:
         self._provenance = settings_of(preparation, extractor) | {
             "s2f_lib": importlib.metadata.version("s2f_lib"),
             "created": created,
-            "dimension": extractor.dimension,
+            "dimension": extractor.dimension if extractor is not None else 0,
         }
         counts = ledger.counts()
         self._total = sum(counts.values())
@@ -237,13 +402,19 @@ class _Run:
         self, states: States, engine: Engine, address: str | None
     ) -> Generator[ClipState | None, None, None]:
         settings, in_workers = (self._preparation, self._features), self._in_workers
+        sound_only = self._extractor is None
         if engine == "ray":
             from s2f_lib.preparation.cluster import prepare_on_cluster
 
             return prepare_on_cluster(states, *settings, gpu_features=not in_workers, address=address)
-        device = "cuda" if self._preparation.detector == "torch" and _has_gpu() else "cpu"
+        detects_on_gpu = not sound_only and self._preparation.detector == "torch" and _has_gpu()
         return prepare_clips(
-            states, *settings, workers=self._workers(), with_features=in_workers, device=device
+            states,
+            *settings,
+            workers=self._workers(),
+            with_features=in_workers,
+            sound_only=sound_only,
+            device="cuda" if detects_on_gpu else "cpu",
         )
 
     def _workers(self) -> int:
@@ -283,7 +454,8 @@ class _Run:
 
     def _write(self, name: str, packed: tuple[bytes, ...]) -> int:
         rows = [row for data in packed for row in rows_from_bytes(data)]
-        if rows[0].features is None:  # one batch is one block, so the numbers do not depend on the workers
+        if self._extractor is not None and rows[0].features is None:
+            # one batch is one block, so the numbers do not depend on the workers
             rows = with_features(rows, self._extractor)
         write_shard(self._out / name, rows, provenance=self._provenance)
         return len(rows)

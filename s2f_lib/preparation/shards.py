@@ -2,7 +2,8 @@
 
 A shard is an Arrow IPC file ("Feather") without compression, so sound and JPEG bytes can be used where they
 lie: no clip is stored twice, and the operating system reads the pages of those clips that are indexed.
-`pandas.read_feather` and `pyarrow.ipc` read a shard too.
+`pandas.read_feather`, `pyarrow.ipc` and Hugging Face's `load_dataset("arrow", data_files=...)` read a shard,
+too. Shards of recordings have no columns of faces.
 
 The checksum `NAME.sha256` is written before its shard, and both are renamed into place when they are
 complete. So a shard that has its name is complete.
@@ -12,15 +13,17 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from s2f_lib.config import SAMPLE_RATE_HZ
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.storage import digest, file_digest, write_atomically
@@ -29,17 +32,22 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from s2f_lib.config import SpectrogramConfig
+    from s2f_lib.preparation.torch_dataset import ClipDataset
+
 #: Version of the columns and of the file format. Version 1 was Parquet.
 FORMAT_VERSION = 2
 
 _PROVENANCE_KEY, _VERSION_KEY = b"s2f_provenance", b"s2f_format"
 _CHECKED = ".checked.json"  # shards whose checksum was right, with their size and time of change
+_FACE_COLUMNS = ("crop", "box", "detection_confidence", "eye_angle_deg", "frame_time_s", "features")
+_SIDES = ("left", "top", "right", "bottom")  # of a box
 _PREPARE_AGAIN = "delete it and run `s2f prepare` again with the same arguments"
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRow:
-    """One prepared clip: a row of a shard.
+    """One prepared clip: a row of a shard. A recording without a face has the defaults of the face's fields.
 
     Attributes
     ----------
@@ -48,11 +56,12 @@ class PreparedRow:
     audio
         `(samples,)` int16, mono, `preparation.audio_s` long; a shorter clip is repeated.
     crop
-        Aligned face as JPEG.
+        Aligned face as JPEG; None for a recording. `face` decodes it.
     features
-        `(dimension,)` float16, computed from the stored crop. None until they are computed.
+        `(dimension,)` float16, computed from the stored crop; float32 in a clip of `PreparedClips`. None
+        until they are computed, and for a recording.
     start_s, end_s, x, y
-        The clip's part of the video in seconds, and the speaker's position in it in [0, 1].
+        The clip's part of the video in seconds, and the speaker's position in it in [0, 1], if it is known.
     media
         Name of the media file.
     n_audio_samples
@@ -70,13 +79,13 @@ class PreparedRow:
     clip_id: str
     video_id: str
     split: str | None
-    audio: np.ndarray
-    crop: bytes
-    features: np.ndarray | None = None
+    audio: np.ndarray = field(repr=False)
+    crop: bytes | None = field(default=None, repr=False)
+    features: np.ndarray | None = field(default=None, repr=False)
     start_s: float = 0.0
     end_s: float = 0.0
-    x: float = 0.5
-    y: float = 0.5
+    x: float | None = None
+    y: float | None = None
     media: str = ""
     n_audio_samples: int = 0
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -84,14 +93,39 @@ class PreparedRow:
     eye_angle_deg: float = 0.0
     frame_time_s: float = 0.0
 
+    @property
+    def face(self) -> np.ndarray:
+        """Aligned face, `(224, 224, 3)` uint8 RGB."""
+        if self.crop is None:
+            raise DataError(f"{self.clip_id} is a recording without a face")
+        return decode_jpeg(self.crop)
+
 
 class _MappedRows:
-    """Rows of several mapped arrays, one array per shard; `rows` are indices over all shards."""
+    """Rows of several mapped arrays, one array per shard; `rows` are indices over all shards.
 
-    def __init__(self, shards: Sequence[Any], rows: np.ndarray | None = None) -> None:
-        self._shards = shards
+    If `paths` names the shards, a pickle holds the names and not the arrays: so worker processes map the
+    files, too.
+    """
+
+    def __init__(
+        self, shards: Sequence[Any], rows: np.ndarray | None = None, paths: Sequence[Path] | None = None
+    ) -> None:
+        self._shards, self._paths = shards, paths
         self._starts = np.cumsum([0, *map(len, shards)])
         self._rows = np.arange(self._starts[-1]) if rows is None else rows
+
+    @staticmethod
+    def _column(table: pa.Table) -> Any:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self._paths is None else self.__dict__ | {"_shards": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._paths is not None:
+            self._shards = [self._column(_map_shard(path)) for path in self._paths]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,13 +150,25 @@ class MappedAudio(_MappedRows):
         `(n,)` str, one digest per row: it tells whether two clips have the same sound without reading it.
     rows
         `(n,)` int64, indices over all shards in their order. All rows by default.
+    paths
+        Files of the shards.
     """
 
     dtype = np.dtype(np.int16)
 
-    def __init__(self, shards: Sequence[Any], digests: np.ndarray, rows: np.ndarray | None = None) -> None:
-        super().__init__(shards, rows)
+    def __init__(
+        self,
+        shards: Sequence[Any],
+        digests: np.ndarray,
+        rows: np.ndarray | None = None,
+        paths: Sequence[Path] | None = None,
+    ) -> None:
+        super().__init__(shards, rows, paths)
         self.digests = digests
+
+    @staticmethod
+    def _column(table: pa.Table) -> np.ndarray:
+        return _matrix(table, "audio")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -131,7 +177,7 @@ class MappedAudio(_MappedRows):
 
     def at(self, indices: np.ndarray) -> MappedAudio:
         """Return the clips at `(m,)` indices without reading them."""
-        return MappedAudio(self._shards, self.digests[indices], self._rows[indices])
+        return MappedAudio(self._shards, self.digests[indices], self._rows[indices], self._paths)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         first, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
@@ -154,6 +200,10 @@ class MappedJpegs(_MappedRows, Sequence[bytes]):
     As in `PackedJpegs`, an integer index reads one face, and a slice or an array of indices reads nothing.
     """
 
+    @staticmethod
+    def _column(table: pa.Table) -> pa.Array:
+        return table.column("crop").combine_chunks()
+
     @overload
     def __getitem__(self, index: int) -> bytes: ...
 
@@ -163,12 +213,15 @@ class MappedJpegs(_MappedRows, Sequence[bytes]):
     def __getitem__(self, index):
         if isinstance(index, int | np.integer):
             return next(self._values(self._rows[[index]])).as_py()
-        return MappedJpegs(self._shards, self._rows[index])
+        return MappedJpegs(self._shards, self._rows[index], self._paths)
 
 
 @dataclass(frozen=True)
 class PreparedClips:
     """Prepared clips. Their sound and faces may stay on disk until they are used.
+
+    `clips[3]` is one clip, a `PreparedRow`. A slice, an index array or a mask gives `PreparedClips` again and
+    reads nothing. A loop yields one clip after the other.
 
     Attributes
     ----------
@@ -177,17 +230,33 @@ class PreparedClips:
     audio
         `(n, samples)` int16, mono. Divided by 32,768 it lies in [-1, 1].
     features
-        `(n, dimension)` float32, in memory.
+        `(n, dimension)` float32, in memory. The dimension is 0 for recordings without faces.
     crops_jpeg
-        Aligned faces as JPEG; `crops` decodes them.
+        Aligned faces as JPEG; `crops` decodes them. Empty for recordings.
     provenance
         Version, settings, extractor and fingerprint of its weights.
     columns
         Other columns: name to `(n,)` array.
+    folder
+        Folder of the shards and the ledger; None if there is none.
 
     See Also
     --------
     read_prepared : Reads the clips of a folder.
+
+    Examples
+    --------
+    >>> audio, features = np.zeros((3, 96_000), np.int16), np.zeros((3, 128), np.float32)
+    >>> splits = ["train", "train", "test"]
+    >>> clips = PreparedClips(["a", "b", "c"], ["v", "v", "w"], splits, audio, features, [b""] * 3, {}, {})
+    >>> clips
+    PreparedClips(3 clips of 6 s: 2 train, 1 test; 128-D features)
+    >>> clips[features[:, 0] == 0][1:].to_pandas()
+      clip_id video_id  split
+    0       b        v  train
+    1       c        w   test
+    >>> clips[-1].clip_id
+    'c'
     """
 
     clip_ids: list[str]
@@ -198,9 +267,71 @@ class PreparedClips:
     crops_jpeg: Sequence[bytes]
     provenance: dict[str, Any]
     columns: dict[str, np.ndarray]
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+    def __repr__(self) -> str:
+        count = Counter(split or "no split" for split in self.splits)
+        splits = ", ".join(f"{n} {split}" for split, n in count.items())
+        features = f"{self.features.shape[1]}-D features" if self.has_faces else "no faces"
+        seconds = f"{self.audio.shape[1] / SAMPLE_RATE_HZ:g} s"
+        return f"PreparedClips({len(self)} clips of {seconds}: {splits}; {features})"
+
+    def __iter__(self) -> Iterator[PreparedRow]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, key: int | np.integer) -> PreparedRow: ...
+
+    @overload
+    def __getitem__(self, key: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> PreparedClips: ...
+
+    def __getitem__(self, key):
+        if isinstance(key, int | np.integer):
+            return self._row(int(key))
+        everything = np.arange(len(self))
+        if isinstance(key, slice):
+            indices = everything[key]
+        else:
+            keys = np.asarray(key)
+            indices = everything[keys if keys.size else keys.astype(int)]
+        audio, crops = self.audio, self.crops_jpeg
+        return PreparedClips(
+            clip_ids=[self.clip_ids[i] for i in indices],
+            video_ids=[self.video_ids[i] for i in indices],
+            splits=[self.splits[i] for i in indices],
+            audio=audio.at(indices) if isinstance(audio, MappedAudio) else audio[indices],
+            features=self.features[indices],
+            crops_jpeg=crops[indices] if isinstance(crops, MappedJpegs) else [crops[i] for i in indices],
+            provenance=self.provenance,
+            columns={name: values[indices] for name, values in self.columns.items()},
+            folder=self.folder,
+        )
+
+    def _row(self, index: int) -> PreparedRow:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        values = {name: np.asarray(column)[index] for name, column in self.columns.items()}
+        values = {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
+        box = [values[f"box_{side}"] for side in _SIDES if f"box_{side}" in values]
+        other = {field.name: values[field.name] for field in fields(PreparedRow) if field.name in values}
+        other |= {name: None for name in ("x", "y") if np.isnan(other.get(name, np.nan))}
+        return PreparedRow(
+            clip_id=self.clip_ids[index],
+            video_id=self.video_ids[index],
+            split=self.splits[index],
+            audio=self.audio[index],
+            crop=self.crops_jpeg[index] if self.has_faces else None,
+            features=self.features[index] if self.has_faces else None,
+            **other | ({"box": tuple(box)} if box else {}),
+        )
+
+    @property
+    def has_faces(self) -> bool:
+        """Whether the clips have features of faces; recordings have none."""
+        return self.features.shape[1] > 0
 
     @cached_property
     def digest(self) -> str:
@@ -213,37 +344,52 @@ class PreparedClips:
 
     def crops(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Decode the faces at `(m,)` indices (default: all) to `(m, 224, 224, 3)` uint8 RGB."""
+        if not self.has_faces:
+            raise DataError("the clips are recordings without faces: prepare videos, with `prepare_folder`")
         chosen = range(len(self)) if indices is None else indices
         images = [decode_jpeg(self.crops_jpeg[int(index)]) for index in chosen]
         return np.stack(images) if images else np.zeros((0, 224, 224, 3), np.uint8)
 
-    def subset(self, mask: np.ndarray) -> PreparedClips:
-        """Return the clips where an `(n,)` bool mask is true, or at `(m,)` indices.
-
-        Sound and faces that are mapped stay on disk.
-        """
-        indices = np.arange(len(self))[np.asarray(mask)]
-        audio, crops = self.audio, self.crops_jpeg
-        return PreparedClips(
-            clip_ids=[self.clip_ids[i] for i in indices],
-            video_ids=[self.video_ids[i] for i in indices],
-            splits=[self.splits[i] for i in indices],
-            audio=audio.at(indices) if isinstance(audio, MappedAudio) else audio[indices],
-            features=self.features[indices],
-            crops_jpeg=crops[indices] if isinstance(crops, MappedJpegs) else [crops[i] for i in indices],
-            provenance=self.provenance,
-            columns={name: values[indices] for name, values in self.columns.items()},
-        )
-
-    def table(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """Return all columns except sound, faces and features: one row per clip."""
         import pandas as pd
 
         ids = {"clip_id": self.clip_ids, "video_id": self.video_ids, "split": self.splits}
         return pd.DataFrame(ids | self.columns)
 
+    def to_torch(self, spectrogram: SpectrogramConfig | None = None, *, faces: bool = True) -> ClipDataset:
+        """Return the clips as a torch data set, for a `DataLoader` with any number of workers.
 
-def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
+        Sound and faces that are mapped stay on disk.
+
+        Parameters
+        ----------
+        spectrogram
+            Settings: an item has a "spectrogram" instead of "audio".
+        faces
+            Whether an item has the decoded "face".
+
+        Returns
+        -------
+        torch.utils.data.Dataset
+            Items are dicts: "clip_id", "video_id", "audio" `(samples,)` int16 or "spectrogram"
+            `(2, frames, bins)` float32, and for clips with faces "features" `(dimension,)` float32 and
+            "face" `(224, 224, 3)` uint8 RGB.
+        """
+        from s2f_lib.preparation.torch_dataset import ClipDataset
+
+        return ClipDataset(self, spectrogram, faces=faces)
+
+    def refusals(self) -> pd.DataFrame:
+        """Return the clips that were refused when the folder was prepared: clip_id, reason, detail."""
+        from s2f_lib.preparation.ledger import read_refusals
+
+        if self.folder is None:
+            raise DataError("the clips were not read from a folder, so there is no ledger of refusals")
+        return read_refusals(self.folder)
+
+
+def read_prepared(folder: str | Path, *, split: str | None = None) -> PreparedClips:
     """Map the clips of a folder of shards into memory.
 
     The checksum of a shard is compared when the shard is new or was changed since the last call. Only
@@ -289,7 +435,7 @@ def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
         raise MissingFileError(f"no prepared clips at {folder}: run `s2f prepare --out {folder}` first")
     shards = _list_shards(folder)
     _check_changed(folder, shards)
-    clips = _from_tables(shards, [_map_shard(path) for path in shards])
+    clips = _from_tables(folder, shards, [_map_shard(path) for path in shards])
     if split is None:
         return clips
     chosen = np.array([name == split for name in clips.splits])
@@ -297,7 +443,7 @@ def read_prepared(folder: Path, *, split: str | None = None) -> PreparedClips:
         raise DataError(
             f"no prepared clip is in split {split!r}: splits are {sorted(set(clips.splits), key=str)}"
         )
-    return clips.subset(chosen)
+    return clips[chosen]
 
 
 def shard_name(number: int) -> str:
@@ -326,7 +472,7 @@ def write_shard(path: Path, rows: Sequence[PreparedRow], *, provenance: Mapping[
     path
         Target file, named by `shard_name`. An existing shard is replaced.
     rows
-        At least one row. All have features and sound of the same length.
+        At least one row. All have features and sound of the same length, or all are recordings.
     provenance
         Written into the metadata of the schema as JSON.
 
@@ -366,20 +512,25 @@ def rows_from_bytes(data: bytes) -> list[PreparedRow]:
     import pyarrow as pa
 
     table = pa.ipc.open_stream(data).read_all()
-    names = [field.name for field in fields(PreparedRow)]
+    names = [field.name for field in fields(PreparedRow) if field.name in table.column_names]
     rows = []
     for index in range(table.num_rows):
         values = {name: table.column(name)[index] for name in names}
-        audio, features = values.pop("audio").values, values.pop("features").values
+        audio = values.pop("audio").values
+        features = values.pop("features").values if "features" in values else None
         plain = {name: value.as_py() for name, value in values.items()}
-        plain["box"] = tuple(plain["box"])
+        if "box" in plain:
+            plain["box"] = tuple(plain["box"])
         plain["features"] = None if features is None else features.to_numpy()
         rows.append(PreparedRow(**plain, audio=audio.to_numpy()))
     return rows
 
 
 def _schema(row: PreparedRow, provenance: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Return the columns of a shard. Features may be missing in all rows where the row has none."""
+    """Return the columns of a shard. Features may be missing in all rows where the row has none.
+
+    A recording without a face has no columns of faces.
+    """
     import pyarrow as pa
 
     n_features = -1 if row.features is None else len(row.features)  # -1: lists of any length
@@ -402,6 +553,8 @@ def _schema(row: PreparedRow, provenance: Mapping[str, Any] | None = None) -> pa
         ("frame_time_s", pa.float64()),
         ("features", pa.list_(pa.float16(), n_features)),
     ]
+    if row.crop is None:
+        columns = [(name, kind) for name, kind in columns if name not in _FACE_COLUMNS]
     metadata = {_VERSION_KEY: str(FORMAT_VERSION), _PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
     return pa.schema(columns, metadata=metadata)
 
@@ -458,29 +611,39 @@ def _map_shard(path: Path) -> pa.Table:
     return table
 
 
-def _from_tables(shards: Sequence[Path], tables: Sequence[pa.Table]) -> PreparedClips:
+def _from_tables(folder: Path, shards: Sequence[Path], tables: Sequence[pa.Table]) -> PreparedClips:
     import pyarrow as pa
 
-    schema = tables[0].schema
+    def kind(table: pa.Table, name: str) -> str:
+        return str(table.schema.field(name).type) if name in table.column_names else "no"
+
     for path, table in zip(shards, tables, strict=True):
         for name in ("features", "audio"):
-            if (kind := table.schema.field(name).type) != schema.field(name).type:
-                raise DataError(f"{path.name} has {kind} {name}, unlike the first shard")
-    large = ["audio", "crop", "features", "box"]
+            if (found := kind(table, name)) != kind(tables[0], name):
+                raise DataError(f"{path.name} has {found} {name}, unlike the first shard")
+    has_faces = "features" in tables[0].column_names
+    large = ["audio", *(["crop", "features", "box"] if has_faces else [])]
     small = pa.concat_tables([table.drop_columns(large) for table in tables])
     columns = {name: small.column(name).to_numpy() for name in small.column_names}
-    boxes = np.concatenate([_matrix(table, "box") for table in tables])
-    columns |= {f"box_{side}": boxes[:, i] for i, side in enumerate(("left", "top", "right", "bottom"))}
+    if has_faces:
+        boxes = np.concatenate([_matrix(table, "box") for table in tables])
+        columns |= {f"box_{side}": boxes[:, i] for i, side in enumerate(_SIDES)}
     ids = {name: columns.pop(name).tolist() for name in ("clip_id", "video_id", "split")}
+    n_clips = len(ids["clip_id"])
+    crops = MappedJpegs([MappedJpegs._column(table) for table in tables], paths=shards) if has_faces else None
+    features = [_matrix(table, "features") for table in tables] if has_faces else [np.zeros((n_clips, 0))]
     return PreparedClips(
         clip_ids=ids["clip_id"],
         video_ids=ids["video_id"],
         splits=ids["split"],
-        audio=MappedAudio([_matrix(table, "audio") for table in tables], columns.pop("audio_digest")),
-        features=np.concatenate([_matrix(table, "features") for table in tables]).astype(np.float32),
-        crops_jpeg=MappedJpegs([table.column("crop").combine_chunks() for table in tables]),
-        provenance=json.loads(schema.metadata[_PROVENANCE_KEY]),
+        audio=MappedAudio(
+            [_matrix(table, "audio") for table in tables], columns.pop("audio_digest"), paths=shards
+        ),
+        features=np.concatenate(features).astype(np.float32),
+        crops_jpeg=[b""] * n_clips if crops is None else crops,
+        provenance=json.loads(tables[0].schema.metadata[_PROVENANCE_KEY]),
         columns=columns,
+        folder=folder,
     )
 
 

@@ -52,6 +52,7 @@ def prepare_clips(
     *,
     workers: int,
     with_features: bool,
+    sound_only: bool = False,
     device: str = "cpu",
 ) -> Generator[ClipState | None, None, None]:
     """Prepare clips in worker processes, and yield each clip when it is finished.
@@ -67,6 +68,8 @@ def prepare_clips(
         Number of processes. 1 works in this process.
     with_features
         Whether the workers compute features, too.
+    sound_only
+        Whether only the sound is prepared, without faces and features.
     device
         "cpu", or the GPU that detects faces for all workers.
 
@@ -80,6 +83,7 @@ def prepare_clips(
         return partial(ClipStages, stages, preparation, features, device=device)
 
     last: tuple[Stage, ...] = ("align", "features") if with_features else ("align",)
+    every: tuple[Stage, ...] = ("sound",) if sound_only else ("decode", "detect", *last)
     with ExitStack() as stack:
         if device != "cpu":
             decoders = stack.enter_context(closing(WorkerPool(make("decode"), workers=workers)))
@@ -87,9 +91,9 @@ def prepare_clips(
             detect = stack.enter_context(gpu_thread(make("detect", device=device)))
             yield from finishers.run(detect(decoders.run(states)))
         elif workers == 1:
-            yield from _in_this_process(states, make("decode", "detect", *last))
+            yield from _in_this_process(states, make(*every))
         else:
-            pool = stack.enter_context(closing(WorkerPool(make("decode", "detect", *last), workers=workers)))
+            pool = stack.enter_context(closing(WorkerPool(make(*every), workers=workers)))
             yield from pool.run(states)
 
 

@@ -1,6 +1,7 @@
 from .avspeech import BadRow as BadRow
 from .avspeech import load_clips as load_clips
 from .clip import ClipRef as ClipRef
+from .folder import list_media as list_media
 from .public_pairs import FoundPairs as FoundPairs
 from .public_pairs import Pair as Pair
 from .public_pairs import find_pairs as find_pairs

@@ -14,7 +14,7 @@ from pathlib import Path
 from s2f_lib.errors import InputError, MissingFileError
 from s2f_lib.sources.clip import VIDEO_ID, ClipRef, make_clip_id
 from s2f_lib.sources.public_pairs import files_by_stem
-from s2f_lib.sources.splits import read_video_split, split_of_video
+from s2f_lib.sources.splits import read_file_split, read_video_split, split_of_video
 
 _EXTENSIONS = "mp4 m4v mkv webm mov mpg mpeg avi ts flv wmv 3gp"
 MEDIA_EXTENSIONS = tuple(f".{name}" for name in _EXTENSIONS.split())
@@ -44,11 +44,11 @@ class BadRow:
         return f"row {self.line_number}"
 
 
-def read_clip_list(path: Path) -> Iterator[ClipRef | BadRow]:
+def read_clip_list(path: Path, *, youtube_ids: bool = True) -> Iterator[ClipRef | BadRow]:
     """Read an AVSpeech CSV, row by row and in bounded memory; the clips have no media file and no split.
 
-    A header may name the columns in another order. The call itself fails if the file is missing
-    (MissingFileError), empty or not text (InputError).
+    Without `youtube_ids`, an id is any text without a comma. A header may name the columns in another order.
+    The call itself fails if the file is missing (MissingFileError), empty or not text (InputError).
     """
     path = Path(path)
     if not path.is_file():
@@ -59,11 +59,11 @@ def read_clip_list(path: Path) -> Iterator[ClipRef | BadRow]:
         raise InputError(f"{path} is empty: {_LIST_FORMAT}")
     if b"\0" in head:
         raise InputError(f"{path} is not a text file: {_LIST_FORMAT} in UTF-8")
-    return _rows(path)
+    return _rows(path, youtube_ids=youtube_ids)
 
 
 def find_media(clips: Iterable[ClipRef | BadRow], media_dir: Path) -> Iterator[ClipRef | BadRow]:
-    """Add to each clip its media file: `<clip id>.<ext>`, otherwise `<video id>.<ext>`.
+    """Add to each clip its media file: `<clip id>.<ext>`, otherwise `<video id>.<ext>` or `<video id>`.
 
     The file may hold the clip or the whole video: its length tells the preparation which. A clip without a
     file keeps `media=None`. Bad rows are returned unchanged.
@@ -72,6 +72,7 @@ def find_media(clips: Iterable[ClipRef | BadRow], media_dir: Path) -> Iterator[C
     if not media_dir.is_dir():
         raise MissingFileError(f"no media folder at {media_dir}: expected a folder of <id>.<ext> video files")
     names = files_by_stem(media_dir, MEDIA_EXTENSIONS)  # one listing for all clips
+    names |= {name: name for name in names.values()}
 
     def with_media(clip: ClipRef | BadRow) -> ClipRef | BadRow:
         if isinstance(clip, BadRow):
@@ -89,6 +90,7 @@ def load_clips(
     test_share: float = 0.05,
     seed: int = 0,
     split_csv: Path | None = None,
+    youtube_ids: bool | None = None,
 ) -> Iterator[ClipRef | BadRow]:
     """Read a clip list and add media files and splits: the input of the preparation.
 
@@ -104,6 +106,9 @@ def load_clips(
         Seed of the drawn split.
     split_csv
         Stored split. A video that it does not name gets a drawn split.
+    youtube_ids
+        Whether a row without an id of YouTube's form is a bad row. None: only without a media folder.
+        Downloads need such ids.
 
     Returns
     -------
@@ -124,10 +129,13 @@ def load_clips(
     >>> [clip.split for clip in load_clips(csv, None, test_share=0.2)]
     ['train', 'train']
     """
-    clips = read_clip_list(csv_path)
+    youtube_ids = media_dir is None if youtube_ids is None else youtube_ids
+    clips = read_clip_list(csv_path, youtube_ids=youtube_ids)
     if media_dir is not None:
         clips = find_media(clips, media_dir)
-    stored = read_video_split(split_csv) if split_csv else {}
+    stored: dict[str, str] = {}
+    if split_csv:
+        stored = read_video_split(split_csv) if youtube_ids else read_file_split(split_csv)
 
     def with_split(clip: ClipRef | BadRow) -> ClipRef | BadRow:
         if isinstance(clip, BadRow):
@@ -138,7 +146,7 @@ def load_clips(
     return map(with_split, clips)
 
 
-def _rows(path: Path) -> Iterator[ClipRef | BadRow]:
+def _rows(path: Path, *, youtube_ids: bool) -> Iterator[ClipRef | BadRow]:
     columns: list[int] | None = None  # index of each of `_COLUMNS`; None if the file has no header
     n_columns = 0
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
@@ -154,7 +162,7 @@ def _rows(path: Path) -> Iterator[ClipRef | BadRow]:
                     continue
             row: ClipRef | BadRow
             try:
-                row = _parse_row(cells, columns, n_columns=n_columns, text=text)
+                row = _parse_row(cells, columns, n_columns=n_columns, text=text, youtube_ids=youtube_ids)
             except ValueError as error:
                 row = BadRow(line_number, text[:200], f"row {line_number}: {error}")
             yield row
@@ -166,7 +174,9 @@ def _column_indices(cells: Sequence[str]) -> list[int] | None:
     return [indices[0] for indices in found] if all(len(indices) == 1 for indices in found) else None
 
 
-def _parse_row(cells: Sequence[str], columns: Sequence[int] | None, *, n_columns: int, text: str) -> ClipRef:
+def _parse_row(
+    cells: Sequence[str], columns: Sequence[int] | None, *, n_columns: int, text: str, youtube_ids: bool
+) -> ClipRef:
     """Return the clip of a row; a ValueError says what is wrong with the row."""
     if columns is None:
         if len(cells) not in (5, 6):
@@ -182,7 +192,9 @@ def _parse_row(cells: Sequence[str], columns: Sequence[int] | None, *, n_columns
             )
         cells = [cells[index] for index in columns]
     video_id = cells[0]
-    if not VIDEO_ID.fullmatch(video_id):
+    if not video_id:
+        raise ValueError("the id is empty")
+    if youtube_ids and not VIDEO_ID.fullmatch(video_id):
         raise ValueError(f"id {video_id!r}; expected 11 characters of A-Z, a-z, 0-9, _ and -")
     start_s, end_s, x, y = (
         _to_number(name, cell) for name, cell in zip(_COLUMNS[1:], cells[1:], strict=True)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+MIN_CLIP_S = 1.0  # clips with less sound are refused
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
@@ -16,13 +17,15 @@ class ClipRef:
     Attributes
     ----------
     clip_id
-        Name `<video id>_<start>-<end>`, in seconds with six decimals; unique in the list of clips.
+        Name, unique in the list of clips: `<video id>_<start>-<end>`, in seconds with six decimals, or the
+        path of a file.
     video_id
         Name of the video that contains the clip. A split never divides a video.
     start_s, end_s
         Start and end of the clip in the video, in seconds.
     x, y
-        Centre of the speaker's face as a share of the frame's width and height, in [0, 1].
+        Centre of the speaker's face as a share of the frame's width and height, in [0, 1]; None if it is not
+        known.
     media
         File with the clip or the whole video; None if it is not known.
     split
@@ -38,8 +41,8 @@ class ClipRef:
     video_id: str
     start_s: float
     end_s: float
-    x: float
-    y: float
+    x: float | None = None
+    y: float | None = None
     media: Path | None = None
     split: str | None = None
 

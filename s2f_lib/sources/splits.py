@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 
 _HEADER = ["clip_id", "split"]
+_SECONDS = re.compile(r"_\d{3,}\.\d{6}-\d{3,}\.\d{6}$")  # the end of `make_clip_id`
 _N_EXAMPLES = 3  # number of names in an error message
 
 
@@ -156,6 +159,20 @@ def read_video_split(path: Path) -> dict[str, str]:
             raise InputError(
                 f"{Path(path).name}: video {clip_id[:11]} is in train and in test; split by video"
             )
+    return split_of
+
+
+def read_file_split(path: str | Path) -> dict[str, str]:
+    """Read a stored split that divides no file: name of a file to split.
+
+    A clip id of the CSV is the name of a file, perhaps with the seconds of a clip as `make_clip_id` writes
+    them. Names are in Unicode's form NFC.
+    """
+    split_of: dict[str, str] = {}
+    for clip_id, split in read_split(Path(path)).items():
+        name = unicodedata.normalize("NFC", _SECONDS.sub("", clip_id))
+        if split_of.setdefault(name, split) != split:
+            raise InputError(f"{Path(path).name}: {name} is in train and in test; split by file")
     return split_of
 
 

@@ -202,6 +202,8 @@ def train_voice_encoder(
     spectrogram, training = spectrogram or SpectrogramConfig(), training or TrainingConfig()
     encoder, loss = encoder or VoiceEncoderConfig(), loss or training.main_loss
     data = VoiceArrays(*clips) if isinstance(clips, tuple) else clips
+    if not data.features.shape[1]:
+        raise TrainingError("the clips are recordings without faces: prepare videos, with `prepare_folder`")
     loss_name, loss_fingerprint = registry.identity("losses", loss)
     encoder_name, encoder_fingerprint = checkpoint.network_identity("encoders", encoder)
     decides = [data.digest, spectrogram.digest()]

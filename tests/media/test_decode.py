@@ -267,7 +267,7 @@ def test_read_recording_accepts_many_formats(tmp_path, suffix, codec):
 def test_read_recording_without_stated_length(tmp_path):
     # as a browser's recorder writes it
     path = _record(tmp_path / "voice.webm", codec="libopus", options={"live": "1"})
-    assert probe(path).duration_s == 0.0
+    assert probe(path).duration_s == pytest.approx(3.0, abs=0.1)  # measured
     audio = read_recording(path, longest_s=10.0, sample_rate_hz=16_000)
     assert len(audio) == pytest.approx(48_000, abs=1_600)
     assert _pitch_hz(audio[8_000:40_000], 16_000) == pytest.approx(440, abs=1)

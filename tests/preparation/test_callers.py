@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from s2f_lib.preparation.ledger import Ledger
-from s2f_lib.preparation.pipeline import LEDGER_NAME
+from s2f_lib.preparation.ledger import LEDGER_NAME, Ledger
 from s2f_lib.preparation.shards import read_prepared
 
 CALL = """

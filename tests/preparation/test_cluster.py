@@ -142,7 +142,7 @@ def test_cluster_with_a_lost_node_gives_the_local_rows(source, local, tmp_path):
     np.testing.assert_array_equal(found.features, local.features)
     assert list(found.crops_jpeg) == list(local.crops_jpeg)
     assert found.splits == local.splits
-    assert found.table().equals(local.table())
+    assert found.to_pandas().equals(local.to_pandas())
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_cluster_refuses_a_killing_clip_and_gpus_give_the_rows(source, local, tm
     assert list(found.crops_jpeg) == list(local.crops_jpeg)
     np.testing.assert_array_equal(found.audio, local.audio)
     np.testing.assert_allclose(found.features, local.features, atol=1e-3)  # batches: a step of float16
-    assert found.table().equals(local.table())
+    assert found.to_pandas().equals(local.to_pandas())
 
 
 def test_prepare_on_cluster_with_download_is_refused(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from s2f_lib.cli.main import app
 from s2f_lib.config import DownloadConfig, FeatureConfig, PreparationConfig, Settings
 from s2f_lib.errors import ConfigError, InputError, StudyError
 from s2f_lib.preparation.download_feed import Download
-from s2f_lib.preparation.ledger import Ledger
-from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.ledger import LEDGER_NAME
+from s2f_lib.preparation.pipeline import prepare
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.sources.avspeech import load_clips
 from s2f_lib.study import Study
@@ -111,8 +113,8 @@ def _prepare(world: World, out: Path, server: MisbehavingServer, *, workers: int
 
 
 def _outcomes(out: Path) -> dict[str, str]:
-    with Ledger(out / LEDGER_NAME) as ledger:
-        return {row["video_id"]: row["reason"] or row["status"] for row in ledger.rows()}
+    with closing(sqlite3.connect(out / LEDGER_NAME)) as ledger:
+        return dict(ledger.execute("SELECT video_id, COALESCE(reason, status) FROM clips"))
 
 
 def _assert_rows_are(out: Path, videos: set[str]) -> None:

@@ -23,7 +23,8 @@ import psutil
 import pytest
 
 from s2f_lib.config import FeatureConfig, PreparationConfig, Settings, StudyConfig
-from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.ledger import LEDGER_NAME
+from s2f_lib.preparation.pipeline import prepare
 from s2f_lib.preparation.shards import read_prepared, verify_shard
 from s2f_lib.sources.avspeech import load_clips
 from s2f_lib.sources.clip import make_clip_id
@@ -136,7 +137,7 @@ def test_prepare_killed_and_resumed_gives_the_same_rows(world, uninterrupted, tm
     np.testing.assert_array_equal(found.audio, uninterrupted.audio)
     np.testing.assert_array_equal(found.features, uninterrupted.features)
     assert list(found.crops_jpeg) == list(uninterrupted.crops_jpeg)
-    assert found.table().equals(uninterrupted.table())
+    assert found.to_pandas().equals(uninterrupted.to_pandas())
     assert found.digest == uninterrupted.digest
     assert not list(out.glob(".*.part*"))
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from s2f_lib.errors import DataError, InputError, RefusalReason
-from s2f_lib.preparation.ledger import Ledger, read_pending
+from s2f_lib.errors import DataError, InputError, MissingFileError, RefusalReason
+from s2f_lib.preparation.ledger import Ledger, read_pending, read_refusals
 from s2f_lib.sources.avspeech import BadRow
 from s2f_lib.sources.clip import ClipRef
 
@@ -46,7 +46,7 @@ def test_pending_returns_the_entered_clips(ledger, tmp_path):
     ledger.enter([clips[0], BadRow(2, "x,y", "row 2: 2 columns"), clips[1], clips[0], clips[2]])
     assert list(ledger.pending(chunk=2)) == list(enumerate(clips))
     assert ledger.counts() == {("pending", None): 3, ("refused", "bad-row"): 1}
-    assert [row["clip_id"] for row in ledger.rows()] == ["clip-00", "clip-01", "clip-02", "row 2"]
+    assert read_refusals(tmp_path)["clip_id"].tolist() == ["row 2"]
 
 
 def test_block_is_finished_without_pending_clips(ledger):
@@ -59,9 +59,9 @@ def test_block_is_finished_without_pending_clips(ledger):
     assert ledger.spooled(0) == [(0, b"row 0"), (1, b"row 1"), (3, b"row 3")]
     ledger.close_block(0, "shard-0", [0, 1, 3])
     assert ledger.finished_blocks() == []
-    rows = {row["clip_id"]: (row["shard"], row["row_index"]) for row in ledger.rows()}
-    assert rows["clip-03"] == ("shard-0", 2)
-    assert rows["clip-02"] == (None, None)
+    with closing(sqlite3.connect(ledger.path)) as db:
+        rows = list(db.execute("SELECT clip_id, shard, row_index FROM clips ORDER BY position LIMIT 4"))
+    assert rows[2:] == [("clip-02", None, None), ("clip-03", "shard-0", 2)]
 
 
 def test_enter_again_keeps_finished_clips(ledger):
@@ -139,10 +139,11 @@ def test_ledger_of_an_earlier_version_gets_its_missing_column(tmp_path):
         assert ledger.counts() == {("pending", None): 1}
 
 
-def test_enter_replaces_the_bad_rows(ledger):
+def test_enter_replaces_the_bad_rows(ledger, tmp_path):
     ledger.enter([_clip(0), BadRow(2, "x", "row 2: 1 columns"), BadRow(3, "y", "row 3: 1 columns")])
     ledger.enter([_clip(0), BadRow(3, "y", "row 3: 1 columns"), _clip(1)])
-    assert [row["clip_id"] for row in ledger.rows()] == ["clip-00", "clip-01", "row 3"]
+    assert read_refusals(tmp_path)["clip_id"].tolist() == ["row 3"]
+    assert [clip.clip_id for _, clip in ledger.pending()] == ["clip-00", "clip-01"]
 
 
 def test_reopen_shard_makes_clips_pending_at_their_positions(ledger):
@@ -216,10 +217,16 @@ def test_read_pending_sees_commits_and_never_goes_back(ledger):
     assert [position for position, _ in reader] == [1, 2]
 
 
-def test_refusals_are_in_the_order_of_the_list(ledger):
+def test_refusals_are_in_the_order_of_the_list(ledger, tmp_path):
     ledger.enter([BadRow(1, "x", "row 1: 1 columns"), *_clips(0, 4)])
     for position in (3, 1):
         ledger.refuse(position, RefusalReason.NO_FACE, "0 faces", seconds={})
-    expected = [("clip-01", "no-face", "0 faces"), ("clip-03", "no-face", "0 faces")]
-    assert ledger.refusals(limit=2) == expected
-    assert ledger.refusals(limit=9)[2][:2] == ("row 1", "bad-row")
+    refusals = read_refusals(tmp_path)
+    assert refusals.columns.tolist() == ["clip_id", "reason", "detail"]
+    assert refusals.values.tolist() == [
+        ["clip-01", "no-face", "0 faces"],
+        ["clip-03", "no-face", "0 faces"],
+        ["row 1", "bad-row", "row 1: 1 columns"],
+    ]
+    with pytest.raises(MissingFileError, match="no ledger at"):
+        read_refusals(tmp_path / "none")

@@ -11,8 +11,7 @@ import pytest
 
 from s2f_lib.config import FeatureConfig, PreparationConfig, Settings
 from s2f_lib.errors import InputError
-from s2f_lib.preparation.ledger import Ledger
-from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.pipeline import prepare
 from s2f_lib.preparation.shards import PreparedClips, read_prepared
 from s2f_lib.sources.avspeech import load_clips
 
@@ -63,7 +62,7 @@ def _assert_same(first: PreparedClips, second: PreparedClips) -> None:
     np.testing.assert_array_equal(first.audio, second.audio)
     np.testing.assert_array_equal(first.features, second.features)
     assert list(first.crops_jpeg) == list(second.crops_jpeg)
-    assert first.table().equals(second.table())
+    assert first.to_pandas().equals(second.to_pandas())
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +82,10 @@ def test_prepare_every_clip_is_done_or_has_a_reason(prepared):
     assert set(summary.stages()["stage"]) == {"decode", "detect", "align", "features"}
     assert calls[0] == (1, 17, 1)  # the bad row is known from the start
     assert calls[-1] == (17, 17, 3)
-    with Ledger(out / LEDGER_NAME) as ledger:
-        rows = {row["clip_id"]: row for row in ledger.rows()}
-    assert rows["row 9"]["detail"].startswith("row 9: 3 columns")
-    assert "textfile000.mp4" in rows["textfile000_000.000000-001.500000"]["detail"]
+    refusals = read_prepared(out).refusals().set_index("clip_id")
+    assert refusals.loc["row 9", "detail"].startswith("row 9: 3 columns")
+    assert "textfile000.mp4" in refusals.loc["textfile000_000.000000-001.500000", "detail"]
+    assert len(refusals) == 3
 
 
 def test_prepare_rows_are_in_the_order_of_the_list(prepared, source):
@@ -103,7 +102,7 @@ def test_prepare_rows_are_in_the_order_of_the_list(prepared, source):
     # the tone of clip n is at 300 + 20 n Hz, so each row holds its own sound
     spectrum = np.abs(np.fft.rfft(clips.audio[:, :16_000], axis=1))
     np.testing.assert_allclose(spectrum.argmax(1), 300 + 20 * np.arange(14), atol=2)
-    lefts = clips.table()["box_left"]
+    lefts = clips.to_pandas()["box_left"]
     assert lefts.iloc[-1] - lefts.iloc[0] > 40  # and its own face
 
 

@@ -8,8 +8,8 @@ import pytest
 from s2f_lib.config import FeatureConfig, PreparationConfig
 from s2f_lib.faces.detector import make_detector
 from s2f_lib.media.decode import read_frames
-from s2f_lib.preparation.ledger import Ledger
-from s2f_lib.preparation.pipeline import LEDGER_NAME, prepare
+from s2f_lib.preparation.ledger import read_refusals
+from s2f_lib.preparation.pipeline import prepare
 from s2f_lib.preparation.shards import read_prepared
 from s2f_lib.sources.avspeech import load_clips
 from tests.faces_tools import measure_eyes
@@ -30,8 +30,9 @@ def test_prepare_real_clips_gives_fifteen_rows(prepared):
     out, summary = prepared
     assert (summary.n_clips, summary.n_done) == (17, 15)
     assert summary.by_reason == {"no-face": 1, "several-faces": 1}
-    with Ledger(out / LEDGER_NAME) as ledger:
-        refused = {row["video_id"]: (row["reason"], row["detail"]) for row in ledger.rows() if row["reason"]}
+    refused = {
+        row.clip_id.split("_0")[0]: (row.reason, row.detail) for row in read_refusals(out).itertuples()
+    }
     assert refused["two_faces_1"][0] == "several-faces"
     assert refused["no_face_001"] == (
         "no-face",
@@ -56,7 +57,7 @@ def test_prepare_real_clips_faces_fill_level_crops(prepared):
 def test_prepare_real_clips_sound_and_features_are_plausible(prepared):
     clips = read_prepared(prepared[0])
     assert clips.audio.shape == (15, 96_000)
-    seconds = clips.table()["n_audio_samples"] / 16_000
+    seconds = clips.to_pandas()["n_audio_samples"] / 16_000
     assert seconds.between(2.9, 6.0).all()
     assert (np.abs(np.asarray(clips.audio, int)).max(1) > 1_000).all()
     distance = np.linalg.norm(clips.features[:, None] - clips.features[None], axis=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
 from dataclasses import fields, replace
 
@@ -12,7 +13,9 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pytest
+from torch.utils.data import DataLoader
 
+from s2f_lib.config import SpectrogramConfig
 from s2f_lib.errors import DataError, MissingFileError
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.preparation import shards
@@ -84,32 +87,110 @@ def test_read_prepared_returns_what_was_written(folder):
     assert clips.provenance == {"a": 1}
     assert clips.crops().shape == (3, 224, 224, 3)
     assert [int(face.mean()) for face in clips.crops([2, 1])] == [20, 10]
-    table = clips.table()
+    table = clips.to_pandas()
     assert table.loc[1, ["start_s", "end_s", "media", "box_right"]].tolist() == [1.0, 4.5, "1.mp4", 3.5]
     assert table["n_audio_samples"].tolist() == [6, 7, 8]
 
 
-def test_subset_by_mask_and_by_indices_are_equal(folder):
-    test = read_prepared(folder, split="test")
+def test_read_prepared_of_a_split_returns_its_clips(folder):
+    test = read_prepared(str(folder), split="test")
     assert test.clip_ids == ["clip-1"]
     np.testing.assert_array_equal(test.audio, [np.arange(1, 13)])
-    clips = read_prepared(folder)
-    by_mask = clips.subset(np.array([True, False, True]))
-    assert by_mask.clip_ids == clips.subset(np.array([0, 2])).clip_ids == ["clip-0", "clip-2"]
-    assert by_mask.table()["start_s"].tolist() == [0.0, 2.0]
     with pytest.raises(DataError, match="no prepared clip is in split 'validation'"):
         read_prepared(folder, split="validation")
+
+
+def test_clips_index_like_a_list_and_like_an_array(folder):
+    clips = read_prepared(folder)
+    mask = np.array([True, False, True])
+    for key in (mask, mask.tolist(), [0, 2], np.array([0, 2]), np.array([-3, -1]), slice(None, None, 2)):
+        chosen = clips[key]
+        assert chosen.clip_ids == ["clip-0", "clip-2"]
+        assert chosen.to_pandas()["start_s"].tolist() == [0.0, 2.0]
+        assert isinstance(chosen.audio, shards.MappedAudio)  # nothing is read
+    assert len(clips[[]]) == 0
+    assert [clip.clip_id for clip in clips[1:]] == ["clip-1", "clip-2"]
+    for key in (3, -4):
+        with pytest.raises(IndexError, match=f"clip {key} of 3"):
+            clips[key]
+
+
+def test_one_clip_is_the_row_that_was_written(folder):
+    for key in (2, -1, np.int64(2)):
+        clip = read_prepared(folder)[key]
+        _assert_equal(clip, _row(2))
+        assert int(clip.face.mean()) == 20
+        assert len(repr(clip)) < 400
+
+
+def test_repr_of_clips_counts_splits_and_shows_no_array(folder):
+    assert repr(read_prepared(folder)) == "PreparedClips(3 clips of 0.00075 s: 2 train, 1 test; 4-D features)"
+
+
+def test_shards_of_recordings_have_no_faces(tmp_path):
+    sound = PreparedRow("a", "a", None, np.arange(12, dtype=np.int16), end_s=2.0, media="a.wav")
+    write_shard(tmp_path / shard_name(0), rows_from_bytes(rows_to_bytes([sound])), provenance={})
+    clips = read_prepared(tmp_path)
+    assert (len(clips), clips.features.shape, clips.audio.shape) == (1, (1, 0), (1, 12))
+    _assert_equal(clips[0], sound)
+    assert "1 no split; no faces" in repr(clips[:1])
+    assert "crop" not in pd.read_feather(tmp_path / shard_name(0)).columns
+    assert set(clips.to_torch()[0]) == {"clip_id", "video_id", "audio"}
+    with pytest.raises(DataError, match="recordings without faces"):
+        clips.crops()
+    write_shard(tmp_path / shard_name(1), [_row(1)], provenance={})
+    with pytest.raises(DataError, match=r"shard-00001.arrow has .* features, unlike the first"):
+        read_prepared(tmp_path)
+
+
+def test_pickled_clips_are_mapped_again(tmp_path):
+    long = np.zeros(500_000, np.int16)
+    for number in range(2):
+        write_shard(tmp_path / shard_name(number), [replace(_row(number), audio=long)], provenance={})
+    clips = read_prepared(tmp_path)[::-1]
+    packed = pickle.dumps(clips)
+    assert len(packed) < 100_000
+    again = pickle.loads(packed)
+    assert again.digest == clips.digest
+    assert again.audio.shape == (2, 500_000)
+    assert list(again.crops_jpeg) == list(clips.crops_jpeg)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_to_torch_works_in_a_data_loader(folder, workers):
+    clips = read_prepared(folder)
+    small = SpectrogramConfig(duration_s=0.05)
+    for spectrogram, shape in ((None, (3, 12)), (small, (3, 2, small.n_frames, small.n_bins))):
+        loader = DataLoader(clips.to_torch(spectrogram), batch_size=3, num_workers=workers)
+        (batch,) = loader
+        assert batch["clip_id"] == clips.clip_ids
+        np.testing.assert_array_equal(batch["features"], clips.features)
+        np.testing.assert_array_equal(batch["face"], clips.crops())
+        assert batch["audio" if spectrogram is None else "spectrogram"].shape == shape
+    assert "face" not in clips.to_torch(faces=False)[0]
+
+
+def test_shards_are_readable_by_hugging_face_datasets(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    import datasets  # reads the environment when it is imported
+
+    files = [str(folder / shard_name(number)) for number in range(2)]
+    found = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert found["clip_id"] == ["clip-0", "clip-1", "clip-2"]
+    np.testing.assert_array_equal(found[1]["audio"], np.arange(1, 13))
+    np.testing.assert_array_equal(found[2]["features"], [2, 2.125, 2.25, 2.375])
 
 
 def test_digest_changes_with_clips_features_and_sound(folder):
     clips = read_prepared(folder)
     assert clips.digest == read_prepared(folder).digest
-    assert clips.digest != clips.subset(np.array([True, True, False])).digest
+    assert clips.digest != clips[:2].digest
     assert clips.digest != replace(clips, features=clips.features + 1).digest
     assert clips.digest != replace(clips, audio=np.asarray(clips.audio) + 1).digest
     loaded = replace(clips, audio=np.asarray(clips.audio), crops_jpeg=list(clips.crops_jpeg))
     assert clips.digest == loaded.digest
-    assert clips.subset(np.array([2, 0])).digest == loaded.subset(np.array([2, 0])).digest
+    assert clips[[2, 0]].digest == loaded[[2, 0]].digest
 
 
 def test_shard_is_readable_by_pyarrow_and_pandas(folder):
@@ -134,8 +215,8 @@ def test_mapped_audio_indexes_like_an_array(folder):
     np.testing.assert_array_equal(np.stack(list(audio)), array)
     with pytest.raises(IndexError):
         audio[3]
-    later = clips.subset(np.array([2, 1]))
-    np.testing.assert_array_equal(later.subset(np.array([1])).audio, array[[1]])
+    later = clips[[2, 1]]
+    np.testing.assert_array_equal(later[1:].audio, array[[1]])
     jpegs = list(clips.crops_jpeg)
     assert list(clips.crops_jpeg[1:]) == jpegs[1:]
     assert clips.crops_jpeg[-1] == jpegs[2]

@@ -29,7 +29,7 @@ def clips(prepared):
 
 
 def test_train_encoder_overfits_one_batch(tmp_path, clips):
-    few = clips.subset(np.arange(8))
+    few = clips[:8]
     config = tiny_config(training__epochs=40, training__validation_share=0.0, training__learning_rate=0.01)
     trained = train_encoder(few, config, "l2", tmp_path)
     losses = trained.metrics["train_loss"]
@@ -78,7 +78,7 @@ def test_train_encoder_patience_keeps_best_model(tmp_path, clips):
     assert losses.idxmin() == len(losses) - 3
     from s2f_lib.training.data import validation_mask
 
-    held_out = clips.subset(validation_mask(clips.video_ids, share=0.2, seed=0))
+    held_out = clips[validation_mask(clips.video_ids, share=0.2, seed=0)]
     predicted = predict_features(trained.model, held_out.audio, config.spectrogram)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (predicted, held_out.features)]
     assert ((unit[0] - unit[1]) ** 2).sum(axis=1).mean() == pytest.approx(losses.min(), rel=1e-4)

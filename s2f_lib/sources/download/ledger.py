@@ -10,6 +10,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ class DownloadLedger:
         if not found or found[0][2] != request_key(config, RefusalReason(found[0][0])):
             return None
         return DownloadRefused(RefusalReason(found[0][0]), found[0][1], can_retry=False, n_attempts=0)
+
+    def forget(self, reasons: Collection[RefusalReason]) -> None:
+        """Delete the refusals for some reasons, so that their clips are requested again."""
+        for reason in reasons:
+            self._rows("DELETE FROM downloads WHERE file IS NULL AND reason = ?", reason.value)
 
     def size_bytes(self, clip_id: str) -> int | None:
         """Return the size of a finished clip's file; None if the clip is not finished."""

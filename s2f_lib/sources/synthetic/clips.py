@@ -199,7 +199,8 @@ def parallel_map(
         yield from pool.map(function, items, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise DataError(
-            f"a process that makes {what} died, perhaps for lack of memory: run again with fewer workers"
+            f"a process that makes {what} died; its own message is above. A script needs "
+            '`if __name__ == "__main__":` above the call; if memory was short, use fewer workers'
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
