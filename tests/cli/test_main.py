@@ -127,11 +127,13 @@ def test_info_prints_versions_and_profiles():
 def test_synth_output_can_be_prepared(tmp_path):
     made = s2f("synth", "--out", tmp_path / "clips", "--n-train", 3, "--n-test", 2, "--duration-s", 3.2)
     assert made.returncode == 0, made.stderr
+    assert "clips: 5 of 5" in made.stderr.splitlines()[-1]
     arguments = ["--csv", tmp_path / "clips/clips.csv", "--media", tmp_path / "clips/media"]
     arguments += ["--split", tmp_path / "clips/splits.csv", "--out", tmp_path / "prepared"]
     arguments += ["-p", "preparation.detection_width_px=240", "-p", "preparation.detector=dlib"]
     prepared = s2f("prepare", *arguments)
     assert prepared.returncode == 0, prepared.stderr
+    assert re.search(r"^\d\d:\d\d:\d\d clips: 5 of 5$", prepared.stderr, re.MULTILINE)
     clips = read_prepared(tmp_path / "prepared")
     assert len(clips) == 5
     assert sorted(clips.splits) == ["test"] * 2 + ["train"] * 3
