@@ -104,12 +104,15 @@ def _settings(workers: int = 2) -> dict[str, Settings]:
     }
 
 
-def _prepare(world: World, out: Path, server: MisbehavingServer, *, workers: int = 2, progress=None, **how):
+def _prepare(
+    world: World, out: Path, server: MisbehavingServer, *, workers: int = 2, progress=None, retry=(), **how
+):
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
     config = DownloadConfig(**({"url_template": server.template} | QUICK | how))
     clips = load_clips(world.csv, media)
-    return prepare(clips, out, download=Download(media, config), progress=progress, **_settings(workers))
+    download = Download(media, config)
+    return prepare(clips, out, download=download, progress=progress, retry=retry, **_settings(workers))
 
 
 def _outcomes(out: Path) -> dict[str, str]:
@@ -205,6 +208,15 @@ def test_feed_downloads_clips_that_were_missing(tmp_path, videos):
         other = _prepare(world, out, server, workers=1, url_template=server.template + "?mirror=2")
     assert (other.n_this_run, other.n_done) == (1, 4)
     assert sum(server.requests.values()) == 1
+
+
+def test_prepare_retry_requests_refused_clips_again(tmp_path, videos):
+    world, out = _world(tmp_path, videos, 1, [("status:404", 1, None, "removed")]), tmp_path / "out"
+    with MisbehavingServer(world.files, world.behaviours) as server:
+        assert _prepare(world, out, server, workers=1).by_reason == {"removed": 1}
+        server.behaviours.clear()
+        assert _prepare(world, out, server, workers=1).n_this_run == 0  # the refusal is final
+        assert _prepare(world, out, server, workers=1, retry="removed").n_done == 1
 
 
 def test_study_fetch_missing_downloads_clips(tmp_path, videos, monkeypatch):
