@@ -15,6 +15,7 @@ from .preparation.shards import read_prepared as read_prepared
 from .reconstruction.voice import Reconstruction as Reconstruction
 from .reconstruction.voice import reconstruct as reconstruct
 from .registry import register as register
+from .sources.avspeech import load_clips as load_clips
 from .study import Study as Study
 from .training.decoder import TrainedDecoder as TrainedDecoder
 from .training.decoder import load_decoder as load_decoder

@@ -1,4 +1,4 @@
-"""`prepare` with two workers, called from a script without a main guard and from a notebook."""
+"""`prepare` with two workers, called from a script without a main guard, a notebook and a shell."""
 
 from __future__ import annotations
 
@@ -59,3 +59,17 @@ def test_notebook_prepares_what_the_script_left(begun):
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
     ).execute()
     assert len(read_prepared(folder / "out")) == 2
+
+
+def test_interactive_python_needs_no_main_guard(begun):
+    folder, _ = begun
+    call = CALL.replace(
+        'prepare(load_clips("clips.csv", "media"), "out"', 'prepare_recordings("media", "voices"'
+    )
+    call = call.replace("import prepare", "import prepare_recordings")
+    shell = [sys.executable, "-i"]
+    done = subprocess.run(
+        shell, input=call, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "Error" not in done.stderr
+    assert len(read_prepared(folder / "voices")) == 2
