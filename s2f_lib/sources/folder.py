@@ -125,8 +125,8 @@ def _media_names(folder: Path) -> list[str]:
             else:
                 other[path.suffix.lower() or "no suffix"] += 1
     if other:
-        suffixes = ", ".join(f"{n} {suffix}" for suffix, n in other.most_common(5))
-        logger.warning("%d files in %s are not media and are skipped: %s", other.total(), folder, suffixes)
+        suffixes = ", ".join(f"{n} {suffix}" for suffix, n in other.most_common())
+        logger.warning("skipped in %s, because they are not media: %s", folder, suffixes)
     if not names:
         raise InputError(f"{folder} holds no video and no sound file")
     for name in names:

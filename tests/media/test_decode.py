@@ -273,6 +273,21 @@ def test_read_recording_without_stated_length(tmp_path):
     assert _pitch_hz(audio[8_000:40_000], 16_000) == pytest.approx(440, abs=1)
 
 
+def test_probe_measures_an_mp3_whose_length_is_an_estimate(tmp_path):
+    path = tmp_path / "voice.mp3"
+    noise = np.random.default_rng(0).integers(-9_000, 9_000, 32_000)
+    sound = np.concatenate([np.zeros(96_000), noise]).astype(np.int16)  # silence takes few bits
+    with av.open(str(path), "w", options={"write_xing": "0", "id3v2_version": "0"}) as file:
+        stream = file.add_stream("libmp3lame", rate=16_000, layout="mono")
+        stream.codec_context.flags |= 2  # a variable bit rate
+        frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    with av.open(str(path)) as file:
+        assert file.duration > 12e6  # what FFmpeg estimates
+    assert probe(path).duration_s == pytest.approx(8.0, abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
