@@ -16,6 +16,7 @@ from .reconstruction.voice import Reconstruction as Reconstruction
 from .reconstruction.voice import reconstruct as reconstruct
 from .registry import register as register
 from .sources.avspeech import load_clips as load_clips
+from .sources.synthetic.clips import make_synthetic_clips as make_synthetic_clips
 from .study import Study as Study
 from .training.decoder import TrainedDecoder as TrainedDecoder
 from .training.decoder import load_decoder as load_decoder

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from s2f_lib.config import SAMPLE_RATE_HZ
-from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.errors import DataError, InputError, MissingFileError
 from s2f_lib.media.jpeg import decode_jpeg
 from s2f_lib.storage import digest, file_digest, write_atomically
 
@@ -268,6 +268,19 @@ class PreparedClips:
     provenance: dict[str, Any]
     columns: dict[str, np.ndarray]
     folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.features) != 2:
+            raise InputError(
+                f"features: found shape {np.shape(self.features)}, expected (n, dimension), one row per clip"
+            )
+        own = ("video_ids", "splits", "audio", "features", *(["crops_jpeg"] if len(self.crops_jpeg) else []))
+        each = {name: getattr(self, name) for name in own} | self.columns
+        for name, values in each.items():
+            if len(values) != len(self.clip_ids):
+                raise InputError(
+                    f"{name}: found {len(values)} for {len(self.clip_ids)} clip ids, expected one per clip"
+                )
 
     def __len__(self) -> int:
         return len(self.clip_ids)

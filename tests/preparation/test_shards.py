@@ -16,11 +16,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from s2f_lib.config import SpectrogramConfig
-from s2f_lib.errors import DataError, MissingFileError
+from s2f_lib.errors import DataError, InputError, MissingFileError
 from s2f_lib.media.jpeg import encode_jpeg
 from s2f_lib.preparation import shards
 from s2f_lib.preparation.shards import (
     FORMAT_VERSION,
+    PreparedClips,
     PreparedRow,
     read_prepared,
     rows_from_bytes,
@@ -304,3 +305,20 @@ def test_read_prepared_without_folder_or_shards_is_an_error(tmp_path):
         read_prepared(tmp_path / "none")
     with pytest.raises(DataError, match="holds no shard"):
         read_prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": np.zeros((3, 4), np.float32)}, "features: found 3 for 16 clip ids"),
+        ({"features": np.zeros(16, np.float32)}, r"features: found shape \(16,\)"),
+        ({"splits": ["train"] * 15}, "splits: found 15 for 16 clip ids"),
+        ({"columns": {"x": np.zeros(2)}}, "x: found 2 for 16 clip ids"),
+    ],
+)
+def test_prepared_clips_refuse_unequal_numbers(changes, message):
+    ids, audio = [str(number) for number in range(16)], np.zeros((16, 8), np.int16)
+    features = np.zeros((16, 4), np.float32)
+    clips = PreparedClips(ids, ids, ["train"] * 16, audio, features, [b""] * 16, {}, {})
+    with pytest.raises(InputError, match=message):
+        replace(clips, **changes)
