@@ -137,20 +137,20 @@ SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class _WithOptions(Settings):
-    """Base of the sections that choose something by a name: built in, or an own one with options."""
+    """Base of the sections that choose a part by its name: a built-in one, or a custom one with options."""
 
     _ONLY_IF_SET: ClassVar[frozenset[str]] = frozenset({"options"})
     _REGISTRY: ClassVar[registry.Kind]
     _NAME: ClassVar[str] = "kind"
 
     options: dict[str, Any] = {}
-    """Keyword arguments of an own one."""
+    """Keyword arguments of a custom part."""
 
     @model_validator(mode="after")
-    def _options_are_for_own_ones(self) -> Self:
+    def _options_are_for_custom_parts(self) -> Self:
         name = getattr(self, self._NAME)
         if self.options and registry.is_built_in(self._REGISTRY, name):
-            raise ValueError(f"{name} takes no options: they are for own {self._REGISTRY}")
+            raise ValueError(f"{name} takes no options: they are for custom {self._REGISTRY}")
         return self
 
 
@@ -259,7 +259,7 @@ class SourceConfig(_WithOptions):
     _REGISTRY = "sources"
 
     kind: SourceName = "synthetic"
-    """The source in use: synthetic, avspeech, pairs, or an own one (see `s2f_lib.register`)."""
+    """The source in use: synthetic, avspeech, pairs, or a custom source (see `s2f_lib.register`)."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """The generated population."""
     avspeech: AVSpeechConfig = AVSpeechConfig()
@@ -296,7 +296,7 @@ class FeatureConfig(_WithOptions):
     _NAME = "extractor"
 
     extractor: ExtractorName = "dlib_resnet"
-    """Network that computes the features: dlib_resnet, vgg_face, or an own one (see `s2f_lib.register`)."""
+    """Network that computes the features: dlib_resnet, vgg_face, or a custom one (see `s2f_lib.register`)."""
     weights: Path | None = None
     """For vgg_face: a safetensors file of VGG16 with 2,622 classes."""
     batch_size: int = Field(32, ge=1, le=_WIDEST)
@@ -390,13 +390,13 @@ def encoder_output_size(frames: int, bins: int) -> tuple[int, int]:
 
 
 class VoiceEncoderConfig(_WithOptions):
-    """The encoder of the report's table ("Voice Encoder Architecture") at any width, or an own one."""
+    """The encoder of the report's table ("Voice Encoder Architecture") at any width, or a custom encoder."""
 
     _REGISTRY = "encoders"
     _ONLY_IF_SET = frozenset({"kind", "options"})
 
     kind: EncoderKind = "report"
-    """The report's encoder, or an own one (see `s2f_lib.register`), to which only `options` apply."""
+    """report, or a custom encoder (see `s2f_lib.register`), for which only `options` has an effect."""
     width: float = Field(1.0, gt=0, le=64)
     """Factor on the channels of all convolutions."""
     hidden: int = Field(4096, ge=1, le=_WIDEST)
@@ -420,12 +420,12 @@ class VoiceEncoderConfig(_WithOptions):
 
 
 class FaceDecoderConfig(_WithOptions):
-    """The network from features to a 224x224 face: the report's, one with residual blocks, or an own one."""
+    """The network from features to a 224x224 face: the report's, a residual or a custom one."""
 
     _REGISTRY = "decoders"
 
     kind: DecoderKind = "residual"
-    """Decoder that the chapters after 04 use: report, residual, or an own one (see `s2f_lib.register`)."""
+    """Decoder that the chapters after 04 use: report, residual, or a custom one (see `s2f_lib.register`)."""
     width: float = Field(1.0, gt=0, le=64)
     """Factor on the channels of the report's decoder."""
     residual_channels: tuple[Channels, Channels, Channels, Channels, Channels] = (128, 96, 64, 32, 16)

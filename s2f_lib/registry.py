@@ -1,7 +1,7 @@
-"""Names of extractors, losses, encoders, decoders and sources, and the fingerprints of own ones.
+"""Names of extractors, losses, encoders, decoders and sources, and the fingerprints of custom ones.
 
-The package makes the built-in ones from their settings. Own ones come from installed distributions (entry
-points, for example in the group `s2f_lib.losses`) or from `register`, which holds for the current process.
+Built-in parts are made from their settings. Custom parts come from installed distributions (entry points,
+for example in the group `s2f_lib.losses`), or from `register`, which acts on the current process only.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _registered: dict[Kind, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 
 
 def register(kind: Kind, name: str, value: Any) -> None:
-    """Make an extractor, loss, encoder, decoder or source known by a name, in the current process.
+    """Register a custom extractor, loss, encoder, decoder or source under a name, in the current process.
 
-    The name can then be used in settings. A second call with the same name replaces the first. Commands and
-    worker processes do not know the name; a distribution makes a name known to them by an entry point in the
+    Settings can then use the name. A second call with the same name replaces the first. Commands and worker
+    processes do not know the name. To make it known to them, a distribution declares an entry point in the
     group `s2f_lib.KIND`.
 
     Parameters
@@ -51,7 +51,7 @@ def register(kind: Kind, name: str, value: Any) -> None:
     name
         Letters, digits, "_", "." and "-".
     value
-        The keyword arguments of a call are those below and the `options` of the settings' section.
+        A callable. Its keyword arguments are those below and the `options` of the settings' section.
 
         - extractor: class or function that returns a `FaceFeatureExtractor`; called without other arguments.
         - loss: function of `(face, speech)`, or a class that is called without arguments for each training.
@@ -63,8 +63,7 @@ def register(kind: Kind, name: str, value: Any) -> None:
     Raises
     ------
     InputError
-        The kind is unknown, the name is a built-in one or has other characters, or the value cannot be
-        called.
+        The kind is unknown, the name is built in or has other characters, or the value is not callable.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def register(kind: Kind, name: str, value: Any) -> None:
 
 
 def is_built_in(kind: Kind, name: str) -> bool:
-    """Return whether the package itself makes what this name means."""
+    """Return whether the name is built into the package."""
     return name in BUILT_IN[kind]
 
 
@@ -96,7 +95,7 @@ def is_known(kind: Kind, name: str) -> bool:
 
 
 def is_known_to_workers(kind: Kind, name: str) -> bool:
-    """Return whether other processes find the same value under a name."""
+    """Return whether worker processes find the same value under this name."""
     return name not in _registered[kind]
 
 
@@ -108,7 +107,7 @@ def names(kind: Kind) -> list[str]:
 def load(kind: Kind, name: str) -> Any:
     """Return what was registered under a name, or import it from the distribution that supplies it.
 
-    `ConfigError` if the name is not one of those, two distributions supply it, or the import fails.
+    Raises a `ConfigError` if the name is unknown, two distributions supply it, or the import fails.
     """
     if name in _registered[kind]:
         return _registered[kind][name]
@@ -134,7 +133,7 @@ def load(kind: Kind, name: str) -> Any:
 def make(kind: Kind, factory: Any, options: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
     """Call a factory with keyword arguments and the options of its settings' section.
 
-    `ConfigError` if it does not take them.
+    Raises a `ConfigError` if the factory does not take these arguments.
     """
     options = options or {}
     try:
@@ -146,7 +145,7 @@ def make(kind: Kind, factory: Any, options: Mapping[str, Any] | None = None, **a
             f"that it is called with: {error} (given: {given})"
         ) from None
     except ValueError:
-        pass  # a callable of C has no signature
+        pass  # a callable that is written in C has no signature
     return factory(**arguments, **options)
 
 
@@ -161,13 +160,13 @@ def name_of(value: Any) -> str:
 def fingerprint_of(value: Any) -> str:
     """Return the attribute `fingerprint` of an object, or a digest of the source of a function or class.
 
-    The digest covers the functions and classes of the same package that the source names, and the numbers
-    and texts that it takes from outside. A value of another kind may change unseen, so it is refused.
+    The digest covers the functions and classes of the same package that the source uses, and the numbers and
+    texts that it reads from outside. Changes of other values cannot be seen, so such values are refused.
 
     Raises
     ------
     InputError
-        There is no `fingerprint`, and the source or a value that it uses is not known.
+        There is no `fingerprint`, and the source code or a value that it uses cannot be read.
 
     Examples
     --------
@@ -189,14 +188,14 @@ def fingerprint_of(value: Any) -> str:
 
 
 def identity(kind: Kind, value: Any) -> tuple[str, str | None]:
-    """Return name and fingerprint of a value, or of what a name means; built-in names have no fingerprint."""
+    """Return name and fingerprint of a value, or of the part with that name; None for built-in parts."""
     if not isinstance(value, str):
         return name_of(value), fingerprint_of(value)
     return value, None if is_built_in(kind, value) else fingerprint_of(load(kind, value))
 
 
 def _source_parts(value: Any, package: str, seen: set[int]) -> list[str]:
-    """Return texts that decide what a function or class does; TypeError or OSError if they are not known."""
+    """Return texts that decide what a function or class does; TypeError or OSError if one is unknown."""
     if isinstance(value, None | bool | int | float | complex | str | bytes):
         return [repr(value)]
     if isinstance(value, tuple | list | frozenset):
@@ -234,7 +233,7 @@ def _source_parts(value: Any, package: str, seen: set[int]) -> list[str]:
 
 
 def _is_machinery(name: str) -> bool:
-    """Return whether Python itself, not the author, writes an attribute of a class."""
+    """Return whether Python, and not the author of the class, sets an attribute."""
     return name in {
         "__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__annotations__",
         "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__parameters__",
@@ -248,7 +247,9 @@ def _package(value: Any) -> str:
 
 def _check_characters(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise InputError(f"name {name!r}: expected letters, digits, '_', '.' and '-', for names of folders")
+        raise InputError(
+            f"name {name!r}: expected letters, digits, '_', '.' and '-' (it is part of folder names)"
+        )
     return name
 
 

@@ -164,7 +164,7 @@ class Study:
     def encoder(self, loss: LossName | Loss | None = None, *, seed: int | None = None) -> TrainedEncoder:
         """Return the voice encoder trained with a loss, by default `training.main_loss`.
 
-        The loss is a name or an own function; see `s2f_lib.train_voice_encoder`.
+        The loss is a name or a custom function; see `s2f_lib.train_voice_encoder`.
 
         The seed decides the initial weights, the batches and the validation videos; by default
         `training.seed`.
@@ -319,7 +319,7 @@ class Study:
             folder = self.source_dir
             return load_clips(folder / "clips.csv", folder / "media", split_csv=folder / "splits.csv")
         if not registry.is_built_in("sources", self.config.source.kind):
-            return self._own_clips()
+            return self._custom_clips()
         source = self.config.source.avspeech
         if source.csv is None:
             raise ConfigError(
@@ -336,7 +336,7 @@ class Study:
             youtube_ids=download is not None,
         )
 
-    def _own_clips(self) -> Iterator[ClipRef | BadRow]:
+    def _custom_clips(self) -> Iterator[ClipRef | BadRow]:
         from s2f_lib.sources.clip import ClipRef
 
         source = self.config.source

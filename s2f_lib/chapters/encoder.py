@@ -35,9 +35,9 @@ def architecture_table(
 ) -> pd.DataFrame:
     """Return the report's "Voice Encoder Architecture", one row per layer, with sizes and counts.
 
-    The report's size (6 s, full width, N = 9) is next to this run's; of an own encoder there are only the
-    sums. Outputs are channels x time x frequency. MFLOP are millions of multiplications and additions of the
-    forward pass of one clip.
+    The report's size (6 s, full width, N = 9) is next to this run's. For a custom encoder, the table has only
+    the totals. Outputs are channels x time x frequency. MFLOP are millions of multiplications and additions
+    of the forward pass of one clip.
     """
     full = _layers(VoiceEncoderConfig(), SpectrogramConfig(), 4096)
     own = _layers(encoder, spectrogram, feature_dimension) if encoder.kind == "report" else []

@@ -44,7 +44,7 @@ def train_command(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="l1, l2, l1_l2, contrastive, info_nce or an own loss. (Default: training.main_loss.)",
+            help="l1, l2, l1_l2, contrastive, info_nce or a custom loss. (Default: training.main_loss.)",
             show_default=False,
         ),
     ] = None,

@@ -33,8 +33,8 @@ class FaceFeatureExtractor(Protocol):
     fingerprint
         Digest of the weights: the same fingerprint gives the same features.
     runs_in_workers
-        Whether each worker process loads the extractor. Otherwise, and if an own extractor lacks this
-        attribute, the main process runs it, in batches.
+        Whether each worker process loads the extractor. If it is False, or if a custom extractor lacks this
+        attribute, the main process runs the extractor, in batches.
     """
 
     name: str
@@ -159,10 +159,10 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
     Parameters
     ----------
     config
-        Name, weights, batch size, and the options of an own extractor.
+        Name, weights, batch size, and the options of a custom extractor.
     device
-        A torch device, or "auto". dlib's network ignores it and runs on the CPU. An own extractor chooses its
-        device itself.
+        A torch device, or "auto". dlib's network ignores it and runs on the CPU. A custom extractor chooses
+        its device itself.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
     MissingFileError
         The weights do not exist; the message says what to do.
     ConfigError
-        The name is unknown, or an own extractor does not take the options.
+        The name is unknown, or a custom extractor does not take the options.
 
     See Also
     --------
@@ -198,7 +198,7 @@ def make_extractor(config: FeatureConfig, *, device: str = "cpu") -> FaceFeature
 
 
 def check_extractor(extractor: Any) -> FaceFeatureExtractor:
-    """Return an own extractor; `InputError` if it lacks an attribute. `runs_in_workers` may be absent."""
+    """Return a custom extractor; raise an InputError if it lacks a required attribute."""
     lacking = [name for name in ("name", "dimension", "fingerprint") if not hasattr(extractor, name)]
     if lacking or not callable(extractor):
         raise InputError(

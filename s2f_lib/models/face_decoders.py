@@ -28,25 +28,25 @@ DEBUG_RESIDUAL = FaceDecoderConfig(kind="residual", residual_channels=(8, 8, 8, 
 def make_decoder(
     config: FaceDecoderConfig | Callable[..., nn.Module], *, feature_dimension: int
 ) -> nn.Module:
-    """Return the decoder that the settings name, or that an own class or function makes.
+    """Return the decoder that the settings name, or that a custom class or function returns.
 
     Parameters
     ----------
     config
-        Kind ("report", "residual" or the name of an own decoder) and size of the decoder; or the class or
-        function of an own decoder, which is called with `feature_dimension`.
+        Kind ("report", "residual" or the name of a custom decoder) and size of the decoder; or the class or
+        function of a custom decoder, which is called with `feature_dimension`.
     feature_dimension
         Dimension of the features: 4096 for VGG-Face, 128 for dlib.
 
     Returns
     -------
     torch.nn.Module
-        `FaceDecoder`, `ResidualDecoder` or the own decoder, in training mode.
+        `FaceDecoder`, `ResidualDecoder` or the custom decoder, in training mode.
 
     Raises
     ------
     ConfigError
-        The own decoder does not take the options.
+        The custom decoder does not take the options.
 
     Examples
     --------

@@ -28,13 +28,13 @@ def make_encoder(
     feature_dimension: int,
     spectrogram: SpectrogramConfig,
 ) -> nn.Module:
-    """Return the encoder that the settings name, or that an own class or function makes.
+    """Return the encoder that the settings name, or that a custom class or function returns.
 
     Parameters
     ----------
     config
-        Kind ("report" or the name of an own encoder) and size of the encoder; or the class or function of an
-        own encoder, which is called with the arguments below.
+        Kind ("report" or the name of a custom encoder) and size of the encoder; or the class or function of
+        a custom encoder, which is called with the arguments below.
     feature_dimension
         Dimension of the predicted face features: 4096 for VGG-Face, 128 for dlib.
     spectrogram
@@ -43,12 +43,12 @@ def make_encoder(
     Returns
     -------
     torch.nn.Module
-        `VoiceEncoder`, or the own encoder, in training mode.
+        `VoiceEncoder`, or the custom encoder, in training mode.
 
     Raises
     ------
     ConfigError
-        The spectrogram is too small, or the own encoder does not take the options.
+        The spectrogram is too small, or the custom encoder does not take the options.
 
     Examples
     --------

@@ -90,9 +90,9 @@ def prepare(
     preparation, features
         Settings. None: the library's defaults.
     extractor
-        Own extractor in place of the one that `features` names: an object with `name`, `dimension`,
-        `fingerprint` and a call, see `FaceFeatureExtractor`. This process runs it on the faces of a shard at
-        once. Its name and fingerprint are stored in the folder.
+        Custom extractor that replaces the one that `features` names: a callable object with `name`,
+        `dimension` and `fingerprint`, see `FaceFeatureExtractor`. The main process runs it, on all faces of
+        a shard at once. Its name and fingerprint are stored in the folder.
     progress
         Function of the numbers of finished, all and refused clips.
     download

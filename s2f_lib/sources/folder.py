@@ -1,4 +1,4 @@
-"""Clips of a folder of one's own media files: any names, with or without video."""
+"""Clips of a folder of media files, with any file names, with or without video."""
 
 from __future__ import annotations
 

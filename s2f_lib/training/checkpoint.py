@@ -146,13 +146,13 @@ def save_model(path: Path, tensors: dict[str, Tensor], *, digest: str) -> None:
 
 
 def network_identity(kind: registry.Kind, network: Any) -> tuple[str, str | None]:
-    """Return name and fingerprint of the network of some settings, or of an own class or function."""
+    """Return name and fingerprint of a network, given as its settings or as a custom class or function."""
     is_settings = isinstance(network, VoiceEncoderConfig | FaceDecoderConfig)
     return registry.identity(kind, network.kind if is_settings else network)
 
 
 def write_description(path: Path, network: Any, **description: Any) -> None:
-    """Write what is needed to make a trained network again next to its weights, in the first process."""
+    """Write, next to the weights, what is needed to rebuild the network; only the first process writes."""
     if not is_first_process():
         return
     kind: registry.Kind = "encoders" if path.stem == "encoder" else "decoders"
@@ -165,7 +165,7 @@ def write_description(path: Path, network: Any, **description: Any) -> None:
 
 
 def read_description(path: Path, what: str) -> dict[str, Any]:
-    """Read what `write_description` wrote; `CheckpointError` if the folder does not hold such a network."""
+    """Read what `write_description` wrote; raise a `CheckpointError` if the folder holds no such network."""
     if not path.is_file() or not path.with_name(MODEL_FILE).is_file():
         raise CheckpointError(
             f"{path.parent} does not hold {what} (it lacks {path.name} or {MODEL_FILE}): give the `folder` "
@@ -184,16 +184,16 @@ def read_description(path: Path, what: str) -> dict[str, Any]:
 def described_network(
     kind: registry.Kind, description: dict[str, Any], settings: type[Settings], own: Any, *, folder: Path
 ) -> Any:
-    """Return the settings or the own class or function that made a described network.
+    """Return what builds a described network: its settings, or its custom class or function.
 
-    `CheckpointError` if it is not known here, or its code has changed since the training.
+    Raises a `CheckpointError` if it is unknown here, or its code has changed since the training.
     """
     name, what = description["name"], kind.removesuffix("s")
     chosen = own
     if own is None:
         if description["settings"] is None or not registry.is_known(kind, name):
             raise CheckpointError(
-                f"{folder} was trained with the own {what} {name!r}, which is not known here: "
+                f"{folder} was trained with the custom {what} {name!r}, which is unknown here: "
                 f"give it as `{what}`, register it, or install the distribution that supplies it"
             )
         chosen = settings.model_validate(description["settings"])
@@ -201,7 +201,7 @@ def described_network(
     if fingerprint != description["fingerprint"]:
         raise CheckpointError(
             f"{folder} was trained with another version of the {what} {name!r} (fingerprint "
-            f"{description['fingerprint']}, now {fingerprint}): train again, or use the code of that time"
+            f"{description['fingerprint']}, now {fingerprint}): train again, or use the earlier code"
         )
     return chosen
 

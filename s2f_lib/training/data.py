@@ -60,7 +60,7 @@ class Faces(Clips, Protocol):
 
 @dataclass(frozen=True)
 class VoiceArrays:
-    """Own arrays as data for the voice encoder.
+    """Arrays of audio and features, as training data for the voice encoder.
 
     Parameters
     ----------
@@ -69,13 +69,13 @@ class VoiceArrays:
     features
         `(n, dimension)` floating point, the face features of the same clips.
     clip_ids, video_ids
-        `n` names of the clips, and of what they come from: clips of one video are never divided between
-        training and validation. By default the index, and the clip ids.
+        `n` names of the clips and of their videos. Clips of one video are never divided between training and
+        validation. By default, a clip id is the clip's index, and the video ids are the clip ids.
 
     Raises
     ------
     InputError
-        A shape or type is wrong, or a number is not finite; the message names the argument.
+        A shape or type is wrong, or a number is not finite. The message names the argument.
 
     Examples
     --------

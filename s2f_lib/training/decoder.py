@@ -41,7 +41,7 @@ class TrainedDecoder:
     Attributes
     ----------
     model
-        The decoder, in evaluation mode: `FaceDecoder`, `ResidualDecoder`, or an own one.
+        The decoder, in evaluation mode: `FaceDecoder`, `ResidualDecoder`, or a custom decoder.
     metrics
         One row per epoch; see `fit`.
     folder
@@ -85,9 +85,9 @@ def train_face_decoder(
     decoder, training
         Settings of the network and the training. None: the library's defaults. The kind "report" is trained
         with L1 of the images, the others with the weighted losses of `decoder_losses`. `decoder` may also be
-        an own one: a class or function that is called with `feature_dimension` and returns a module from
-        `(batch, dimension)` to `(batch, 3, 224, 224)` in [0, 1]. If the module has a method `colour_bias`,
-        that bias starts at the mean colour.
+        a custom decoder: a class or function that is called with `feature_dimension` and returns a module
+        from `(batch, dimension)` to `(batch, 3, 224, 224)` in [0, 1]. If the module has a method
+        `colour_bias`, the bias that it returns starts at the mean colour.
     name
         First part of the folder's name. None: `decoder-KIND`.
     extractor
@@ -205,7 +205,7 @@ def load_decoder(folder: str | Path, *, decoder: DecoderFactory | None = None) -
     folder
         Folder of the model: the attribute `folder` of the `TrainedDecoder`, in the folder of the models.
     decoder
-        The class or function of an own decoder that was given directly to the training.
+        Class or function of the custom decoder, if the training got it directly and not by a name.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def load_decoder(folder: str | Path, *, decoder: DecoderFactory | None = None) -
     Raises
     ------
     CheckpointError
-        The folder does not hold a trained decoder, or an own decoder is not known here or has changed.
+        The folder does not hold a trained decoder, or its custom decoder is unknown here or has changed.
 
     Examples
     --------
@@ -264,7 +264,7 @@ def _make_loss(
 def _start_at_mean_colour(model: nn.Module, faces: np.ndarray) -> None:
     """Set the last bias to the mean colour, so that training starts at a plausible brightness.
 
-    An own decoder without `colour_bias` starts as it is.
+    A custom decoder without `colour_bias` is not changed.
     """
     if not hasattr(model, "colour_bias"):
         return

@@ -51,7 +51,7 @@ class TrainedEncoder:
     Attributes
     ----------
     model
-        The encoder, in evaluation mode: `VoiceEncoder`, or an own one.
+        The encoder, in evaluation mode: `VoiceEncoder`, or a custom encoder.
     metrics
         One row per epoch; see `fit`.
     folder
@@ -144,13 +144,13 @@ def train_voice_encoder(
         everything that decides the weights. An interrupted training in it is resumed.
     spectrogram, encoder, training
         Settings of the input, the network and the training. None: the library's defaults. `encoder` may also
-        be an own one: a class or function that is called with `feature_dimension` and `spectrogram`
+        be a custom encoder: a class or function that is called with `feature_dimension` and `spectrogram`
         (`SpectrogramConfig`) and returns a module from `(batch, 2, frames, bins)` to `(batch, dimension)`.
-        If the module has a method `output_bias`, that bias starts at the mean of the features.
+        If the module has a method `output_bias`, the bias that it returns starts at the mean of the features.
     loss
-        "l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face", the name of an own loss, or an own one:
-        a function of (face, speech), `(batch, dimension)` both, that returns a scalar. A loss with the
-        attribute `in_batch = True` gets the pairs of all processes. None: `training.main_loss`.
+        "l1", "l2", "l1_l2", "contrastive", "info_nce", "speech2face", the name of a custom loss, or a custom
+        loss itself: a function of (face, speech), both `(batch, dimension)`, that returns a scalar. A loss
+        with the attribute `in_batch = True` gets the pairs of all processes. None: `training.main_loss`.
     name
         First part of the folder's name. None: `encoder-LOSS`.
     decoder, vgg_face_weights
@@ -168,7 +168,7 @@ def train_voice_encoder(
     Raises
     ------
     InputError
-        The arrays do not fit together, or an own encoder or loss lacks a name or a fingerprint.
+        The arrays do not fit together, or a custom encoder or loss lacks a name or a fingerprint.
     TrainingError
         There are too few clips, or the loss is not finite.
     ConfigError
@@ -176,8 +176,8 @@ def train_voice_encoder(
 
     Notes
     -----
-    The name and the fingerprint of own encoders and losses are part of the digest. The fingerprint is the
-    attribute `fingerprint`, or a digest of the source with the values that it uses.
+    The name and the fingerprint of a custom encoder or loss are part of the digest. The fingerprint is its
+    attribute `fingerprint`, or a digest of its source code and of the values that the code uses.
 
     See Also
     --------
@@ -288,7 +288,7 @@ def load_encoder(folder: str | Path, *, encoder: EncoderFactory | None = None) -
     folder
         Folder of the model: the attribute `folder` of the `TrainedEncoder`, in the folder of the models.
     encoder
-        The class or function of an own encoder that was given directly to the training.
+        Class or function of the custom encoder, if the training got it directly and not by a name.
 
     Returns
     -------
@@ -298,9 +298,9 @@ def load_encoder(folder: str | Path, *, encoder: EncoderFactory | None = None) -
     Raises
     ------
     CheckpointError
-        The folder does not hold a trained encoder, or the code of an own encoder has changed.
+        The folder does not hold a trained encoder, or the code of its custom encoder has changed.
     ConfigError
-        The own encoder is not known here.
+        The custom encoder is unknown here.
 
     See Also
     --------
@@ -347,8 +347,8 @@ def _to_spectrogram(spectrogram: SpectrogramConfig, training: TrainingConfig, cl
 def _start_at_mean(model: nn.Module, features: np.ndarray, rows: np.ndarray) -> None:
     """Set the last bias to the mean direction of the faces, which is large compared with their differences.
 
-    The encoder then has to learn only what differs between people. An own encoder without `output_bias`
-    starts as it is.
+    The encoder then has to learn only what differs between people. A custom encoder without
+    `output_bias` is not changed.
     """
     if not hasattr(model, "output_bias"):
         return

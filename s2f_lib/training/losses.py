@@ -164,13 +164,13 @@ def distillation(target: Tensor, predicted: Tensor) -> Tensor:
 
 
 def make_loss(loss: LossName | Loss, *, l2_weight: float = 10.0) -> Loss:
-    """Return the loss of that name, or an own one that is ready for a training.
+    """Return the loss with that name, or a custom loss that is ready for a training.
 
     Parameters
     ----------
     loss
-        "l1", "l2", "l1_l2", "contrastive", "info_nce" or the name of an own loss; or an own loss: a function,
-        a class that is called without arguments, or a module, which is copied.
+        "l1", "l2", "l1_l2", "contrastive", "info_nce" or the name of a custom loss; or a custom loss: a
+        function, a class that is called without arguments, or a module, which is copied.
     l2_weight
         Weight lambda of "l1_l2", which is l1 + lambda l2; the report's lambda is 10.
 

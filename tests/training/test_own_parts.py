@@ -103,7 +103,7 @@ def test_load_encoder_gives_the_trained_model(arrays, trained, monkeypatch):
     loaded = load_encoder(str(trained.folder), encoder=MeanSpectrum)
     np.testing.assert_array_equal(loaded.predict(arrays[0]), trained.predict(arrays[0]))
     assert (loaded.loss, loaded.spectrogram, len(loaded.metrics)) == ("squared", SPECTROGRAM, 1)
-    with pytest.raises(CheckpointError, match="own encoder 'MeanSpectrum', which is not known here: give it"):
+    with pytest.raises(CheckpointError, match="custom encoder 'MeanSpectrum', which is unknown here"):
         load_encoder(trained.folder)
     with pytest.raises(CheckpointError, match="does not hold a trained voice encoder"):
         load_encoder(trained.folder.parent)
