@@ -37,6 +37,7 @@ SMALL_STUDY = [
     "decoder_training.batch_size=8",
     "decoder_training.precision=no",
     "controls.epochs=1",
+    "controls.rho_share=1.0",
     "controls.rhos=[0.0,0.9]",
     "controls.clip_shares=[1.0]",
     "evaluation.n_bootstrap=10",
@@ -167,11 +168,17 @@ def test_new_study_folder_builds_its_book(make_environment, tmp_path):
     assert "s2f book" in environment.run("s2f", "new", "study", cwd=tmp_path).stdout
     again = environment.run("s2f", "new", "study", cwd=tmp_path, status=2)
     assert "study is not empty" in again.stderr
+    outside = environment.run("s2f", "publish", "--profile", "quick", cwd=tmp_path, status=2)
+    assert "run `s2f new DIR`" in outside.stderr
     study = tmp_path / "study"
     environment.run("s2f", "book", *_parameters(SMALL_STUDY), cwd=study)
-    pages = {path.stem for path in (study / "_build" / "html" / "book" / "notebooks").glob("*.html")}
-    assert pages == {path.stem for path in (study / "book" / "notebooks").glob("*.md")}
+    for folder in ("notebooks", "recipes"):
+        pages = {path.stem for path in (study / "_build" / "html" / "book" / folder).glob("*.html")}
+        assert pages == {path.stem for path in (study / "book" / folder).glob("*.md")} != set()
     assert "Traceback" not in "".join(path.read_text() for path in study.rglob("_build/html/book/*.html"))
+    voice = next(study.glob("data/synthetic-*/media/*.mp4"))
+    environment.run("s2f", "reconstruct", voice, "-o", "face.png", cwd=study)
+    assert (study / "face.png").stat().st_size > 0
     published = environment.run("s2f", "publish", "--profile", "quick", cwd=study)
     assert "Published in" in published.stdout
     assert (study / "book" / "published" / "quick" / "run.json").is_file()
