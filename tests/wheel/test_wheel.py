@@ -162,6 +162,7 @@ def test_extra_holds_what_it_is_for(make_environment, extra, code, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it runs all chapters
 def test_new_study_folder_builds_its_book(make_environment, tmp_path):
     environment = make_environment("book")
     before = _listing(environment.site_packages)
