@@ -248,7 +248,7 @@ def _package(value: Any) -> str:
 def _check_characters(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"name {name!r}: expected letters, digits, '_', '.' and '-' (it is part of folder names)"
+            f"name {name!r}: expected letters, digits, '_', '.' and '-'; it names a folder"
         )
     return name
 
