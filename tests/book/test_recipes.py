@@ -25,7 +25,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: reci
 
 
 def _is_documented(module: str, name: str) -> bool:
-    if module == "s2f_lib":  # the root exports names of the rooms
+    if module == "s2f_lib":  # the root exports names of the subpackages
         return name in s2f_lib.__all__ and any(each.endswith(f".{name}") for each in DOCUMENTED)
     return f"{module}.{name}" in DOCUMENTED
 
