@@ -50,7 +50,7 @@ RECALL_AT = (1, 5, 10, 20, 50)  # the report's values of K
 
 _MAX_LISTED = 12  # number of names that a message lists
 
-# upper bounds: a value above one of them can only be a mistake
+# upper bounds: a larger value is a mistake
 _MANY = 10_000_000  # clips, people, values of K
 _WIDEST = 1_048_576  # units, channels, samples, clips per batch
 _LONGEST_S = 600.0  # seconds of audio per clip
@@ -90,7 +90,7 @@ class Settings(BaseModel):
         """
         return digest(self._digested(exclude), length=length)
 
-    #: Fields that count in a digest only when they are set, so that older folders keep their names.
+    #: Fields that are part of a digest only if they are not at their default: folders keep their names.
     _ONLY_IF_SET: ClassVar[frozenset[str]] = frozenset()
 
     def _digested(self, exclude: Set[str]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Settings(BaseModel):
         return values
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # a mapping of options has no hash of its own
+        return hash(self.model_dump_json())  # a dict of options cannot be hashed
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with some settings changed, checked like every other.
@@ -679,7 +679,7 @@ def load_config(profile: str | Path | None = None, overrides: Mapping[str, Any] 
 
 
 def _refuse_unused_source(source: SourceConfig, overrides: Mapping[str, Any]) -> None:
-    """Refuse overrides of a source that no step reads; a profile file may prepare several sources.
+    """Refuse overrides of a source that no step reads; a profile may contain settings of several sources.
 
     Chapters 01 and 07 use the synthetic source in every study, and chapter 08 the pairs if `root` is set.
     """
@@ -774,7 +774,7 @@ def suggest(word: str, known: list[str]) -> str:
 def unknown_setting(key: str, known: list[str]) -> ConfigError:
     """Return the error for a name that is not in `known`, or that names a section of the settings."""
     if inner := [name for name in known if name.startswith(f"{key}.")]:
-        return ConfigError(f"{key} is a section of the settings: name one of them, such as {inner[0]}")
+        return ConfigError(f"{key} is a section: name one of its settings, such as {inner[0]}")
     sections = {name.rpartition(".")[0] for name in known} - {""}
     return ConfigError(f"unknown setting {key!r}{suggest(key, sorted(sections) + known)}")
 
@@ -799,7 +799,7 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any, *, known: list[str]) -> None:
-    section, is_option, _ = key.partition(".options.")  # the names of options are free
+    section, is_option, _ = key.partition(".options.")  # options can have any names
     if key not in known and not (is_option and f"{section}.options" in known):
         raise unknown_setting(key, known)
     *parents, last = key.split(".")

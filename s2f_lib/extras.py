@@ -1,8 +1,8 @@
 """The libraries of the extras; if one is missing, the error names the extra.
 
-The distribution installs what reading, spectrograms, models, training and evaluation need. Other libraries
-belong to an extra and are imported where they are used. A finder at the end of `sys.meta_path` is asked only
-for modules that no other finder knows. It raises `MissingExtraError` if the import is in this package.
+The distribution installs what reading, spectrograms, models, training and evaluation need. Each other library
+belongs to an extra and is imported where it is used. A finder at the end of `sys.meta_path` is asked only for
+modules that no other finder knows. It raises `MissingExtraError` if the import is in this package.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _MissingExtraFinder(MetaPathFinder):
 
 
 def _importer() -> str:
-    """Return the name of the module whose import is under way."""
+    """Return the name of the module that executes the import statement."""
     frame = sys._getframe(2)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("importlib"):
         frame = frame.f_back

@@ -1,7 +1,7 @@
 """The one module that knows the names of folders.
 
-A study folder holds the sources of the book: `_config.yml`, `_toc.yml` and `book/`. The package carries them,
-too, so that it works where there is no study folder. Derived files (`data/`, `runs/`, `_build/`) lie in the
+A study folder holds the sources of the book: `_config.yml`, `_toc.yml` and `book/`. The package contains
+them, too, so that it works without a study folder. Derived files (`data/`, `runs/`, `_build/`) are in the
 workspace.
 """
 
@@ -112,7 +112,7 @@ def build_dir() -> Path:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The folders of one run; `shared_models` is the folder of the models if another run has them, too."""
+    """The folders of one run; `shared_models` is the models' folder of another run, if this run uses it."""
 
     root: Path
     shared_models: Path | None = None

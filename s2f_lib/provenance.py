@@ -39,7 +39,7 @@ UNKNOWN = "unknown"
 def commit(root: Path | None = None) -> str:
     """Return the commit's short name, with "+ changes" if tracked files differ from it, or "unknown".
 
-    None: the commit of the checkout of the package; without a checkout, that of the study folder.
+    If `root` is None, it is the commit of the package's checkout, or without one, of the study folder.
     """
     root = (paths.checkout() or paths.study_folder()) if root is None else root
     head = _git(root, "rev-parse", "--short=10", "HEAD")

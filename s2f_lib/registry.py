@@ -247,9 +247,7 @@ def _package(value: Any) -> str:
 
 def _check_characters(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise InputError(
-            f"name {name!r}: expected letters, digits, '_', '.' and '-'; it names a folder"
-        )
+        raise InputError(f"name {name!r}: expected letters, digits, '_', '.' and '-'; it names a folder")
     return name
 
 

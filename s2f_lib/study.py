@@ -61,18 +61,18 @@ class Study:
         run_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Open a run. A new folder gets the file of its settings; an existing file is never changed.
+        """Open a run. The settings are written to a new folder; an existing file of settings is not changed.
 
         Only `run_chapters` (`s2f run`, `s2f book`) changes the stored settings of a run. If they differ from
-        the ones that are asked for, one line of the log says so; models of both lie next to each other.
+        the requested settings, a warning is logged; the models of both are stored in the same folder.
 
         Parameters
         ----------
         profile
             A name in `book/profiles`, or the path of a YAML file.
         run_dir
-            Folder of the run. None: `runs/<profile>`; with overrides `runs/<profile>-<digest>`, a folder of
-            their own that shares the models of `runs/<profile>`.
+            Folder of the run. None: `runs/<profile>`; with overrides `runs/<profile>-<digest>`, which shares
+            the models of `runs/<profile>`.
         settings
             Dotted overrides, for example ``{"training.epochs": 3}``.
 
@@ -349,7 +349,7 @@ class Study:
 
 
 def read_settings(path: Path) -> StudyConfig:
-    """Return the stored settings of a run; a file that is damaged or of another version is a `DataError`."""
+    """Return the stored settings of a run; a damaged file or one of another version is a `DataError`."""
     try:
         return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
@@ -379,7 +379,7 @@ def _compare_with_stored(config: StudyConfig, path: Path) -> None:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         logger.warning(
-            "%s holds other settings than this study uses (%s%s); the file stays as it is",
+            "%s holds other settings than this study uses (%s%s); the file is not changed",
             path, ", ".join(changed[:3]), more,
         )  # fmt: skip
 

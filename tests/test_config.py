@@ -65,7 +65,7 @@ def test_overrides_are_typed_and_read_as_yaml():
         ("quik", {}, "unknown profile 'quik' - did you mean quick?"),
         ("nowhere/profile.yaml", {}, "no profile file at nowhere/profile.yaml"),
         ("quick", {"trainig.epochs": 3}, "unknown setting 'trainig.epochs' - did you mean training.epochs?"),
-        ("quick", {"training": 3}, "training is a section .* such as training.epochs"),
+        ("quick", {"training": 3}, "training is a section: .* such as training.epochs"),
         ("quick", {"epochs": 3}, "did you mean training.epochs or decoder_training.epochs or controls.ep"),
         ("quick", {"trainig": 3}, r"unknown setting 'trainig' - did you mean training\?"),
         ("quick", {"xyz": 3}, "unknown setting 'xyz' - the page Settings of the book lists all settings$"),

@@ -14,9 +14,13 @@ import pytest
 import s2f_lib
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = [
+SUBPACKAGES = [
     "s2f_lib",
-    *(f"s2f_lib.{room.name}" for room in pkgutil.iter_modules(s2f_lib.__path__) if room.ispkg),
+    *(
+        f"s2f_lib.{subpackage.name}"
+        for subpackage in pkgutil.iter_modules(s2f_lib.__path__)
+        if subpackage.ispkg
+    ),
 ]
 
 
@@ -28,18 +32,18 @@ def test_import_contracts_are_kept():
     assert "0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_public_names_exist_and_have_examples(room):
-    names = getattr(importlib.import_module(room), "__all__", ())
-    public = {name: getattr(importlib.import_module(room), name) for name in names}
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_public_names_exist_and_have_examples(subpackage):
+    names = getattr(importlib.import_module(subpackage), "__all__", ())
+    public = {name: getattr(importlib.import_module(subpackage), name) for name in names}
     functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
     lacking = [name for name, value in functions.items() if ">>> " not in (inspect.getdoc(value) or "")]
-    assert not lacking, f"{room}: no example in the docstrings of {lacking}"
+    assert not lacking, f"{subpackage}: no example in the docstrings of {lacking}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_public_name_hides_a_module(room):
-    module = importlib.import_module(room)
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_no_public_name_hides_a_module(subpackage):
+    module = importlib.import_module(subpackage)
     modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
     public = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
     hidden = [name for name, value in public.items() if name in modules and not inspect.ismodule(value)]

@@ -14,8 +14,8 @@ from typing import Any
 from s2f_lib.config import suggest
 from s2f_lib.errors import ConfigError
 
-_LITERALS = (str, int, float, bool, list, tuple, dict, type(None))  # types of parameters
-_FIRST_LINE = "# Parameters"  # of papermill's cell
+_LITERALS = (str, int, float, bool, list, tuple, dict, type(None))  # types that a parameter can have
+_FIRST_LINE = "# Parameters"  # first line of papermill's cell
 _EXAMPLE = "-y 'settings: {training.epochs: 3}'"
 
 

@@ -163,7 +163,7 @@ def _seconds_if_up_to_date(executed: ExecutedChapter, digest: str) -> float | No
         return None
     if (record.digest, record.files) != (digest, executed.files_digest()):
         return None
-    executed.failed.unlink(missing_ok=True)  # of a later run with other settings
+    executed.failed.unlink(missing_ok=True)  # left by a later run with other settings
     return record.seconds
 
 
@@ -212,7 +212,7 @@ def _execute(chapter: Chapter, given: dict[str, Any], executed: ExecutedChapter)
 
 
 class _StepLog:
-    """File that passes the lines that a chapter prints, such as the steps of the study, to the log."""
+    """File-like object that writes the lines that a chapter prints to the log."""
 
     def __init__(self, chapter: str) -> None:
         self._chapter = chapter
@@ -228,10 +228,10 @@ class _StepLog:
 
 @contextmanager
 def _interrupt_ends_kernel(started: list[Any]) -> Iterator[None]:
-    """Let Ctrl-C end the kernel, and raise KeyboardInterrupt when papermill has noticed that.
+    """Let Ctrl-C end the kernel, and raise KeyboardInterrupt after papermill has returned.
 
     A KeyboardInterrupt inside papermill's event loop would leave tasks behind, which print tracebacks. Signal
-    handlers are for the main thread only, and a background job of a shell ignores Ctrl-C.
+    handlers work only in the main thread, and a background job of a shell ignores Ctrl-C.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

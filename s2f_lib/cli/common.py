@@ -54,9 +54,9 @@ def load_sections(
     sections: Sequence[str],
     source: str | None = None,
 ) -> StudyConfig:
-    """Return the settings of a command that reads only some sections; refuse a setting of another one.
+    """Return the settings of a command that reads only some sections; refuse settings of other sections.
 
-    `source` is the kind of source that the command reads, whatever the profile says.
+    `source` is the kind of source that the command reads; it replaces the profile's.
     """
     for key in settings:
         if key in setting_keys() and not any(key.startswith(f"{section}.") for section in sections):
@@ -65,7 +65,7 @@ def load_sections(
 
 
 def check_file_to_write(path: Path, *, suffix: str) -> None:
-    """Raise a ConfigError for another suffix, and a MissingFileError if the folder does not exist."""
+    """Raise a ConfigError for a wrong suffix, and a MissingFileError if the parent folder does not exist."""
     if path.is_dir() or path.suffix.lower() != suffix:
         what = " is a folder" if path.is_dir() else f" has the suffix {path.suffix!r}"
         raise ConfigError(f"--out {path}{what}: expected a {suffix} file to write")
@@ -109,8 +109,9 @@ def progress_bar(what: str, *, every_s: float = 10.0) -> Iterator[Any]:
 class _ProgressLines:
     """Lines such as `12:30:05 clips: 120 of 600, 2 refused, about 4 min left`.
 
-    The first and the last report are written, and each that comes `every_s` seconds after a line. If nothing
-    is reported for `_SILENCE_S` seconds, the last state is written again with the time since it was reported.
+    The first and the last report are written, and each report that comes at least `every_s` seconds after the
+    last line. If nothing is reported for `_SILENCE_S` seconds, the last state is written again, with the time
+    since it was reported.
     """
 
     def __init__(self, what: str, *, every_s: float) -> None:
@@ -119,7 +120,7 @@ class _ProgressLines:
         self._ended = threading.Event()
         self._started = self._reported = time.monotonic()
         self._written = -math.inf
-        self._first: int | None = None  # number that was done at the first report, perhaps by an earlier run
+        self._first: int | None = None  # items that were done at the first report, perhaps by an earlier run
         self._state = "at work"
 
     def __enter__(self) -> _ProgressLines:

@@ -35,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 120},
-    rich_markup_mode=None,  # markup would swallow texts in brackets
+    rich_markup_mode=None,  # markup would hide texts in brackets
 )
 app.add_typer(weights_app, name="weights")
 app.command("new")(new_command)
@@ -94,7 +94,7 @@ def synth(
     ] = 120,
     rho: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Strength of the link of voice and face; 0: no link."),
+        typer.Option(min=0.0, max=1.0, help="Strength of the link between voice and face; 0: no link."),
     ] = 0.9,
     duration_s: Annotated[
         float,

@@ -23,7 +23,7 @@ def new_command(
     Commands that are called in the folder read these files, and write data/, runs/ and _build/ next to them.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty: a study folder is written to a new folder")
+        raise InputError(f"{folder} is not empty: expected a new or empty folder")
     source = paths.template_dir()
     folder.mkdir(parents=True, exist_ok=True)
     for name in paths.STUDY_FILES:

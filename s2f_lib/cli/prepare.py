@@ -31,8 +31,8 @@ def prepare_command(
     media: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of media files. With --csv: <id>.<ext>, each one clip or one whole video. Without "
-            "--csv: any names, each file one clip. (Default with --download: OUT/media.)",
+            help="Folder of media files. With --csv: files called <id>.<ext>, each a clip or a whole video. "
+            "Without --csv: each file is one clip. (Default with --download: OUT/media.)",
             show_default=False,
         ),
     ] = None,
@@ -125,7 +125,7 @@ def prepare_command(
         raise InputError("--recordings and --max-clip-s are for a folder without a list: leave --csv out")
     if recordings and (engine != "local" or faces is not None):
         raise InputError(
-            "--recordings runs on this machine and looks for no face: leave --engine and --faces out"
+            "--recordings runs on this machine only and uses no faces: leave --engine and --faces out"
         )
     if media is None:
         if not download:

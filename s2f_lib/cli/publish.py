@@ -41,7 +41,7 @@ def publish_command(
     from s2f_lib.config import load_config
 
     if paths.study_folder() == paths.template_dir() != paths.checkout():
-        raise InputError("no study folder here to publish in: run `s2f new DIR`, and this command in DIR")
+        raise InputError("not in a study folder: run `s2f new DIR`, then this command in DIR")
     config = load_config(profile)
     run = RunPaths(run_dir) if run_dir else RunPaths.of_profile(config.profile)
     chapters = select_chapters(find_chapters(), only or _CHAPTERS)

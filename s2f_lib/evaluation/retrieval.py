@@ -38,7 +38,7 @@ def feature_array(values: ArrayLike, name: str = "features") -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        `(n, dimension)` float16, float32 or float64; not copied where that is possible.
+        `(n, dimension)` float16, float32 or float64; copied only if necessary.
 
     Raises
     ------
@@ -68,7 +68,9 @@ def feature_pair(true: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np.
     if isinstance(true, pd.DataFrame) and isinstance(predicted, pd.DataFrame):
         check_same_index(true=true, predicted=predicted)
         if set(true.columns) == set(predicted.columns) and not true.columns.equals(predicted.columns):
-            raise InputError("true and predicted: the columns differ in order: use predicted[true.columns]")
+            raise InputError(
+                "true and predicted: the order of the columns differs: use predicted[true.columns]"
+            )
     true, predicted = feature_array(true, "true"), feature_array(predicted, "predicted")
     if true.shape != predicted.shape:
         raise InputError(f"true and predicted: expected one shape, found {true.shape} and {predicted.shape}")

@@ -19,14 +19,14 @@ import numpy as np
 from s2f_lib.errors import ClipRefused, RefusalReason
 
 # Formats of videos with sound. Playlists and text formats are missing on purpose: they name other files, and
-# a downloaded file must not decide which files are opened. The second line and the third are of sound only.
+# a downloaded file must not decide which files are opened. The second and third lines are audio formats.
 _FORMATS = (
     "mov,mp4,matroska,webm,mpeg,mpegts,avi,flv,asf,ogg,wav,mp3,flac,aac,mpegvideo,h264,m4v,3gp,"
     "aiff,caf,au,amr,amrnb,amrwb,ac3,eac3,dts,wv,w64,tta,ape,tak,shn,mpc,mpc8,voc,gsm,sln,ircam,"
     "nistsphere,pvf,sox,dsf,dss,iff,oma,xwma,qcp,wve,loas,lc3,codec2"
 )
 
-_ESTIMATED = frozenset({"mp3", "aac", "ac3", "eac3", "dts", "amr", "loas"})  # FFmpeg divides size by bit rate
+_ESTIMATED = frozenset({"mp3", "aac", "ac3", "eac3", "dts", "amr", "loas"})  # estimated as size / bit rate
 SHORTFALL_S = 0.5  # a track may end this much before the clip: two tracks rarely end together
 _SILENCE_PEAK = 2  # of 32,768: a codec may turn digital silence into this
 _SEEK_GAP_S = 2.0  # closer targets are reached by decoding: key frames are about as far apart
@@ -318,7 +318,7 @@ def _duration_s(container: Any) -> float:
     if lengths and container.format.name not in _ESTIMATED:
         return max(lengths)
     end_s = 0.0
-    with suppress(av.error.FFmpegError):  # a file may break off
+    with suppress(av.error.FFmpegError):  # the file may be truncated
         for packet in container.demux():
             if packet.pts is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))

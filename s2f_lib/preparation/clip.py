@@ -57,7 +57,7 @@ class ClipState:
     row
         Prepared row after "align", with features after "features".
     reason, detail
-        Why the clip was refused, with one line for a person. Stages skip a refused clip.
+        Why the clip was refused, with a detail of one line. Stages skip a refused clip.
     seconds
         Time spent, by stage.
     """
@@ -253,7 +253,7 @@ def locate_clip(clip: ClipRef, duration_s: float) -> tuple[float, float]:
 
 
 def _located(clip: ClipRef, *, video: bool) -> tuple[Path, float, float]:
-    """Return the media file of a clip, and the clip's start and end in it; `video` asks for a video track."""
+    """Return a clip's media file, and its start and end in it; with `video`, a video track is required."""
     if clip.media is None:
         raise ClipRefused(RefusalReason.MEDIA_MISSING, f"no media file for {clip.video_id}")
     path = Path(clip.media)

@@ -82,7 +82,7 @@ def prepare_on_cluster(
                     yield from submit([state]).result()
                 except ray.exceptions.RayError as error:
                     _is_lost(error)
-                    detail = f"a process died of it, several times; look at the file ({type(error).__name__})"
+                    detail = f"the clip crashed several processes; look at the file ({type(error).__name__})"
                     state.refuse(RefusalReason.CRASHED, detail)
                     yield state
 

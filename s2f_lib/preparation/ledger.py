@@ -49,7 +49,7 @@ CREATE INDEX IF NOT EXISTS clips_pending ON clips (position) WHERE status = 'pen
 CREATE INDEX IF NOT EXISTS clips_unwritten ON clips (position) WHERE status = 'done' AND shard IS NULL;
 CREATE TABLE IF NOT EXISTS spool (position INTEGER PRIMARY KEY, row BLOB NOT NULL);
 """
-_MAX_CRASHES = 3  # runs that try a clip that crashes: the fault may be the machine's
+_MAX_CRASHES = 3  # runs that try a clip that crashes; the machine may be the cause
 _STAGES = ("download", "decode", "detect", "align", "features")
 
 Reopen = Callable[[ClipRef, RefusalReason], bool]
@@ -415,7 +415,7 @@ class PreparationSummary:
 
 
 def refusal_reasons(names: str | Collection[str]) -> frozenset[RefusalReason]:
-    """Return the reasons with some names, given as a collection or as a text with commas.
+    """Return the reasons with the given names: a collection, or a text with commas.
 
     Examples
     --------
@@ -427,7 +427,7 @@ def refusal_reasons(names: str | Collection[str]) -> frozenset[RefusalReason]:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}"
             raise InputError(f"unknown reason of a refusal {name!r}: {hint}")
     return frozenset(map(RefusalReason, given))
 
@@ -460,7 +460,7 @@ def read_refusals(folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns clip_id, reason (see `errors.RefusalReason`) and detail, one line for a person.
+        Columns clip_id, reason (see `errors.RefusalReason`) and detail (a text of one line).
 
     Raises
     ------
@@ -483,7 +483,7 @@ def read_refusals(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / LEDGER_NAME
     if not path.is_file():
         raise MissingFileError(f"no ledger at {path}: expected a folder that `s2f prepare` wrote")
-    # SQLite cannot open a ledger for reading in a folder without write access, unless nothing else writes it
+    # without write access to the folder, SQLite reads a ledger only if no other process may write it
     mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
     query = (
         "SELECT clip_id, reason, detail FROM clips WHERE status = 'refused'"

@@ -77,9 +77,8 @@ def prepare(
 ) -> PreparationSummary:
     """Prepare a clip list into shards, or resume an interrupted run.
 
-    A script that calls this keeps its work under `if __name__ == "__main__":`, because the processes that are
-    started import the script. A clip that crashes a process is tried again by later runs, in three runs at
-    most.
+    A script must call this function under `if __name__ == "__main__":`, because the worker processes import
+    the script. A clip that crashes a process is tried in at most three runs.
 
     Parameters
     ----------
@@ -170,9 +169,9 @@ def prepare_folder(
 ) -> PreparationSummary:
     """Prepare a folder of videos without a clip list; see `prepare` and `sources.folder.list_media`.
 
-    Each file is one clip, named by its path in the folder. Its frames come from the whole clip and its sound
-    from the clip's start, at most `preparation.audio_s`; `max_clip_s` cuts long files, so that all of their
-    sound is used.
+    Each file is one clip, named by its path in the folder. The frames come from the whole clip. The sound is
+    that of the first `preparation.audio_s` seconds; to use all sound of long files, cut them with
+    `max_clip_s`.
 
     Parameters
     ----------
@@ -195,7 +194,8 @@ def prepare_folder(
     Raises
     ------
     InputError
-        The folder holds no media, or `preparation.faces` is "at-xy", which needs a list; and as `prepare`.
+        The folder holds no media, or `preparation.faces` is "at-xy", which needs a list; and the cases of
+        `prepare`.
 
     Examples
     --------
@@ -238,10 +238,10 @@ def prepare_recordings(
     progress: Progress | None = None,
     retry: str | Collection[str] = (),
 ) -> PreparationSummary:
-    """Prepare a folder of voices without faces; see `prepare_folder`, which has the same arguments.
+    """Prepare a folder of voices without faces; `prepare_folder` explains the arguments.
 
-    The files are sound files or videos. The shards have no faces and no features; what needs them refuses
-    such clips.
+    The files are sound files or videos. The shards contain no faces and no features. Functions that
+    need faces refuse such clips.
 
     Examples
     --------

@@ -47,7 +47,7 @@ _PREPARE_AGAIN = "delete it and run `s2f prepare` again with the same arguments"
 
 @dataclass(frozen=True, slots=True)
 class PreparedRow:
-    """One prepared clip: a row of a shard. A recording without a face has the defaults of the face's fields.
+    """One prepared clip: a row of a shard. Without a face, the face's fields have their defaults.
 
     Attributes
     ----------
@@ -104,8 +104,7 @@ class PreparedRow:
 class _MappedRows:
     """Rows of several mapped arrays, one array per shard; `rows` are indices over all shards.
 
-    If `paths` names the shards, a pickle holds the names and not the arrays: so worker processes map the
-    files, too.
+    If `paths` is given, a pickle contains the paths and not the arrays. Worker processes then map the files.
     """
 
     def __init__(
@@ -220,8 +219,8 @@ class MappedJpegs(_MappedRows, Sequence[bytes]):
 class PreparedClips:
     """Prepared clips. Their sound and faces may stay on disk until they are used.
 
-    `clips[3]` is one clip, a `PreparedRow`. A slice, an index array or a mask gives `PreparedClips` again and
-    reads nothing. A loop yields one clip after the other.
+    `clips[3]` is one clip, a `PreparedRow`. A slice, an index array or a mask returns `PreparedClips`
+    and reads no file. A loop yields one clip after the other.
 
     Attributes
     ----------
@@ -238,7 +237,7 @@ class PreparedClips:
     columns
         Other columns: name to `(n,)` array.
     folder
-        Folder of the shards and the ledger; None if there is none.
+        Folder of the shards and the ledger; None if the clips were not read from a folder.
 
     See Also
     --------
@@ -373,12 +372,12 @@ class PreparedClips:
     def to_torch(self, spectrogram: SpectrogramConfig | None = None, *, faces: bool = True) -> ClipDataset:
         """Return the clips as a torch data set, for a `DataLoader` with any number of workers.
 
-        Sound and faces that are mapped stay on disk.
+        Sound and faces that are mapped from disk are read item by item.
 
         Parameters
         ----------
         spectrogram
-            Settings: an item has a "spectrogram" instead of "audio".
+            Settings of the spectrogram that replaces the audio in each item. None: items contain audio.
         faces
             Whether an item has the decoded "face".
 
@@ -540,9 +539,9 @@ def rows_from_bytes(data: bytes) -> list[PreparedRow]:
 
 
 def _schema(row: PreparedRow, provenance: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Return the columns of a shard. Features may be missing in all rows where the row has none.
+    """Return the columns of a shard. If the row has no features, they may be missing in all rows.
 
-    A recording without a face has no columns of faces.
+    For a recording without a face, there are no columns of faces.
     """
     import pyarrow as pa
 

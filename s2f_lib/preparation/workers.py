@@ -1,8 +1,8 @@
 """Clips in worker processes: a bounded number of clips in flight, and a crash refuses one clip.
 
 Processes are spawned, because torch and dlib do not survive a fork. They import the script that prepares
-clips, so the script keeps its work under `if __name__ == "__main__"`. A process that dies before its first
-clip is a fault of the set-up: it ends the run, and no clip is refused for it.
+clips, so the script must start its work under `if __name__ == "__main__"`. If a process dies before its first
+clip, the set-up is at fault: the run ends, and no clip is refused.
 
 Without a GPU, each process runs all stages on one clip at a time. With a GPU, some processes decode, one
 thread of this process passes batches of decoded clips to the GPU, and other processes run the rest.
@@ -40,7 +40,7 @@ _GPU_BATCH = 8  # clips that a GPU processes together
 _GPU_BATCHES = (
     3  # batches in flight; decoded clips are large: 3 frames of 640x360 are 2 MB, of 1920x1080 19 MB
 )
-_READY = "ready"  # file in the folder of the results: a process of the pool has loaded its networks
+_READY = "ready"  # file in the folder of the results; a worker writes it when it has loaded its networks
 
 States = Iterable[ClipState | None]  # None: no clip is available at the moment
 
@@ -230,7 +230,7 @@ class WorkerPool:
             raise StudyError(
                 "the worker processes died before their first clip; their own messages are above. If a "
                 'script calls prepare, write `if __name__ == "__main__":` above the call: each process '
-                "imports the script. If memory was short, use fewer workers. No clip was refused for this"
+                "imports the script. If memory was short, use fewer workers. No clip was refused"
             )
 
     def _one_by_one(self, states: Sequence[ClipState]) -> Iterator[ClipState]:
@@ -242,7 +242,7 @@ class WorkerPool:
                 yield from _load_result(self._submit([state]).result())
             except BrokenProcessPool:
                 self._check_started()
-                state.refuse(RefusalReason.CRASHED, "a process died of it, twice; look at the file")
+                state.refuse(RefusalReason.CRASHED, "the clip crashed two processes; look at the file")
                 yield state
                 self._restart(1)
         self._restart(self._workers)

@@ -107,8 +107,8 @@ def load_clips(
     split_csv
         Stored split. A video that it does not name gets a drawn split.
     youtube_ids
-        Whether a row without an id of YouTube's form is a bad row. None: only without a media folder.
-        Downloads need such ids.
+        Whether each id must have the form of YouTube's ids, as downloads need; other rows are bad rows. None:
+        True if no media folder is given.
 
     Returns
     -------

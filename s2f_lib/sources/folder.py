@@ -41,14 +41,14 @@ def list_media(
         Folder of video and sound files.
     max_clip_s
         Length of a clip, in seconds: longer files are cut into consecutive clips, of which the last is
-        shorter. A rest of less than 1 s is left out. None: each file is one clip.
+        shorter. A remainder of less than 1 s is left out. None: each file is one clip.
     test_share
         Share of the files that go into the test split, in (0, 1).
     seed
-        Seed of the drawn split.
+        Seed of the random split.
     split_csv
         Stored split, CSV `clip_id,split`, with the names of files or of clips. A file that it does not name
-        gets a drawn split. All clips of a file are in one split.
+        gets a random split. All clips of a file are in one split.
 
     Returns
     -------

@@ -29,7 +29,7 @@ from s2f_lib.storage import digest
 FACES_IN_MEMORY_BYTES = 4 * 2**30
 
 AHEAD = 3  # batches that each thread keeps ready
-MAX_LEVEL = 2.0  # of floating point audio; resampling overshoots 1, and other scales are far above
+MAX_LEVEL = 2.0  # largest floating-point audio value: resampling can exceed 1, other scales are far above
 
 
 class Clips(Protocol):
@@ -94,7 +94,7 @@ class VoiceArrays:
         if features.ndim != 2 or len(features) != len(audio):
             raise InputError(
                 f"features have the shape {features.shape}, audio {audio.shape}: expected (n, dimension) "
-                "and (n, samples) with one n"
+                "and (n, samples) with the same n"
             )
         if not np.isfinite(features).all():
             raise InputError("features contain numbers that are not finite")
@@ -115,7 +115,7 @@ class VoiceArrays:
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Return `(n, samples)` audio as int16; `InputError` if it is not audio of full scale 1."""
+    """Return `(n, samples)` audio as int16; raise an InputError if it is not in [-1, 1] or int16."""
     audio = np.asarray(audio)
     check_audio(audio)
     if audio.dtype == np.int16:

@@ -161,7 +161,7 @@ _forbidden: ContextVar[str] = ContextVar("training_forbidden", default="")
 
 @contextmanager
 def training_forbidden(message: str) -> Iterator[None]:
-    """Let `fit` return finished models only; for others it raises a MissingFileError with the message."""
+    """Let `fit` return only finished models; otherwise it raises a MissingFileError with this message."""
     token = _forbidden.set(message)
     try:
         yield

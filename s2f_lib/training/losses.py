@@ -137,7 +137,7 @@ class Speech2FaceLoss(nn.Module):
         if not isinstance(decoder, FaceDecoder | ResidualDecoder):
             raise ConfigError(
                 "the speech2face loss compares the first layer of this package's face decoders: "
-                f"{type(decoder).__name__} is another one"
+                f"{type(decoder).__name__} is not one of them"
             )
         if decoder.feature_dimension != classifier.in_features:
             raise ConfigError(

@@ -163,7 +163,7 @@ def test_features_of_different_tables_must_belong_together():
         InputError, match=r"true and predicted: the indexes differ.*predicted.loc\[true.index\]"
     ):
         evaluate_retrieval(true, shuffled)
-    with pytest.raises(InputError, match=r"the columns differ in order: use predicted\[true.columns\]"):
+    with pytest.raises(InputError, match=r"the order of the columns differs: use predicted\[true.columns\]"):
         evaluate_retrieval(true, predicted[list("fedcba")])
     with pytest.raises(InputError, match="true and groups: the indexes differ"):
         evaluate_retrieval(true, predicted, groups=pd.Series(FACES.clip_ids))
