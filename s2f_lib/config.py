@@ -58,7 +58,7 @@ _DAY_S = 86_400.0  # seconds
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's legacy generators take 32 bits
 Channels = Annotated[int, Field(ge=1, le=_WIDEST)]
-SAMPLE_RATE_HZ = 16_000  # of all audio after decoding (Speech2Face section 3)
+SAMPLE_RATE_HZ = 16_000  # sample rate of all decoded audio (Speech2Face section 3)
 
 
 class Settings(BaseModel):

@@ -1,4 +1,4 @@
-"""Names and fingerprints of own extractors, losses, encoders, decoders and sources."""
+"""Names and fingerprints of custom extractors, losses, encoders, decoders and sources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def helper(face, speech):
 
 
 class Encoder:
-    """An own encoder that uses a value of its module."""
+    """A custom encoder that uses a variable of its module."""
 
     size = 3
 
@@ -43,7 +43,7 @@ def with_margin(margin):
 
 
 @pytest.fixture
-def own_losses(monkeypatch):
+def custom_losses(monkeypatch):
     monkeypatch.setitem(registry._registered, "losses", {})
 
 
@@ -62,12 +62,12 @@ def test_fingerprint_follows_the_values_that_a_function_uses(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [of_unknown, UNKNOWN, eval("lambda face, speech: face")])
-def test_fingerprint_that_cannot_be_computed_is_asked_for(value):
+def test_fingerprint_that_cannot_be_computed_is_requested(value):
     with pytest.raises(InputError, match=r"has no fingerprint, .* give it an attribute `fingerprint`"):
         fingerprint_of(value)
 
 
-def test_registered_name_is_used_in_settings(own_losses):
+def test_registered_name_is_used_in_settings(custom_losses):
     with pytest.raises(ConfigError, match=r"training.main_loss: .*unknown name 'scaled'"):
         load_config(None, {"training.main_loss": "scaled"})
     register("losses", "scaled", scaled)
@@ -85,12 +85,12 @@ def test_registered_name_is_used_in_settings(own_losses):
         ("losses", "a", 3, "loss 'a' is a int: expected a callable"),
     ],
 )
-def test_register_bad_input_is_refused(own_losses, kind, name, value, message):
+def test_register_bad_input_is_refused(custom_losses, kind, name, value, message):
     with pytest.raises(InputError, match=message):
         register(kind, name, value)
 
 
-def test_options_are_for_own_parts_only():
+def test_options_are_for_custom_parts_only():
     with pytest.raises(ConfigError, match=r"encoder: .*report takes no options"):
         load_config(None, {"encoder.options.hidden": 3})
     with pytest.raises(ConfigError, match="unknown setting 'encoder'"):

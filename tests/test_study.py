@@ -99,7 +99,7 @@ def test_open_keeps_the_settings_of_a_run(tmp_path, caplog):
     assert "of another version" in caplog.messages[-1]
 
 
-def test_changed_settings_have_a_run_folder_of_their_own(tmp_path, monkeypatch):
+def test_changed_settings_have_a_separate_run_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("S2F_WORKSPACE", str(tmp_path))
     plain = Study.open("quick")
     same = Study.open("quick", settings={"training.epochs": "11"})

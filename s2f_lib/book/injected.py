@@ -1,8 +1,8 @@
 """Check of the parameters that papermill injects when a chapter is run by hand.
 
-papermill writes `-p measure l1` into a cell of its own, `# Parameters` and `measure = "l1"`, after the cell
-tagged `parameters`. It neither refuses unknown names nor checks types. `s2f run` checks parameters before it
-starts a chapter.
+For `-p measure l1`, papermill inserts a cell after the cell tagged `parameters`. It contains the lines `#
+Parameters` and `measure = "l1"`. papermill neither refuses unknown names nor checks types. `s2f run` checks
+parameters before it starts a chapter.
 """
 
 from __future__ import annotations

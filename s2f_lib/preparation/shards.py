@@ -41,7 +41,7 @@ FORMAT_VERSION = 2
 _PROVENANCE_KEY, _VERSION_KEY = b"s2f_provenance", b"s2f_format"
 _CHECKED = ".checked.json"  # shards whose checksum was right, with their size and time of change
 _FACE_COLUMNS = ("crop", "box", "detection_confidence", "eye_angle_deg", "frame_time_s", "features")
-_SIDES = ("left", "top", "right", "bottom")  # of a box
+_SIDES = ("left", "top", "right", "bottom")  # sides of a box
 _PREPARE_AGAIN = "delete it and run `s2f prepare` again with the same arguments"
 
 

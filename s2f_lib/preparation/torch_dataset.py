@@ -1,4 +1,4 @@
-"""Prepared clips as a torch data set, in a module of its own because it imports torch."""
+"""Prepared clips as a torch data set, in a separate module because it imports torch."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_complex_spectrogram_on_gpu_equals_cpu():
     torch.testing.assert_close(on_gpu, complex_spectrogram(audio, SIX_S), rtol=0, atol=1e-5)
 
 
-def test_complex_spectrogram_of_numpy_equals_torchs_and_bad_audio_is_named():
+def test_complex_spectrogram_takes_numpy_and_names_bad_audio():
     audio = np.random.default_rng(0).uniform(-1, 1, (2, 8_000))
     config = SpectrogramConfig(duration_s=0.5)
     expected = complex_spectrogram(torch.from_numpy(audio), config)

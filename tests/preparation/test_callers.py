@@ -25,7 +25,7 @@ prepare(load_clips("clips.csv", "media"), "out", preparation=settings)
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, media_writer, tone_maker, small_portrait):
-    """A folder with two clips, and what the script printed that prepares them without a main guard."""
+    """Folder with two clips, and the output of a script that prepares them without a main guard."""
     folder = tmp_path_factory.mktemp("begun")
     (folder / "media").mkdir()
     names = [f"clip{number:07d}" for number in range(2)]

@@ -1,4 +1,4 @@
-"""Folders of one's own media: any names, cut files, voices without faces."""
+"""Folders of media files: any names, cut files, voices without faces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_list_media_names_clips_by_path_and_measures_them(media, caplog):
 def test_list_media_cuts_long_files_within_one_split(media):
     clips = [clip for clip in list_media(media, max_clip_s=2, test_share=0.5) if clip.video_id == NAMES[2]]
     assert [(clip.start_s, clip.end_s) for clip in clips[:2]] == [(0, 2), (2, 4)]
-    assert all(clip.end_s - clip.start_s >= 1 for clip in clips)  # a shorter rest is left out
+    assert all(clip.end_s - clip.start_s >= 1 for clip in clips)  # a shorter remainder is left out
     assert len({clip.clip_id for clip in clips}) == len(clips)
     assert len({clip.split for clip in clips}) == 1
 

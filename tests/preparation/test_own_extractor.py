@@ -1,4 +1,4 @@
-"""An extractor that is given to `prepare` directly."""
+"""A custom extractor that is passed to `prepare` directly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def clips(tmp_path_factory, media_writer, small_portrait, tone_maker):
     return [ClipRef(path.stem, path.stem, 0.0, 1.2, 0.5, 0.5, path) for path in paths]
 
 
-def test_own_extractor_gives_the_features_and_is_recorded(clips, tmp_path):
+def test_custom_extractor_gives_the_features_and_is_recorded(clips, tmp_path):
     prepare(clips, tmp_path, preparation=SETTINGS, extractor=MeanColour())
     prepared = read_prepared(tmp_path)
     expected = prepared.crops().mean(axis=(1, 2))
@@ -47,7 +47,7 @@ def test_own_extractor_gives_the_features_and_is_recorded(clips, tmp_path):
         prepare(clips, tmp_path, preparation=SETTINGS, extractor=MeanColour("2"))
 
 
-def test_own_extractor_of_a_wrong_form_is_refused(clips, tmp_path):
+def test_custom_extractor_of_a_wrong_form_is_refused(clips, tmp_path):
     with pytest.raises(InputError, match="lacks fingerprint: it needs name, dimension, fingerprint"):
         prepare(clips, tmp_path, extractor=type("Half", (), {"name": "half", "dimension": 3})())
     with pytest.raises(InputError, match=r"'mean_colour' returned .* expected \(2, 3\) finite numbers"):

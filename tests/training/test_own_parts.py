@@ -1,4 +1,4 @@
-"""Own arrays, encoders, losses and decoders that are given to the training directly."""
+"""Arrays and custom encoders, losses and decoders that are passed to the training directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINING = TrainingConfig(epochs=1, batch_size=4, validation_share=0.0, device="
 
 
 class MeanSpectrum(nn.Module):
-    """The mean spectrum and a linear layer."""
+    """An encoder: the mean spectrum and a linear layer."""
 
     fingerprint = "1"
 
@@ -33,7 +33,7 @@ class MeanSpectrum(nn.Module):
 
 
 class Blocks(nn.Module):
-    """2x2 colours."""
+    """A decoder that predicts 2x2 colours."""
 
     def __init__(self, *, feature_dimension: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _train(arrays, parent, *, loss=squared, encoder=MeanSpectrum, **options):
     return train_voice_encoder(arrays, parent=parent, loss=loss, encoder=encoder, **settings)
 
 
-def test_own_parts_with_one_fingerprint_are_trained_once(arrays, trained, monkeypatch):
+def test_custom_parts_with_one_fingerprint_are_trained_once(arrays, trained, monkeypatch):
     parent, epochs = trained.folder.parent, []
     again = _train(arrays, parent, progress=lambda *epoch: epochs.append(epoch))
     assert (again.folder, epochs) == (trained.folder, [])
@@ -83,7 +83,7 @@ def test_own_parts_with_one_fingerprint_are_trained_once(arrays, trained, monkey
     assert {folder.name.rpartition("-")[0] for folder in folders} == {"encoder-squared"}
 
 
-def test_own_loss_with_attribute_in_batch_and_parameters_learns(arrays, tmp_path):
+def test_custom_loss_with_in_batch_and_parameters_learns(arrays, tmp_path):
     class Scale(nn.Module):
         name, fingerprint, in_batch = "scale", "1", True
 
@@ -160,7 +160,7 @@ def test_voice_arrays_bad_input_names_the_argument(arrays):
         VoiceArrays(audio, features * np.inf)
 
 
-def test_own_parts_of_a_wrong_form_are_refused(arrays, tmp_path):
+def test_custom_parts_of_a_wrong_form_are_refused(arrays, tmp_path):
     def per_clip(face, speech):
         return (face - speech).square().mean(dim=1)
 
@@ -172,7 +172,7 @@ def test_own_parts_of_a_wrong_form_are_refused(arrays, tmp_path):
         _train(arrays, tmp_path, encoder=Blocks)
 
 
-def test_own_decoder_is_trained_and_loaded(tmp_path):
+def test_custom_decoder_is_trained_and_loaded(tmp_path):
     ids, faces = [str(index) for index in range(4)], np.zeros((4, 224, 224, 3), np.uint8)
     data = FaceSet(ids, ids, np.eye(4, dtype=np.float32), faces)
     training = DecoderTrainingConfig(

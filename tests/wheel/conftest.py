@@ -1,4 +1,4 @@
-"""The wheel, and environments that hold it with the libraries of chosen extras only.
+"""The wheel, and environments that contain it and only the libraries of some extras.
 
 No network is needed: an environment holds links to the distributions of the present one that the wheel's
 metadata requires, so what is not required cannot be imported.

@@ -1,4 +1,4 @@
-"""The wheel in environments of its own, outside of the checkout: contents, commands, examples and extras."""
+"""The wheel in separate environments, outside the checkout: contents, commands, examples and extras."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _parameters(settings: list[str]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def base(make_environment):
-    """The wheel with no extra."""
+    """An environment with the wheel and no extra."""
     return make_environment()
 
 
