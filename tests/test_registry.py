@@ -93,7 +93,7 @@ def test_register_bad_input_is_refused(custom_losses, kind, name, value, message
 def test_options_are_for_custom_parts_only():
     with pytest.raises(ConfigError, match=r"encoder: .*report takes no options"):
         load_config(None, {"encoder.options.hidden": 3})
-    with pytest.raises(ConfigError, match="unknown setting 'encoder'"):
+    with pytest.raises(ConfigError, match="encoder is a section: name one of its settings"):
         load_config(None, {"encoder": 3})
 
 
