@@ -43,10 +43,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	@rm -rf _build/lint && mkdir -p _build/lint
-	@for chapter in book/notebooks/*.md; do \
+	@for chapter in book/*/*.md; do \
 		$(BIN)/jupytext --quiet --to py --output _build/lint/$$(basename $$chapter .md).py $$chapter; done
 	$(BIN)/vulture
-	$(BIN)/jupytext --quiet --test --to ipynb book/notebooks/*.md
+	$(BIN)/jupytext --quiet --test --to ipynb book/notebooks/*.md book/recipes/*.md
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
