@@ -67,7 +67,8 @@ def test_fingerprint_that_cannot_be_computed_is_requested(value):
         fingerprint_of(value)
 
 
-def test_registered_name_is_used_in_settings(custom_losses):
+@pytest.mark.usefixtures("custom_losses")
+def test_registered_name_is_used_in_settings():
     with pytest.raises(ConfigError, match=r"training.main_loss: .*unknown name 'scaled'"):
         load_config(None, {"training.main_loss": "scaled"})
     register("losses", "scaled", scaled)
@@ -85,7 +86,8 @@ def test_registered_name_is_used_in_settings(custom_losses):
         ("losses", "a", 3, "loss 'a' is a int: expected a callable"),
     ],
 )
-def test_register_bad_input_is_refused(custom_losses, kind, name, value, message):
+@pytest.mark.usefixtures("custom_losses")
+def test_register_bad_input_is_refused(kind, name, value, message):
     with pytest.raises(InputError, match=message):
         register(kind, name, value)
 
