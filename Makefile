@@ -34,7 +34,8 @@ book: $(READY)
 	$(BIN)/s2f book --profile $(PROFILE)
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@# the test that builds a book from the wheel takes longest, so it starts first
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/wheel tests s2f_lib
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -168,7 +168,7 @@ def mega_flops(encoder: nn.Module, spectrogram: SpectrogramConfig) -> float:
     >>> with torch.device("meta"):
     ...     encoder = VoiceEncoder(DEBUG_ENCODER, feature_dimension=128)
     >>> round(mega_flops(encoder, SpectrogramConfig()))
-    627
+    732
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,4 +1,4 @@
-"""Tests of the recipes: their rules, and that each runs as a script and as a page of the book."""
+"""Tests of the recipes: their rules, and that one becomes a page; tests/wheel runs all of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import yaml
 
 import s2f_lib
 from s2f_lib import paths
-from s2f_lib.book.executed import ExecutedChapter, find_recipes
+from s2f_lib.book.executed import Chapter, ExecutedChapter, find_recipes
 from s2f_lib.book.runner import run_chapters
 from s2f_lib.paths import RunPaths
-from tests.recipes import recipe_code, run_recipe
 
 MOST_LINES, LONGEST_LINE = 24, 100
 RECIPES = find_recipes()
@@ -22,6 +21,10 @@ DOCUMENTED = set(
 )
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+
+
+def _code(recipe: Chapter) -> str:
+    return "\n".join(cell.source for cell in recipe.notebook().cells if cell.cell_type == "code") + "\n"
 
 
 def _is_documented(module: str, name: str) -> bool:
@@ -38,14 +41,14 @@ def test_contents_list_all_recipes():
 
 @each_recipe
 def test_recipe_is_short(recipe):
-    lines = [line for line in recipe_code(recipe.path).splitlines() if line.strip()]
+    lines = [line for line in _code(recipe).splitlines() if line.strip()]
     assert len(lines) <= MOST_LINES
     assert max(map(len, lines)) <= LONGEST_LINE
 
 
 @each_recipe
 def test_recipe_imports_only_documented_names(recipe):
-    nodes = list(ast.walk(ast.parse(recipe_code(recipe.path))))
+    nodes = list(ast.walk(ast.parse(_code(recipe))))
     plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     assert not [name for name in plain if name.startswith("s2f_lib")]
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
@@ -66,11 +69,6 @@ def test_recipe_has_its_sections_and_described_figures(recipe):
         assert len(figure["image"]["alt"]) > 40
         assert len(figure["figure"]["caption"]) > 20
         assert f"{{numref}}`{figure['figure']['name']}`" in prose
-
-
-@each_recipe
-def test_recipe_runs_as_a_script(recipe, tmp_path):
-    run_recipe(recipe.path, tmp_path)
 
 
 def test_recipe_becomes_a_page_without_parameters(workspace):

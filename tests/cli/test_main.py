@@ -94,12 +94,14 @@ def test_help_has_every_text_whole(name):
         (["train-vgg-face", "--out", "x", "-p", "learning_rat=1"], "did you mean learning_rate?"),
     ],
 )
-def test_bad_input_prints_one_line_and_exits_with_2(arguments, message, tmp_path):
-    result = s2f(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert message in lines[0]
+def test_bad_input_prints_one_line_and_exits_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["s2f", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
     assert not list(tmp_path.iterdir())
 
 
