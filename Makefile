@@ -34,8 +34,7 @@ book: $(READY)
 	$(BIN)/s2f book --profile $(PROFILE)
 
 test: $(READY)
-	@# the test that builds a book from the wheel takes longest, so it starts first
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/wheel tests s2f_lib
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -11,6 +11,11 @@ import pytest
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the wheel: its book takes longest, and should not run alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/wheel/"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real clips, pairs and faces next to the checkout; skips if it is absent."""
