@@ -50,7 +50,8 @@ def folder(tmp_path_factory) -> Path:
 def test_faces_compares_both_decoders_and_writes_no_image(folder, tmp_path):
     parameters = [part for key, value in SETTINGS.items() for part in ("-p", f"{key}={value}")]
     sizes = ["--n-train", 12, "--n-gallery", 10, "--fold", 1, "--report-epochs", 2]
-    out = tmp_path / "decoders.json"
+    out = tmp_path / "published" / "decoders.json"
+    out.parent.mkdir()
     done = s2f(
         "faces",
         "--utkface",

@@ -107,7 +107,7 @@ def _read_pytorch(path: Path, shape: VggShape) -> Tensors:
             f"{path.name} holds more than tensors. It was not loaded, and nothing in it was run ({reason}); "
             "get vgg_face_dag.pth from its authors' page"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # torch.load raises many kinds of errors
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(f"{path.name} is not a complete PyTorch file ({reason}); download it again") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

@@ -319,6 +319,16 @@ def test_import_truncated_file_raises(tmp_path: Path, network, form: str, share:
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 
+def test_import_legacy_file_cut_at_any_byte_raises(tmp_path: Path, network):
+    source = tmp_path / "cut"
+    write("pytorch-legacy", source, network)
+    data = source.read_bytes()
+    for length in range(16, 1_000):
+        source.write_bytes(data[:length])
+        with pytest.raises(DataError, match="cut"):
+            import_vgg_face(source, shape=NARROW)
+
+
 def test_import_missing_or_unknown_layer_is_named(tmp_path: Path, network):
     fewer = {name: tensors for name, tensors in network.items() if name != "fc7"}
     files.write_pytorch(tmp_path / "p", fewer)
