@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from s2f_lib.errors import ClipRefused, InputError, MissingFileError
 from s2f_lib.media.decode import probe
 from s2f_lib.sources.avspeech import MEDIA_EXTENSIONS
 from s2f_lib.sources.clip import MIN_CLIP_S, ClipRef, make_clip_id
-from s2f_lib.sources.splits import read_file_split, split_of_video
+from s2f_lib.sources.splits import normalize_name, read_file_split, split_of_video
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +85,14 @@ def list_media(
         raise MissingFileError(f"no media folder at {folder}: expected a folder of video or sound files")
     names = _media_names(folder)
     stored = read_file_split(split_csv) if split_csv else {}
-    if stored and not any(_normal(name) in stored for name in names):
+    if stored and not any(normalize_name(name) in stored for name in names):
         raise InputError(
             f"{Path(split_csv or '').name} names no file of {folder}: "
             f"expected paths in the folder with their suffix, such as {names[0]}"
         )
 
     def clips(name: str) -> Iterator[ClipRef]:
-        split = stored.get(_normal(name)) or split_of_video(name, test_share=test_share, seed=seed)
+        split = stored.get(normalize_name(name)) or split_of_video(name, test_share=test_share, seed=seed)
         try:
             duration_s = probe(folder / name).duration_s
         except ClipRefused:
@@ -133,7 +132,3 @@ def _media_names(folder: Path) -> list[str]:
         if re.search("[\ud800-\udfff]", name):
             raise InputError(f"the file name {name!r} in {folder} is not UTF-8: rename the file")
     return sorted(names)
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # macOS stores an umlaut as two characters

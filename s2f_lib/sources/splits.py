@@ -162,6 +162,11 @@ def read_video_split(path: Path) -> dict[str, str]:
     return split_of
 
 
+def normalize_name(name: str) -> str:
+    """Return a file name in Unicode's form NFC; macOS stores an umlaut as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def read_file_split(path: str | Path) -> dict[str, str]:
     """Read a stored split that divides no file: name of a file to split.
 
@@ -170,7 +175,7 @@ def read_file_split(path: str | Path) -> dict[str, str]:
     """
     split_of: dict[str, str] = {}
     for clip_id, split in read_split(Path(path)).items():
-        name = unicodedata.normalize("NFC", _SECONDS.sub("", clip_id))
+        name = normalize_name(_SECONDS.sub("", clip_id))
         if split_of.setdefault(name, split) != split:
             raise InputError(f"{Path(path).name}: {name} is in train and in test; split by file")
     return split_of
