@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -61,9 +60,10 @@ def train_command(
     config = load_sections(profile, settings, command="train", sections=sections)
 
     from s2f_lib.preparation.shards import read_prepared
+    from s2f_lib.training.distributed import is_first_process
     from s2f_lib.training.encoder import train_voice_encoder
 
-    first_process = int(os.environ.get("RANK", "0")) == 0
+    first_process = is_first_process()
     log_to_stderr(logging.INFO if first_process else logging.WARNING)
     clips = read_prepared(prepared, split="train")
     with ExitStack() as stack:

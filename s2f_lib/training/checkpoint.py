@@ -151,11 +151,10 @@ def network_identity(kind: registry.Kind, network: Any) -> tuple[str, str | None
     return registry.identity(kind, network.kind if is_settings else network)
 
 
-def write_description(path: Path, network: Any, **description: Any) -> None:
+def write_description(kind: registry.Kind, path: Path, network: Any, **description: Any) -> None:
     """Write, next to the weights, what is needed to rebuild the network; only the first process writes."""
     if not is_first_process():
         return
-    kind: registry.Kind = "encoders" if path.stem == "encoder" else "decoders"
     name, fingerprint = network_identity(kind, network)
     settings = network.model_dump(mode="json") if isinstance(network, Settings) else None
     own = {"settings": settings, "name": name, "fingerprint": fingerprint}

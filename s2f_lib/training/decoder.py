@@ -193,7 +193,7 @@ def train_face_decoder(
     trained = make_decoder(decoder, feature_dimension=dimension)
     trained.to(next(model.parameters()).device)
     checkpoint.load_model(folder / checkpoint.MODEL_FILE, trained)  # the best epoch may not be the last
-    checkpoint.write_description(folder / DESCRIPTION_FILE, decoder, feature_dimension=dimension)
+    checkpoint.write_description("decoders", folder / DESCRIPTION_FILE, decoder, feature_dimension=dimension)
     return TrainedDecoder(trained.eval(), metrics, folder)
 
 

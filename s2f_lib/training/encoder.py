@@ -275,7 +275,11 @@ def train_voice_encoder(
     checkpoint.load_model(folder / checkpoint.MODEL_FILE, trained)  # the best epoch may not be the last
     description = {"loss": loss_name, "spectrogram": spectrogram.model_dump(mode="json")}
     checkpoint.write_description(
-        folder / DESCRIPTION_FILE, encoder, feature_dimension=data.features.shape[1], **description
+        "encoders",
+        folder / DESCRIPTION_FILE,
+        encoder,
+        feature_dimension=data.features.shape[1],
+        **description,
     )
     return TrainedEncoder(trained.eval(), metrics, folder, loss_name, spectrogram)
 
